@@ -1,0 +1,250 @@
+"""From flags to a finished run: data, model, folder, training, result. Shared by the language-model scripts."""
+
+import random
+import signal
+from argparse import Namespace
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from lstm.model import AWDLSTM, HYPERPARAMETERS
+from lstm.options import ALTERABLE, PTB, ROOT, find
+from lstm.progress import Screen, say
+from lstm.task import LanguageModeling
+from stn.datasets.builtin_text import write_builtin_corpus
+from stn.datasets.text import Corpus, load_corpus
+from stn.errors import UserError
+from stn.hyperparameters import Hyperparameters, Tuned
+from stn.runs import RunFolder, newest_run, newest_unfinished, provenance, read_checkpoint, read_settings, run_path
+from stn.schedules import Constant
+from stn.training import Diverged, Settings, Trainer
+
+MIN_LR = 0.0003  # as published: below it training stops
+INTERRUPTED = 130  # the exit status that shells give a process stopped by Ctrl-C
+
+
+def sources(args: Namespace) -> dict[str, Tuned | Constant]:
+    """Where each hyperparameter's values come from: tuned where a flag asks for it, else constant."""
+    transforms = dict.fromkeys(HYPERPARAMETERS, args.drop_transform)
+    transforms["alpha"] = transforms["beta"] = args.alpha_beta_transform
+    return {
+        name: Tuned(
+            getattr(args, name),
+            range=spec.range,
+            scale=args.perturb_scale,
+            per_example=spec.per_example,
+            feed="unconstrained" if transforms[name] == "none" else "squashed",
+        )
+        if getattr(args, f"tune_{name}")
+        else Constant(getattr(args, name))
+        for name, spec in HYPERPARAMETERS.items()
+    }
+
+
+def start(args: Namespace) -> int:
+    """A new run, from its flags; the exit status."""
+    if args.seed is None:
+        args.seed = random.SystemRandom().randrange(2**32)
+    folder, description = locate_corpus(args.data)
+    corpus = load_corpus(folder)
+    path = run_path(ROOT / "logs" / args.save_dir, args.prefix, date.today())
+    args.data = str(folder)
+    settings = {
+        **{name: value for name, value in vars(args).items() if name not in ("resume", "overwrite", "test")},
+        "device": str(choose_device(args)),
+        "dtype": "float32",
+        "threads": args.threads or torch.get_num_threads(),
+        "data_checksum": corpus.checksum,
+        "versions": provenance(),
+    }
+    torch.set_num_threads(settings["threads"])
+    torch.manual_seed(args.seed)
+    # Before the folder is made: what cannot be built should leave no trace.
+    hyper, task = build(Namespace(**settings), corpus)
+    with RunFolder.create(path, settings, args.overwrite) as run:
+        introduce(description, corpus, hyper, task, run)
+        return finish(Trainer(task, hyper, loop_settings(args), run, Screen(tuple(hyper.columns)), Interrupt()), args)
+
+
+def resume(args: Namespace, given: set[str]) -> int:
+    """Continue an unfinished run, or a finished one that may now train longer; the exit status."""
+    parent = ROOT / "logs" / args.save_dir
+    path = find(args.resume, "the run") if args.resume else newest_unfinished(parent, args.prefix)
+    with RunFolder.open(path) as run:
+        if run.status == "finished" and not given & {"epochs", "patience"}:
+            raise UserError(f"the run in {path} is finished: give more --epochs or --patience to train it on")
+        args = adopt(args, given, run.settings)
+        torch.set_num_threads(args.threads)
+        corpus = reload_corpus(args)
+        hyper, task = build(args, corpus)
+        trainer = Trainer(task, hyper, loop_settings(args), run, Screen(tuple(hyper.columns)), Interrupt())
+        trainer.load_state_dict(run.load_checkpoint())
+        run.change_settings({name: getattr(args, name) for name in ALTERABLE})
+        introduce(args.data, corpus, hyper, task, run)
+        say(f"resumed at weight step {trainer.train_step}, epoch {trainer.epoch}")
+        return finish(trainer, args)
+
+
+def test(args: Namespace) -> int:
+    """Evaluate a run's best model without training or touching the run; the exit status."""
+    parent = ROOT / "logs" / args.save_dir
+    path = find(args.resume, "the run") if args.resume else newest_run(parent, args.prefix)
+    args = Namespace(**read_settings(path))
+    corpus = reload_corpus(args)
+    hyper, task = build(args, corpus)
+    trainer = Trainer(task, hyper, loop_settings(args), run=None, progress=None)
+    trainer.load_state_dict(read_checkpoint(path))
+    trainer.load_best()
+    report(trainer.result(), f"best model of {path}")
+    return 0
+
+
+def build(args: Namespace, corpus: Corpus) -> tuple[Hyperparameters, LanguageModeling]:
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"the run used {device}, which is not here: resume it where there is a GPU")
+    hyper = Hyperparameters(**sources(args)).to(device)
+    model = AWDLSTM(len(corpus.vocabulary), args.emsize, args.nhid, args.nlayers, hyper.num_tuned).to(device)
+    return hyper, LanguageModeling(model, corpus, args.batch_size, args.bptt, args.val_penalties, device)
+
+
+def loop_settings(args: Namespace) -> Settings:
+    return Settings(
+        epochs=args.epochs,
+        lr=args.lr,
+        warmup_steps=args.warmup_steps,
+        train_steps=args.train_steps,
+        val_steps=args.val_steps,
+        hyper_lr=args.hyper_lr,
+        tune_scales=args.tune_scales,
+        scale_lr=args.scale_lr,
+        entropy_weight=args.entropy_weight,
+        clip=args.clip,
+        weight_decay=args.wdecay,
+        nonmono=args.nonmono,
+        lr_decay=args.lr_decay,
+        min_lr=MIN_LR,
+        patience=args.patience,
+        train_log_interval=args.train_log_interval,
+        val_log_interval=args.val_log_interval,
+        checkpoint_seconds=args.checkpoint_seconds,
+    )
+
+
+def finish(trainer: Trainer, args: Namespace) -> int:
+    """Train, evaluate the best model, and leave its result in the run's folder; the exit status."""
+    run, screen = trainer.run, trainer.progress
+    try:
+        with trainer.stop:
+            completed = trainer.train()
+    except Diverged:
+        run.mark("failed")
+        raise
+    finally:
+        screen.close()
+    if not completed:
+        say("interrupted: evaluating the best model (Ctrl-C again to skip it); continue with --resume")
+        run.mark("interrupted")
+    trainer.load_best()
+    run.save_model({"model": trainer.task.model.state_dict(), "hyper": trainer.hyper.state_dict()}, args.save)
+    result = trainer.result()
+    run.write_result(result)
+    if completed:
+        run.mark("finished")
+    report(result, f"best model, in {run.path}")
+    return 0 if completed else INTERRUPTED
+
+
+class Interrupt:
+    """Within its context the first Ctrl-C asks for a stop, and a second one stops at once."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def __enter__(self) -> None:
+        self.previous = signal.signal(signal.SIGINT, self._ask)
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self.previous)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, self.previous)
+
+
+def choose_device(args: Namespace) -> torch.device:
+    """The GPU asked for where there is one, else the CPU. Raises UserError for a GPU that is not there."""
+    if args.disable_cuda or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if args.gpu >= torch.cuda.device_count():
+        raise UserError(f"--gpu {args.gpu}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    return torch.device("cuda", args.gpu)
+
+
+def locate_corpus(data: str | None) -> tuple[Path, str]:
+    """The corpus's folder and what to call it. data: what --data says, None where it was not given."""
+    if data is None and not PTB.exists():
+        folder = write_builtin_corpus(ROOT / "data" / "builtin")
+        return folder, "no data/penn (./getdata.sh fetches it): using the built-in corpus"
+    if data == "builtin":
+        return write_builtin_corpus(ROOT / "data" / "builtin"), "built-in corpus"
+    folder = find(data, "--data") if data else PTB
+    return folder, f"corpus {folder}"
+
+
+def reload_corpus(args: Namespace) -> Corpus:
+    """The corpus that a run was started on. Raises UserError where it has changed."""
+    corpus = load_corpus(find(args.data, "the run's --data"))
+    if corpus.checksum != args.data_checksum:
+        raise UserError(f"the text in {args.data} is not what the run was started on: restore it, or start a new run")
+    return corpus
+
+
+def adopt(args: Namespace, given: set[str], settings: Mapping) -> Namespace:
+    """The settings of the run that is resumed, with what may change taken from the flags that were given.
+
+    Raises UserError that names every other flag given with another value than the run's.
+    """
+    if "overwrite" in given:
+        raise UserError("--resume continues a run and --overwrite redoes it: give one of them")
+    missing = [name for name in vars(args) if name not in settings and name not in ("resume", "overwrite", "test")]
+    if missing:
+        raise UserError(f"the run's args.yaml lacks {', '.join(missing)}: it is of another version, start a new run")
+    if "data" in given:
+        args.data = str(locate_corpus(args.data)[0])
+    free = {*ALTERABLE, "resume", "data"}
+    differing = [
+        f"--{name} {getattr(args, name)} (the run has {settings[name]})"
+        for name in sorted(given - free)
+        if getattr(args, name) != settings[name]
+    ]
+    if differing:
+        raise UserError(f"cannot resume with {', '.join(differing)}: leave that out, or start a new run")
+    changes = {name: getattr(args, name) for name in given & {*ALTERABLE, "data"}}
+    return Namespace(**{**settings, **changes})
+
+
+def introduce(description: str, corpus: Corpus, hyper: Hyperparameters, task: LanguageModeling, run: RunFolder) -> None:
+    """The run's first lines: what is trained on what, where, and where it is logged."""
+    weights = sum(weight.numel() for weight in task.model.parameters())
+    settings = run.settings
+    say(description)
+    say(
+        f"{len(corpus.train):,} / {len(corpus.valid):,} / {len(corpus.test):,} tokens to train, validate and test, "
+        f"{len(corpus.vocabulary):,} types"
+    )
+    say(f"{weights:,} weights; tuned: {', '.join(hyper.columns) or 'nothing'}")
+    say(f"{settings['device']}, {settings['dtype']}, {settings['threads']} CPU threads, seed {settings['seed']}")
+    say(f"logs in {run.path}")
+
+
+def report(result: Mapping[str, float], what: str) -> None:
+    say(
+        f"{what}: valid loss {result['val_loss']:.4f}, ppl {result['val_ppl']:.2f}; "
+        f"test loss {result['test_loss']:.4f}, ppl {result['test_ppl']:.2f}"
+    )

@@ -1,0 +1,80 @@
+"""The AWD-LSTM language model (Merity et al. 2018), plain or self-tuning by its number of tuned hyperparameters."""
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from stn.dropout import embedding_dropout, locked_dropout
+from stn.hyperparameters import Draw
+from stn.layers import HyperEmbedding
+from stn.lstm import HyperLSTM, State
+
+
+class Spec(NamedTuple):
+    """range: where the hyperparameter may lie, open. per_example: it may differ between a mini-batch's examples."""
+
+    range: tuple[float, float]
+    per_example: bool
+
+
+# In the published order. Those that act on shared weights, or on the loss as a whole, are shared by a mini-batch.
+HYPERPARAMETERS = {
+    "alpha": Spec((0, math.inf), per_example=False),
+    "beta": Spec((0, math.inf), per_example=False),
+    "dropouto": Spec((0, 1), per_example=True),
+    "dropouti": Spec((0, 1), per_example=True),
+    "dropouth": Spec((0, 1), per_example=True),
+    "dropoute": Spec((0, 1), per_example=False),
+    "wdrop": Spec((0, 1), per_example=False),
+}
+
+
+class AWDLSTM(nn.Module):
+    """Embedding, LSTM layers and an output layer tied to the embedding.
+
+    Reads from a draw: `dropoute` (word types), `dropouti` (embedded inputs), `dropouth` (between layers), `dropouto`
+    (last output), `wdrop` (recurrent weights). The last layer is as wide as the embedding, to which it is tied.
+    """
+
+    def __init__(self, num_types: int, emsize: int, nhid: int, nlayers: int, num_hyper: int):
+        super().__init__()
+        widths = [emsize] + [nhid] * (nlayers - 1) + [emsize]
+        self.embedding = HyperEmbedding(num_types, emsize, num_hyper)
+        self.layers = nn.ModuleList(HyperLSTM(fan_in, hidden, num_hyper) for fan_in, hidden in pairwise(widths))
+        self.decoder = nn.Linear(emsize, num_types)
+        self.decoder.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor, state: list[State] | None, draw: Draw) -> tuple[Tensor, list[State]]:
+        """tokens (T, B), a state for each layer or None -> logits (T, B, num_types), states."""
+        dropped, _, state = self.encode(tokens, state, draw)
+        return self.decoder(dropped), state
+
+    def encode(self, tokens: Tensor, state: list[State] | None, draw: Draw) -> tuple[Tensor, Tensor, list[State]]:
+        """The last layer's outputs (T, B, emsize), dropped and raw, and each layer's state after the last step."""
+        state = state or [None] * len(self.layers)
+        outputs = self.embedding(tokens, draw.h)
+        if self.training:
+            outputs = embedding_dropout(outputs, tokens, self.embedding.weight.shape[0], draw["dropoute"])
+            outputs = locked_dropout(outputs, draw["dropouti"])
+        new_state = []
+        for layer, layer_state in zip(self.layers, state, strict=True):
+            if self.training and new_state:
+                outputs = locked_dropout(outputs, draw["dropouth"])
+            outputs, layer_state = layer(outputs, layer_state, draw.h, draw["wdrop"] if self.training else 0.0)
+            new_state.append(layer_state)
+        dropped = locked_dropout(outputs, draw["dropouto"]) if self.training else outputs
+        return dropped, outputs, new_state
+
+
+def activation_penalty(dropped: Tensor, alpha: float | Tensor) -> Tensor:
+    """AR (Merity et al. 2018): alpha times the mean square of the dropped outputs (T, B, F)."""
+    return alpha * dropped.square().mean()
+
+
+def temporal_penalty(raw: Tensor, beta: float | Tensor) -> Tensor:
+    """TAR (Merity et al. 2018): beta times the mean square change of the raw outputs (T, B, F); 0 for a single step."""
+    if len(raw) < 2:
+        return raw.new_zeros(())
+    return beta * (raw[1:] - raw[:-1]).square().mean()

@@ -1,0 +1,119 @@
+"""Language modelling as a task for the training loop: streams of text, their hidden states and losses."""
+
+import torch
+from torch import Tensor, nn
+
+from lstm.model import AWDLSTM, activation_penalty, temporal_penalty
+from stn.bilevel import Loss
+from stn.cross_entropy import linear_cross_entropy
+from stn.datasets.text import Corpus, batchify, chunk, num_chunks
+from stn.hyperparameters import Draw
+from stn.lstm import State
+
+EVALUATION_BATCH = {"valid": 10, "test": 1}  # as published
+EVALUATION_ROWS = 2800  # without dropout the chunks' length changes nothing but the speed
+
+
+class Stream:
+    """A text (N, B) read in chunks of bptt steps, for ever, with the hidden state carried from chunk to chunk.
+
+    `epochs` counts the passes completed; the state is reset at the start of each.
+    """
+
+    def __init__(self, data: Tensor, bptt: int):
+        self.data, self.bptt = data, bptt
+        self.position = self.epochs = 0
+        self.state: list[State] | None = None
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next chunk's inputs and targets, (T, B) each."""
+        inputs, targets = chunk(self.data, self.position, self.bptt)
+        self.position += len(inputs)
+        return inputs, targets
+
+    def carry(self, state: list[State]) -> None:
+        """Keep the state after the last chunk; at the end of the text, start over without it."""
+        self.state = [(hidden.detach(), cell.detach()) for hidden, cell in state]
+        if self.position >= len(self.data) - 1:
+            self.position, self.state = 0, None
+            self.epochs += 1
+
+    def state_dict(self) -> dict:
+        return {"position": self.position, "epochs": self.epochs, "state": self.state}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.position, self.epochs = state["position"], state["epochs"]
+        self.state = state["state"] and [tuple(part.to(self.data.device) for part in layer) for layer in state["state"]]
+
+
+class LanguageModeling:
+    """Train and validate an AWD-LSTM on a corpus.
+
+    val_penalties: add AR and TAR, with their current coefficients held constant, to the hyperparameter step's
+        objective, as the published code did; the paper's objective is the cross-entropy alone.
+
+    Raises UserError where a split is too short for its batch.
+    """
+
+    def __init__(
+        self,
+        model: AWDLSTM,
+        corpus: Corpus,
+        batch_size: int,
+        bptt: int,
+        val_penalties: bool = False,
+        device: torch.device | str = "cpu",
+    ):
+        self.model: nn.Module = model
+        self.batch_size, self.bptt, self.val_penalties = batch_size, bptt, val_penalties
+        self.train = Stream(batchify(corpus.train, batch_size, "train").to(device), bptt)
+        self.valid = Stream(batchify(corpus.valid, batch_size, "valid").to(device), bptt)
+        self.evaluation = {
+            split: batchify(getattr(corpus, split), batch, split).to(device)
+            for split, batch in EVALUATION_BATCH.items()
+        }
+
+    @property
+    def epochs(self) -> int:
+        return self.train.epochs
+
+    @property
+    def position(self) -> tuple[int, int]:
+        return num_chunks(self.train.data[: self.train.position + 1], self.bptt), num_chunks(self.train.data, self.bptt)
+
+    def training_loss(self, draw: Draw) -> Loss:
+        return self._loss(self.train, draw, penalties=True)
+
+    def validation_loss(self, draw: Draw) -> Loss:
+        return self._loss(self.valid, draw, penalties=self.val_penalties)
+
+    def evaluate(self, split: str, draw: Draw) -> float:
+        data = self.evaluation[split]
+        steps = max(self.bptt, EVALUATION_ROWS // data.shape[1])
+        total, state = torch.zeros((), dtype=torch.float64, device=data.device), None
+        for start in range(0, len(data) - 1, steps):
+            inputs, targets = chunk(data, start, steps)
+            outputs, _, state = self.model.encode(inputs, state, draw)
+            total += self._cross_entropy(outputs, targets) * targets.numel()
+        return total.item() / data[1:].numel()
+
+    def state_dict(self) -> dict:
+        return {"train": self.train.state_dict(), "valid": self.valid.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.train.load_state_dict(state["train"])
+        self.valid.load_state_dict(state["valid"])
+
+    def _loss(self, stream: Stream, draw: Draw, penalties: bool) -> Loss:
+        inputs, targets = stream.next()
+        dropped, raw, state = self.model.encode(inputs, stream.state, draw)
+        stream.carry(state)
+        data = self._cross_entropy(dropped, targets)
+        objective = data
+        if penalties:
+            objective = data + activation_penalty(dropped, draw["alpha"]) + temporal_penalty(raw, draw["beta"])
+        return Loss(objective, data, targets.numel())
+
+    def _cross_entropy(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        decoder = self.model.decoder
+        return linear_cross_entropy(outputs, decoder.weight, decoder.bias, targets)

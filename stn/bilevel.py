@@ -1,0 +1,107 @@
+"""What one step of a self-tuning network does (MacKay et al. 2019, algorithm 1).
+
+A weight step minimizes the training loss L_T(λ + ε, ŵ(λ + ε)) over the weights; a hyperparameter step minimizes the
+validation loss F(ŵ(λ)) over λ, through the best response alone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stn.hyperparameters import Draw, Hyperparameters
+
+
+class Loss(NamedTuple):
+    """objective: what a step minimizes. data: mean loss per target in nats, without penalties. targets: how many."""
+
+    objective: Tensor
+    data: Tensor
+    targets: int
+
+
+class Task(Protocol):
+    """An experiment: what to train, on which mini-batches, with which loss. It owns its data streams."""
+
+    model: nn.Module
+    batch_size: int
+    epochs: int  # passes over the training stream completed so far
+    position: tuple[int, int]  # weight steps of this pass, done and in all
+
+    def training_loss(self, draw: Draw) -> Loss:
+        """The loss on the next training mini-batch; regularized, with the draw's values."""
+
+    def validation_loss(self, draw: Draw) -> Loss:
+        """The loss on the next validation mini-batch, for a hyperparameter step; not regularized."""
+
+    def evaluate(self, split: str, draw: Draw) -> float:
+        """Mean loss per target in nats over all of "valid" or "test"."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> None: ...
+
+
+class Step(NamedTuple):
+    """What a step did. data: its mini-batch's mean loss per target. health: a number that is finite if the step was."""
+
+    data: Tensor
+    targets: int
+    health: Tensor
+
+
+def weight_step(task: Task, hyper: Hyperparameters, optimizer: Optimizer, clip: float) -> Step:
+    """One step of the weights on the training loss, at hyperparameters perturbed around λ.
+
+    clip: largest norm of the gradient; infinity for no clipping.
+    """
+    task.model.train()
+    loss = task.training_loss(hyper.perturbed(task.batch_size))
+    optimizer.zero_grad(set_to_none=True)
+    loss.objective.backward()
+    norm = nn.utils.clip_grad_norm_(task.model.parameters(), clip)
+    optimizer.step()
+    return Step(loss.data.detach(), loss.targets, loss.objective.detach() + norm)
+
+
+def hyper_step(task: Task, hyper: Hyperparameters, optimizer: Optimizer, entropy_weight: float | None) -> Step:
+    """One step of λ on the validation loss; no gradient of the weights is computed.
+
+    entropy_weight: τ ≥ 0, to tune the perturbation's scales too: the objective is then F(ŵ(λ + ε)) − τ·entropy
+        (MacKay et al. 2019, eq. 14); None leaves them, and ε out.
+    """
+    task.model.eval()
+    with frozen(task.model):
+        if entropy_weight is None:
+            loss = task.validation_loss(hyper.current())
+            objective = loss.objective
+        else:
+            loss = task.validation_loss(hyper.perturbed(task.batch_size, differentiable=True))
+            objective = loss.objective - entropy_weight * hyper.entropy()
+        optimizer.zero_grad(set_to_none=True)
+        objective.backward()
+    optimizer.step()
+    return Step(loss.data.detach(), loss.targets, objective.detach() + hyper.unconstrained.detach().sum())
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """While this lasts, the module's parameters take no gradients."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def evaluate(task: Task, hyper: Hyperparameters, split: str) -> float:
+    """Mean loss per target in nats over a split, with the best response to the current hyperparameters."""
+    task.model.eval()
+    return task.evaluate(split, hyper.current())

@@ -1,0 +1,1 @@
+"""Text corpora and image sets: their loading, checks and built-in stand-ins."""

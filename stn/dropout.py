@@ -1,0 +1,50 @@
+"""Dropout for recurrent networks, with rates that may differ per example.
+
+Rates are floats or tensors, a scalar or (B,). Kept entries are scaled by 1 / (1 − rate), so expectations are
+preserved. Nothing here knows training from evaluation: at evaluation, do not call it.
+"""
+
+import torch
+from torch import Tensor
+
+MIN_KEEP = 1e-3  # rates are kept this far off 1, so that no mask divides by zero
+
+
+def locked_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
+    """Variational dropout (Gal & Ghahramani 2016): x (T, B, F), rate float, () or (B,); one mask for all T steps."""
+    if _is_zero(rate):
+        return x
+    rate = _as_tensor(rate, x).reshape(-1, 1)
+    return x * _mask(rate, x.shape[1:], x)
+
+
+def embedding_dropout(embedded: Tensor, ids: Tensor, num_types: int, rate: float | Tensor) -> Tensor:
+    """Drop whole word types (Gal & Ghahramani 2016): embedded (T, B, F) of ids (T, B), rate float or ().
+
+    One mask over the vocabulary, so that a word is dropped wherever it occurs in the mini-batch.
+    """
+    if _is_zero(rate):
+        return embedded
+    mask = _mask(_as_tensor(rate, embedded), (num_types,), embedded)
+    return embedded * mask[ids].unsqueeze(-1)
+
+
+def drop_connect(rate: float | Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """DropConnect (Wan et al. 2013) on weights of one shape, all under one and the same mask; rate float or ()."""
+    if _is_zero(rate):
+        return weights
+    mask = _mask(_as_tensor(rate, weights[0]), weights[0].shape, weights[0])
+    return tuple(weight * mask for weight in weights)
+
+
+def _is_zero(rate: float | Tensor) -> bool:
+    return not isinstance(rate, Tensor) and rate == 0
+
+
+def _as_tensor(rate: float | Tensor, like: Tensor) -> Tensor:
+    return torch.as_tensor(rate, dtype=like.dtype, device=like.device)
+
+
+def _mask(rate: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    keep = (1 - rate).clamp(min=MIN_KEEP)
+    return (torch.rand(shape, dtype=like.dtype, device=like.device) < keep) / keep

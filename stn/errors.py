@@ -1,0 +1,9 @@
+"""The one error a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something the user can mend: one line that names the cause and the remedy.
+
+    Scripts print the message on stderr and exit non-zero, without a traceback. Anything else that
+    escapes is a defect of ours and keeps its traceback.
+    """

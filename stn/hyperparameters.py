@@ -1,0 +1,213 @@
+"""The registry of hyperparameters: names, ranges, bijections, perturbation and entropy.
+
+A tuned hyperparameter lives unconstrained, λ ∈ R; a bijection maps λ onto its range (MacKay et al. 2019,
+section 3.3 and appendix B). While the weights train, λ is perturbed by Gaussian noise of a learnable scale,
+so that the best response is learned in a neighbourhood of λ (MacKay et al. 2019, eq. 12-15).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stn.errors import UserError
+from stn.schedules import Constant
+
+INF = math.inf
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A hyperparameter that is learned while the network trains.
+
+    initial: the value it starts at, strictly inside `range`; a discrete one, an integer n, starts at n + ½.
+    range: (low, high), open; either end may be infinite.
+    scale: standard deviation of λ's perturbation, positive.
+    per_example: perturb each example of a mini-batch by itself, or (False) the whole mini-batch alike, as a
+        value that acts on shared weights must be.
+    discrete: the value is rounded down to an integer; λ and the logs stay continuous.
+    feed: what the best response sees: λ itself, or λ squashed by its range's own sigmoid or softplus.
+    """
+
+    initial: float
+    range: tuple[float, float] = (-INF, INF)
+    scale: float = 1.0
+    per_example: bool = True
+    discrete: bool = False
+    feed: Literal["unconstrained", "squashed"] = "unconstrained"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Every hyperparameter's value for one mini-batch; an immutable input of the model.
+
+    h: (B, H), the best response's input for each example; one row when all examples share it. It carries
+       λ's gradient in a hyperparameter step, and none in a weight step.
+    """
+
+    h: Tensor
+    tuned_values: Tensor  # (B or 1, H)
+    columns: Mapping[str, int]
+    shared: frozenset[str]
+    constants: Mapping[str, float]
+
+    def __getitem__(self, name: str) -> float | Tensor:
+        """The value of one hyperparameter: a float, a scalar tensor, or (B,) where it differs per example."""
+        if name in self.constants:
+            return self.constants[name]
+        column = self.tuned_values[:, self.columns[name]]
+        return column[0] if name in self.shared or len(column) == 1 else column
+
+
+class Hyperparameters(nn.Module):
+    """All hyperparameters of an experiment, by name, each with the source of its values.
+
+    `unconstrained` (H,) holds λ, `raw_scale` (H,) the scales before their softplus.
+
+    >>> hyper = Hyperparameters(dropout=Tuned(0.25, range=(0, 1)), alpha=Constant(2.0))
+    >>> hyper.num_tuned, hyper.current()["alpha"], round(hyper.current()["dropout"].item(), 4)
+    (1, 2.0, 0.25)
+
+    Raises UserError for an initial value that is not strictly inside its range, or a scale that is not positive.
+    """
+
+    def __init__(self, **sources: Tuned | Constant):
+        super().__init__()
+        self.names = tuple(sources)
+        self.constants = {name: source.value for name, source in sources.items() if isinstance(source, Constant)}
+        tuned = {name: source for name, source in sources.items() if isinstance(source, Tuned)}
+        self.columns = {name: column for column, name in enumerate(tuned)}
+        self.shared = frozenset(name for name, source in tuned.items() if not source.per_example)
+
+        specs = tuple(tuned.values())
+        low, high = _tensor([s.range[0] for s in specs]), _tensor([s.range[1] for s in specs])
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
+        self.register_buffer("bounded", low.isfinite() & high.isfinite(), persistent=False)
+        self.register_buffer("unbounded", low.isinf() & high.isinf(), persistent=False)
+        self.register_buffer("offset", _tensor([_affine(s.range)[0] for s in specs]), persistent=False)
+        self.register_buffer("slope", _tensor([_affine(s.range)[1] for s in specs]), persistent=False)
+        self.register_buffer("discrete", _mask(s.discrete for s in specs), persistent=False)
+        self.register_buffer("per_example", _mask(s.per_example for s in specs), persistent=False)
+        # Where each name's value stands in the tuned values followed by the constants.
+        order = [*self.columns, *self.constants]
+        self.register_buffer("order", torch.tensor([order.index(n) for n in self.names], dtype=torch.long), False)
+        self.register_buffer("constant_values", _tensor(self.constants.values()), persistent=False)
+        self.register_buffer("squashed", _mask(s.feed == "squashed" for s in specs), persistent=False)
+        self.unconstrained = nn.Parameter(_tensor([_unconstrain(n, s) for n, s in tuned.items()]))
+        self.raw_scale = nn.Parameter(_tensor([_inverse_softplus(_positive(n, s.scale)) for n, s in tuned.items()]))
+
+    @property
+    def num_tuned(self) -> int:
+        """H, the width of the best response's input."""
+        return len(self.columns)
+
+    @property
+    def scale(self) -> Tensor:
+        """(H,) standard deviations of the perturbation."""
+        return F.softplus(self.raw_scale)
+
+    def current(self) -> Draw:
+        """The unperturbed hyperparameters, one row for all examples; `h` is differentiable in λ."""
+        return self._draw(self.unconstrained[None])
+
+    def perturbed(self, batch_size: int, noise: Tensor | None = None, differentiable: bool = False) -> Draw:
+        """λ + ε, ε ~ N(0, diag scale²), one row per example.
+
+        noise: (batch_size, H) standard normal numbers, drawn where not given; a shared hyperparameter takes row 0's.
+        differentiable: let λ and the scales receive gradients (a hyperparameter step that tunes the scales).
+        """
+        if noise is None:
+            noise = torch.randn(batch_size, self.num_tuned, device=self.scale.device, dtype=self.scale.dtype)
+        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            return self._draw(self.perturb(noise))
+
+    def perturb(self, noise: Tensor) -> Tensor:
+        """(B, H) standard normal noise -> (B, H) perturbed λ."""
+        return self.unconstrained + self.scale * torch.where(self.per_example, noise, noise[:1])
+
+    def squash(self, unconstrained: Tensor) -> Tensor:
+        """(…, H) λ through each range's own squashing: sigmoid, softplus, or none for (−∞, ∞)."""
+        softplus = torch.where(self.unbounded, unconstrained, F.softplus(unconstrained))
+        return torch.where(self.bounded, torch.sigmoid(unconstrained), softplus)
+
+    def constrain(self, unconstrained: Tensor) -> Tensor:
+        """(…, H) λ -> (…, H) values inside their ranges, before a discrete one is rounded down."""
+        # clamp: rounding may carry low + (high - low)·1 past high.
+        return (self.offset + self.slope * self.squash(unconstrained)).clamp(self.low, self.high)
+
+    def values(self, unconstrained: Tensor) -> Tensor:
+        """(…, H) λ -> (…, H) values as the model uses them: inside their ranges, discrete ones rounded down."""
+        values = self.constrain(unconstrained)
+        return torch.where(self.discrete, values.floor(), values)
+
+    def entropy(self) -> Tensor:
+        """Entropy of the perturbation in nats, Σ log(scale·√(2πe))."""
+        return (self.scale.log() + 0.5 * math.log(2 * math.pi * math.e)).sum()
+
+    @property
+    def log_names(self) -> tuple[str, ...]:
+        """What `log_values` holds: every hyperparameter in the order given, then the tuned ones' scales."""
+        return (*self.names, *(f"{name}_scale" for name in self.columns))
+
+    @torch.no_grad()
+    def log_values(self) -> Tensor:
+        """(len(log_names),) the current values, discrete ones not rounded down, and scales."""
+        values = torch.cat([self.constrain(self.unconstrained), self.constant_values])
+        return torch.cat([values[self.order], self.scale])
+
+    def _draw(self, unconstrained: Tensor) -> Draw:
+        h = torch.where(self.squashed, self.squash(unconstrained), unconstrained)
+        values = self.values(unconstrained.detach())
+        return Draw(h, values, self.columns, self.shared, self.constants)
+
+
+def _tensor(numbers) -> Tensor:
+    return torch.tensor(list(numbers), dtype=torch.get_default_dtype())
+
+
+def _mask(flags) -> Tensor:
+    return torch.tensor(list(flags), dtype=torch.bool)
+
+
+def _affine(bounds: tuple[float, float]) -> tuple[float, float]:
+    """The (offset, slope) that carry squashed λ onto the range."""
+    low, high = bounds
+    if math.isfinite(low) and math.isfinite(high):
+        return low, high - low
+    if math.isfinite(low):
+        return low, 1.0
+    if math.isfinite(high):
+        return high, -1.0
+    return 0.0, 1.0
+
+
+def _unconstrain(name: str, spec: Tuned) -> float:
+    """The inverse of the map, in double precision."""
+    low, high = spec.range
+    value = spec.initial + 0.5 if spec.discrete else spec.initial
+    if not low < value < high:
+        raise UserError(
+            f"{name} cannot be tuned from {spec.initial:g}: it must start strictly inside its range ({low:g}, {high:g})"
+        )
+    offset, slope = _affine(spec.range)
+    squashed = (value - offset) / slope
+    if math.isfinite(low) and math.isfinite(high):
+        return math.log(squashed) - math.log1p(-squashed)
+    if math.isfinite(low) or math.isfinite(high):
+        return _inverse_softplus(squashed)
+    return squashed
+
+
+def _inverse_softplus(value: float) -> float:
+    return value + math.log(-math.expm1(-value))
+
+
+def _positive(name: str, scale: float) -> float:
+    if not 0 < scale < INF:
+        raise UserError(f"{name} has perturbation scale {scale:g}: it must be positive and finite")
+    return scale

@@ -1,0 +1,188 @@
+"""HyperLSTM: an LSTM layer whose weights respond to hyperparameters, one differentiable function per sequence.
+
+Both products of a step carry a best response (MacKay et al. 2019, section 5.2):
+
+    z_t = W_ih x_t     + b_ih + g_ih ⊙ W'_ih x_t     + c_ih ⊙ b'_ih
+        + W_hh h_{t−1} + b_hh + g_hh ⊙ W'_hh h_{t−1} + c_hh ⊙ b'_hh
+
+where g and c are the gates' rows V h and C h. Elementary and response weights are stacked, so that one product
+serves both; all input products form one product over T·B rows, and so does every weight gradient.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from stn.dropout import drop_connect
+from stn.layers import HyperLayer, respond
+
+State = tuple[Tensor, Tensor]
+
+
+class HyperLSTM(HyperLayer):
+    """One LSTM layer over a whole sequence; keys, gate order and shapes as in a one-layer `nn.LSTM`.
+
+    `weight_ih_l0` (4·hidden, in), `weight_hh_l0` (4·hidden, hidden), `bias_ih_l0`, `bias_hh_l0` (4·hidden,), each
+    with its `response_…` twin; `gate_ih_l0`, `gate_hh_l0` (8·hidden, H). Rows: input, forget, candidate, output.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_hyper: int):
+        super().__init__(num_hyper)
+        self.input_size, self.hidden_size = input_size, hidden_size
+        rows = 4 * hidden_size
+        for part, fan_in in (("ih", input_size), ("hh", hidden_size)):
+            bound = 1 / math.sqrt(fan_in)
+            for kind in ("", "response_") if num_hyper else ("",):
+                self.add_parameter(f"{kind}weight_{part}_l0", rows, fan_in, bound=bound)
+                self.add_parameter(f"{kind}bias_{part}_l0", rows, bound=bound)
+            if num_hyper:
+                self.add_gate(f"gate_{part}_l0", 2 * rows)
+
+    def forward(
+        self, x: Tensor, state: State | None = None, h: Tensor | None = None, weight_drop: float | Tensor = 0.0
+    ) -> tuple[Tensor, State]:
+        """x (T, B, in), state two of (1, B, hidden), h (B, H) or (1, H) -> output (T, B, hidden), state.
+
+        weight_drop: rate of DropConnect on the recurrent weights, elementary and response under one mask;
+            give it in training only.
+        """
+        if state is None:
+            zeros = x.new_zeros(1, x.shape[1], self.hidden_size)
+            state = zeros, zeros
+        weights = self._plain() if not self.num_hyper else self._folded(h) if len(h) == 1 else self._stacked(h)
+        weight_ih, weight_hh, bias, gate_ih, gate_hh = weights
+        weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh))
+        output, cell = _Recurrence.apply(
+            x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
+        )
+        return output, (output[-1:], cell[None])
+
+    # Each of these gives (input weights, recurrent weights, bias (1 or B, 4·hidden), input gate, recurrent gate).
+
+    def _plain(self):
+        bias = (self.bias_ih_l0 + self.bias_hh_l0)[None]
+        return (self.weight_ih_l0,), (self.weight_hh_l0,), bias, None, None
+
+    def _folded(self, h: Tensor):
+        """All examples share one response: add it to the weights, and the layer is plain."""
+        bias, gate_ih, gate_hh = self._bias_and_gates(h)
+        weight_ih = respond(self.weight_ih_l0, gate_ih.T, self.response_weight_ih_l0)
+        weight_hh = respond(self.weight_hh_l0, gate_hh.T, self.response_weight_hh_l0)
+        return (weight_ih,), (weight_hh,), bias, None, None
+
+    def _stacked(self, h: Tensor):
+        weight_ih = self.weight_ih_l0, self.response_weight_ih_l0
+        weight_hh = self.weight_hh_l0, self.response_weight_hh_l0
+        return weight_ih, weight_hh, *self._bias_and_gates(h)
+
+    def _bias_and_gates(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gate_ih, bias_gate_ih = F.linear(h, self.gate_ih_l0).chunk(2, -1)
+        gate_hh, bias_gate_hh = F.linear(h, self.gate_hh_l0).chunk(2, -1)
+        bias_ih = respond(self.bias_ih_l0, bias_gate_ih, self.response_bias_ih_l0)
+        bias_hh = respond(self.bias_hh_l0, bias_gate_hh, self.response_bias_hh_l0)
+        return bias_ih + bias_hh, gate_ih, gate_hh
+
+
+class _Recurrence(Function):
+    """The sequence as one function with a hand-written backward pass.
+
+    x (T, B, in), h0 and c0 (B, hidden), weight_ih (R, in), weight_hh (R, hidden), bias (1 or B, 4·hidden), gates
+    (B, 4·hidden) or None -> outputs (T, B, hidden), last cell (B, hidden). R is 4·hidden for plain weights, and
+    8·hidden for elementary weights stacked over response weights.
+    """
+
+    @staticmethod
+    def forward(ctx, x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
+        steps, batch, hidden = len(x), len(h0), h0.shape[1]
+        rows = 4 * hidden
+        products = F.linear(x, weight_ih)  # (T, B, R)
+        activations = products[..., :rows]  # becomes z_t, then the four activated gates, in place
+        if gate_ih is not None:
+            activations.addcmul_(products[..., rows:], gate_ih)
+        activations += bias
+
+        outputs, cells = x.new_empty(steps, batch, hidden), x.new_empty(steps, batch, hidden)
+        tanh_cells = torch.empty_like(cells)
+        recurrent = x.new_empty(steps, batch, len(weight_hh))
+        transposed = weight_hh.T.contiguous()  # small products run twice as fast on this layout
+        h, c = h0, c0
+        for t in range(steps):
+            z = activations[t]
+            torch.mm(h, transposed, out=recurrent[t])
+            z += recurrent[t, :, :rows]
+            if gate_hh is not None:
+                z.addcmul_(recurrent[t, :, rows:], gate_hh)
+            z[:, : 2 * hidden].sigmoid_()
+            z[:, 2 * hidden : 3 * hidden].tanh_()
+            z[:, 3 * hidden :].sigmoid_()
+            i, f, g, o = z.chunk(4, -1)
+            c = torch.mul(f, c, out=cells[t]).addcmul_(i, g)
+            torch.tanh(c, out=tanh_cells[t])
+            h = torch.mul(o, tanh_cells[t], out=outputs[t])
+
+        input_response = recurrent_response = None
+        if gate_ih is not None:
+            input_response, recurrent_response = products[..., rows:], recurrent[..., rows:]
+        ctx.save_for_backward(
+            x, h0, c0, weight_ih, weight_hh, gate_ih, gate_hh,
+            activations, outputs, cells, tanh_cells, input_response, recurrent_response,
+        )  # fmt: skip
+        ctx.bias_rows = len(bias)
+        return outputs, c.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_outputs, grad_cell):
+        (
+            x, h0, c0, weight_ih, weight_hh, gate_ih, gate_hh,
+            activations, outputs, cells, tanh_cells, input_response, recurrent_response,
+        ) = ctx.saved_tensors  # fmt: skip
+        steps, batch, hidden = outputs.shape
+        rows = 4 * hidden
+        needs = ctx.needs_input_grad
+
+        d_cell, d_output = _local_derivatives(activations, tanh_cells, cells, c0)
+        # grad_products: gradients of each step's elementary product and, beside it, of its response product.
+        grad_products = x.new_empty(steps, batch, len(weight_hh))
+        grad_h, grad_c = torch.zeros_like(h0), grad_cell.clone()
+        tanh_derivative, forget = d_output[1], activations[..., hidden : 2 * hidden]
+        for t in reversed(range(steps)):
+            grad_h += grad_outputs[t]
+            grad_c.addcmul_(grad_h, tanh_derivative[t])
+            grad_z = grad_products[t, :, :rows]
+            torch.mul(d_cell[t], grad_c[:, None], out=grad_z[:, : 3 * hidden].unflatten(-1, (3, hidden)))
+            torch.mul(d_output[0, t], grad_h, out=grad_z[:, 3 * hidden :])
+            if gate_hh is not None:
+                torch.mul(grad_z, gate_hh, out=grad_products[t, :, rows:])
+            torch.mm(grad_products[t], weight_hh, out=grad_h)
+            grad_c *= forget[t]
+
+        grad_z = grad_products[..., :rows]
+        grad_x = grad_weight_ih = grad_weight_hh = grad_gate_ih = grad_gate_hh = None
+        grad_bias = grad_z.sum(0) if ctx.bias_rows > 1 else grad_z.sum((0, 1))[None]
+        if needs[4]:
+            previous = torch.cat([h0[None], outputs[:-1]])
+            grad_weight_hh = grad_products.flatten(0, 1).T @ previous.flatten(0, 1)
+        if gate_hh is not None:
+            grad_gate_ih = (grad_z * input_response).sum(0)
+            grad_gate_hh = (grad_z * recurrent_response).sum(0)
+            torch.mul(grad_z, gate_ih, out=grad_products[..., rows:])
+        if needs[0]:
+            grad_x = grad_products @ weight_ih
+        if needs[3]:
+            grad_weight_ih = grad_products.flatten(0, 1).T @ x.flatten(0, 1)
+        return grad_x, grad_h, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_gate_ih, grad_gate_hh
+
+
+def _local_derivatives(activations, tanh_cells, cells, c0) -> tuple[Tensor, Tensor]:
+    """Derivatives within each step: of the cell in z's first three parts (T, B, 3, hidden), and of the output in z's
+    last part and in the cell (2, T, B, hidden)."""
+    i, f, g, o = activations.chunk(4, -1)
+    previous = torch.cat([c0[None], cells[:-1]])
+    d_cell = torch.stack([g * i * (1 - i), previous * f * (1 - f), i * (1 - g * g)], dim=2)
+    d_output = torch.stack([tanh_cells * o * (1 - o), o * (1 - tanh_cells * tanh_cells)])
+    return d_cell, d_output

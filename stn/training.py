@@ -1,0 +1,365 @@
+"""The one training loop: warm-up, alternation, epochs, patience, checkpoint and resume."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from stn.bilevel import Step, Task, evaluate, hyper_step, weight_step
+from stn.errors import UserError
+from stn.hyperparameters import Hyperparameters
+from stn.runs import RunFolder
+
+FLUSH_STEPS = 10  # how many steps' numbers are fetched from the device at once
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The loop's settings; steps are mini-batches."""
+
+    epochs: int
+    lr: float
+    warmup_steps: int = 0  # weight steps before the alternation starts
+    train_steps: int = 2
+    val_steps: int = 1
+    hyper_lr: float = 0.01
+    tune_scales: bool = False
+    scale_lr: float = 0.01
+    entropy_weight: float = 1e-3  # τ, where the scales are tuned
+    clip: float = 0.0  # largest norm of the weights' gradient; 0 does not clip
+    weight_decay: float = 0.0
+    nonmono: int = 5  # epochs after which a validation loss without progress decays the learning rate
+    lr_decay: float = 4.0  # divides the learning rate
+    min_lr: float = 0.0  # training stops below it
+    patience: int = 20  # epochs without a new best validation loss before training stops
+    train_log_interval: int = 1
+    val_log_interval: int = 1
+    checkpoint_seconds: float = 60.0
+
+
+class Status(NamedTuple):
+    """How far a run is, for a progress display. position, length: weight steps of this epoch, done and in all."""
+
+    epoch: int
+    position: int
+    length: int
+    train_loss: float
+    tokens_per_second: float
+    values: dict[str, float]
+
+
+class Progress(Protocol):
+    """Who shows a run's progress."""
+
+    def update(self, status: Status) -> None: ...
+
+    def epoch_ended(self, row: dict[str, float], best: bool) -> None: ...
+
+
+class Diverged(UserError):
+    """A loss or gradient became infinite or not a number."""
+
+
+@dataclass
+class MeanLoss:
+    """A mean over targets, summed where the losses are so that nothing waits for the device."""
+
+    total: Tensor | float = 0.0
+    targets: int = 0
+
+    def add(self, loss: Tensor, targets: int) -> None:
+        self.total = self.total + loss.double() * targets
+        self.targets += targets
+
+    def mean(self) -> float:
+        return float(self.total) / self.targets
+
+
+class _Record(NamedTuple):
+    kind: str  # "train" or "valid"
+    global_step: int
+    train_step: int
+    time: float
+    targets: int
+    numbers: Tensor  # loss, health, then the hyperparameters' log values where they are to be logged
+
+
+class Trainer:
+    """Trains a task's weights, and its tuned hyperparameters, in one run.
+
+    run: where everything is logged. stop: asked between alternations; true ends the training early.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        hyper: Hyperparameters,
+        settings: Settings,
+        run: RunFolder,
+        progress: Progress,
+        stop: Callable[[], bool] = lambda: False,
+    ):
+        self.task, self.hyper, self.settings, self.run, self.progress = task, hyper, settings, run, progress
+        self.stop = stop
+        weights = list(task.model.parameters())
+        fused = all(weight.is_floating_point() and weight.device.type in ("cpu", "cuda") for weight in weights)
+        self.optimizer = torch.optim.SGD(weights, settings.lr, weight_decay=settings.weight_decay, fused=fused)
+        self.hyper_optimizer = torch.optim.Adam(
+            [
+                {"params": [hyper.unconstrained], "lr": settings.hyper_lr},
+                {"params": [hyper.raw_scale], "lr": settings.scale_lr},
+            ]
+        )
+        hyper.raw_scale.requires_grad_(settings.tune_scales)
+
+        self.train_step = self.global_step = 0
+        self.epoch = 0  # epochs evaluated
+        self.loss, self.ended_loss = MeanLoss(), MeanLoss()  # of the epoch under way, and of the one just ended
+        self.val_losses: list[float] = []
+        self.patience_elapsed = 0
+        self.best: dict | None = None
+        self.elapsed_before = 0.0
+        self.started = self.saved = time.perf_counter()
+        self.epoch_started = 0.0  # on this run's clock
+        self.pending: list[_Record] = []
+
+    # The loop
+
+    def train(self) -> bool:
+        """Alternate until the epochs, the patience or the learning rate run out; False if stopped early.
+
+        Raises Diverged where a loss or a gradient is not finite.
+        """
+        if self.global_step == 0:
+            self.save()
+        while not self.done():
+            if self.stop():
+                self.save()
+                return False
+            self.alternate()
+            if self.task.epochs > self.epoch:
+                self.end_epoch()
+            if time.perf_counter() - self.saved >= self.settings.checkpoint_seconds:
+                self.save()
+        self.save()
+        return True
+
+    def done(self) -> bool:
+        return (
+            self.epoch >= self.settings.epochs
+            or self.patience_elapsed >= self.settings.patience
+            or self.lr < self.settings.min_lr
+        )
+
+    def alternate(self) -> None:
+        """Train_steps weight steps, then val_steps hyperparameter steps; in the warm-up, a weight step."""
+        if self.train_step < self.settings.warmup_steps:
+            self.take_weight_step()
+            return
+        for _ in range(self.settings.train_steps):
+            self.take_weight_step()
+        if self.hyper.num_tuned:
+            for _ in range(self.settings.val_steps):
+                self.take_hyper_step()
+
+    def take_weight_step(self) -> None:
+        epochs = self.task.epochs
+        step = weight_step(self.task, self.hyper, self.optimizer, self.settings.clip or math.inf)
+        self.train_step += 1
+        self.global_step += 1
+        self.loss.add(step.data, step.targets)
+        if self.task.epochs > epochs:
+            self.ended_loss, self.loss = self.loss, MeanLoss()
+        self.record("train", step, log=self.train_step % self.settings.train_log_interval == 0)
+
+    def take_hyper_step(self) -> None:
+        tau = self.settings.entropy_weight if self.settings.tune_scales else None
+        step = hyper_step(self.task, self.hyper, self.hyper_optimizer, tau)
+        self.global_step += 1
+        hyper_steps = self.global_step - self.train_step
+        self.record("valid", step, log=hyper_steps % self.settings.val_log_interval == 0)
+
+    def end_epoch(self) -> None:
+        """Evaluate, log, remember the best model, and decay the learning rate where there is no progress."""
+        self.flush()
+        val_loss = evaluate(self.task, self.hyper, "valid")
+        if not math.isfinite(val_loss):
+            raise self.diverged("validation", val_loss, self.global_step)
+        best = val_loss < min(self.val_losses, default=math.inf)
+        self.log_epoch(val_loss, best)
+        # Merity et al. 2018, algorithm 1: no better than it was more than `nonmono` epochs ago.
+        before = self.val_losses[: -self.settings.nonmono or None]
+        if before and val_loss > min(before):
+            self.lr /= self.settings.lr_decay
+        self.val_losses.append(val_loss)
+        self.patience_elapsed = 0 if best else self.patience_elapsed + 1
+        if best:
+            self.best = _copy({"model": self.task.model.state_dict(), "hyper": self.hyper.state_dict()})
+        self.epoch = self.task.epochs
+        self.epoch_started = self.elapsed
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.optimizer.param_groups[0]["lr"] = value
+
+    @property
+    def elapsed(self) -> float:
+        """Wall-clock seconds of training, over all the processes that had a part in this run."""
+        return self.elapsed_before + time.perf_counter() - self.started
+
+    # Logs
+
+    def record(self, kind: str, step: Step, log: bool) -> None:
+        """Keep a step's numbers on the device until some have gathered."""
+        numbers = [step.data[None], step.health[None]]
+        if log:
+            numbers.append(self.hyper.log_values())
+        self.pending.append(
+            _Record(kind, self.global_step, self.train_step, self.elapsed, step.targets, torch.cat(numbers))
+        )
+        if len(self.pending) >= FLUSH_STEPS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Fetch the pending steps' numbers, check them, log them and show the progress."""
+        if not self.pending:
+            return
+        records, self.pending = self.pending, []
+        numbers = torch.cat([record.numbers for record in records]).tolist()
+        for record in records:
+            (loss, health, *values), numbers = numbers[: len(record.numbers)], numbers[len(record.numbers) :]
+            if not math.isfinite(health):
+                raise self.diverged(record.kind, loss, record.global_step)
+            if values:
+                self.log_step(record, loss, dict(zip(self.hyper.log_names, values, strict=True)))
+        self.show_progress()
+
+    def log_step(self, record: _Record, loss: float, values: dict[str, float]) -> None:
+        self.run.scalars(
+            record.global_step,
+            {f"{record.kind}/step_loss": loss, f"{record.kind}/step_ppl": perplexity(loss)},
+        )
+        if record.kind == "valid":
+            self.run.log(
+                "val",
+                {
+                    "global_step": record.global_step,
+                    "time": record.time,
+                    **{name: values[name] for name in self.hyper.names},
+                    "train_step": record.train_step,
+                },
+            )
+            self.run.scalars(record.global_step, {f"hyper/{name}": value for name, value in values.items()})
+
+    def log_epoch(self, val_loss: float, best: bool) -> None:
+        train_loss = self.ended_loss.mean()
+        row = {
+            "epoch": self.task.epochs - 1,
+            "time": self.elapsed,
+            "train_loss": train_loss,
+            "val_loss": val_loss,
+            "train_ppl": perplexity(train_loss),
+            "val_ppl": perplexity(val_loss),
+            **self.values(),
+            "lr": self.lr,
+        }
+        self.run.log("epoch", row)
+        scalars = {f"epoch/{name}": value for name, value in row.items() if name not in ("epoch", "time")}
+        seconds = self.elapsed - self.epoch_started
+        scalars["epoch/tokens_per_second"] = self.ended_loss.targets / seconds
+        self.run.scalars(self.global_step, scalars)
+        self.progress.epoch_ended(row, best)
+
+    def show_progress(self) -> None:
+        position, length = self.task.position
+        if self.loss.targets:
+            speed = self.loss.targets / (self.elapsed - self.epoch_started)
+            self.progress.update(Status(self.task.epochs, position, length, self.loss.mean(), speed, self.values()))
+
+    def values(self) -> dict[str, float]:
+        """Every hyperparameter's value, then the scales, by name."""
+        return dict(zip(self.hyper.log_names, self.hyper.log_values().tolist(), strict=True))
+
+    def diverged(self, kind: str, loss: float, step: int) -> Diverged:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self.values().items())
+        return Diverged(
+            f"the {kind} loss or its gradient is not finite at step {step} (loss {loss:g}; {values}): try a lower "
+            f"learning rate or a smaller gradient clip; the last good state is in {self.run.path}"
+        )
+
+    # Checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint of everything, first making sure that what it holds is finite."""
+        self.flush()
+        self.run.save_checkpoint(self.state_dict())
+        self.saved = time.perf_counter()
+
+    def state_dict(self) -> dict:
+        return {
+            "model": self.task.model.state_dict(),
+            "hyper": self.hyper.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "hyper_optimizer": self.hyper_optimizer.state_dict(),
+            "streams": self.task.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "best": self.best,
+            "losses": [(loss.total, loss.targets) for loss in (self.loss, self.ended_loss)],
+            **{name: getattr(self, name) for name in _COUNTERS},
+            "elapsed": self.elapsed,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue where the checkpoint was taken. The learning rates are the checkpoint's."""
+        self.task.model.load_state_dict(state["model"])
+        self.hyper.load_state_dict(state["hyper"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.hyper_optimizer.load_state_dict(state["hyper_optimizer"])
+        self.task.load_state_dict(state["streams"])
+        torch.set_rng_state(state["random"].cpu())
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([random.cpu() for random in state["random_cuda"]])
+        self.best = state["best"]
+        self.loss, self.ended_loss = (MeanLoss(*loss) for loss in state["losses"])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+        self.elapsed_before = state["elapsed"]
+
+    def load_best(self) -> None:
+        """Put the best model so far, and its hyperparameters, in place; without one yet, leave the current."""
+        if self.best is not None:
+            self.task.model.load_state_dict(self.best["model"])
+            self.hyper.load_state_dict(self.best["hyper"])
+
+    def result(self) -> dict[str, float]:
+        """Losses and perplexities of the model in place, on validation and test."""
+        val_loss, test_loss = (evaluate(self.task, self.hyper, split) for split in ("valid", "test"))
+        return {
+            "val_loss": val_loss,
+            "val_ppl": perplexity(val_loss),
+            "test_loss": test_loss,
+            "test_ppl": perplexity(test_loss),
+        }
+
+
+_COUNTERS = ("train_step", "global_step", "epoch", "val_losses", "patience_elapsed", "epoch_started")
+
+
+def perplexity(loss: float) -> float:
+    """exp of a mean loss in nats; infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def _copy(state: dict) -> dict:
+    return {
+        part: {name: tensor.detach().clone() for name, tensor in tensors.items()} for part, tensors in state.items()
+    }

@@ -1,0 +1,39 @@
+"""Fixtures that several test files share."""
+
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden" / "layers.npz"
+
+
+@pytest.fixture
+def double():
+    """float64 as the default dtype, for the duration of a test."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def golden(double):
+    """golden(group): the group's golden tensors by name, in float64; the test runs in float64 too."""
+
+    def load(group):
+        with numpy.load(GOLDEN) as numbers:
+            prefix = f"{group}/"
+            return {
+                name.removeprefix(prefix): torch.as_tensor(numbers[name])
+                for name in numbers.files
+                if name.startswith(prefix)
+            }
+
+    return load
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)

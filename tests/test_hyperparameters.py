@@ -1,0 +1,298 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from stn import Constant, Hyperparameters, Tuned, UserError
+
+INF = math.inf
+RANGES = {"bounded": (-2.0, 3.0), "above": (0.5, INF), "below": (-INF, 2.0), "unbounded": (-INF, INF)}
+any_range = pytest.mark.parametrize("bounds", RANGES.values(), ids=RANGES)
+any_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+def mixed():
+    """Shared and per-example, discrete and squashed hyperparameters between constants."""
+    return Hyperparameters(
+        first=Constant(0.5),
+        rate=Tuned(0.25, range=(0, 1)),
+        holes=Tuned(1, range=(0, 4), discrete=True, per_example=False),
+        middle=Constant(7.0),
+        alpha=Tuned(2.0, range=(0, INF), scale=0.3, feed="squashed"),
+        shift=Tuned(-1.0, scale=2.0),
+    )
+
+
+def test_golden_space(golden):
+    numbers = golden("space")
+    hyper = Hyperparameters(
+        **{
+            f"h{i}": Tuned(1.0 if high > 1 else 0.5, (low, high), per_example=per_example, discrete=discrete)
+            for i, (low, high, per_example, discrete) in enumerate(
+                zip(*(numbers[name].tolist() for name in ("low", "high", "per_example", "discrete")), strict=True)
+            )
+        }
+    )
+    hyper.load_state_dict({name: numbers[name] for name in ("unconstrained", "raw_scale")})
+    draw = hyper.perturbed(5, noise=numbers["noise"])
+    close = {"rtol": 0, "atol": 1e-10}
+    assert_close(hyper.scale, numbers["scale"], check_dtype=True, **close)
+    assert_close(draw.h, numbers["perturbed"], **close)
+    assert_close(draw.tuned_values, numbers["values"], **close)
+    assert_close(hyper.entropy(), numbers["entropy"], **close)
+    for i in range(6):
+        expected = numbers["values"][:, i] if numbers["per_example"][i] else numbers["values"][0, i]
+        assert_close(draw[f"h{i}"], expected, **close)
+
+
+@any_range
+@pytest.mark.parametrize("initial", [0.501, 1.0, 1.999])
+def test_current_value_is_the_initial_value(double, bounds, initial):
+    hyper = Hyperparameters(x=Tuned(initial, bounds))
+    assert_close(hyper.current()["x"].item(), initial, rtol=0, atol=1e-12)
+
+
+@any_range
+def test_value_and_back_gives_the_same_unconstrained_number(double, bounds):
+    for number in torch.linspace(-10, 10, 81):
+        value = Hyperparameters(x=Tuned(1.0, bounds)).constrain(number[None]).item()
+        assert_close(Hyperparameters(x=Tuned(value, bounds)).unconstrained, number[None], rtol=0, atol=1e-9)
+
+
+@any_range
+@any_dtype
+def test_values_are_finite_in_range_and_monotone(bounds, dtype):
+    hyper = Hyperparameters(x=Tuned(1.0, bounds)).to(dtype)
+    values = hyper.values(torch.linspace(-50, 50, 1001, dtype=dtype)[:, None])[:, 0]
+    low, high = bounds
+    assert values.dtype == dtype
+    assert values.isfinite().all()
+    assert ((low <= values) & (values <= high)).all()
+    steps = values.diff()
+    assert (steps <= 0).all() if bounds == RANGES["below"] else (steps >= 0).all()
+    assert values[400] != values[600]
+
+
+@any_range
+@any_dtype
+def test_gradients_are_finite(bounds, dtype):
+    hyper = Hyperparameters(x=Tuned(1.0, bounds)).to(dtype)
+    unconstrained = torch.linspace(-50, 50, 1001, dtype=dtype)[:, None].requires_grad_()
+    for function in (hyper.constrain, hyper.squash):
+        (gradient,) = torch.autograd.grad(function(unconstrained).sum(), unconstrained)
+        assert gradient.isfinite().all()
+        assert (gradient[400:600] != 0).all()
+
+
+@pytest.mark.parametrize("initial", [0, 1, 2, 3])
+def test_a_discrete_one_starts_in_the_middle_of_its_integer(initial):
+    hyper = Hyperparameters(holes=Tuned(initial, range=(0, 4), discrete=True))
+    assert hyper.current()["holes"].item() == initial
+    assert_close(hyper.log_values(), torch.tensor([initial + 0.5]))
+
+
+def test_a_discrete_one_is_rounded_down():
+    hyper = Hyperparameters(shift=Tuned(0, discrete=True))
+    for unconstrained, value in [(1.99, 1), (2.0, 2), (2.01, 2), (-0.01, -1), (-1.0, -1)]:
+        hyper.unconstrained.data.fill_(unconstrained)
+        assert hyper.current()["shift"].item() == value
+        assert_close(hyper.log_values().item(), unconstrained, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("initial", "bounds", "discrete"),
+    [
+        (0, (0, INF), False),
+        (-1, (0, INF), False),
+        (0, (0, 1), False),
+        (1, (0, 1), False),
+        (1.5, (0, 1), False),
+        (2, (-INF, 2), False),
+        (3, (-INF, 2), False),
+        (INF, (0, INF), False),
+        (-INF, (-INF, 0), False),
+        (INF, (-INF, INF), False),
+        (math.nan, (-INF, INF), False),
+        (math.nan, (0, 1), False),
+        (4, (0, 4), True),
+        (-1, (0, 4), True),
+    ],
+)
+def test_an_initial_value_not_inside_its_range_is_an_error(initial, bounds, discrete):
+    with pytest.raises(UserError, match="dropouto"):
+        Hyperparameters(dropouto=Tuned(initial, bounds, discrete=discrete))
+
+
+@pytest.mark.parametrize("scale", [0, -1, INF, -INF, math.nan])
+def test_a_scale_that_is_not_positive_and_finite_is_an_error(scale):
+    with pytest.raises(UserError, match="dropouto"):
+        Hyperparameters(dropouto=Tuned(0.5, (0, 1), scale=scale))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.5, 1.0, 30.0, 1e4])
+def test_scale_starts_as_given(double, scale):
+    assert_close(Hyperparameters(x=Tuned(0, scale=scale)).scale.item(), scale, rtol=1e-9, atol=0)
+
+
+def test_constants_are_floats_in_the_same_draw():
+    for draw in (mixed().current(), mixed().perturbed(3)):
+        assert (draw["first"], draw["middle"]) == (0.5, 7.0)
+        assert isinstance(draw["first"], float)
+
+
+def test_an_unknown_name_is_an_error():
+    with pytest.raises(KeyError):
+        mixed().current()["dropouto"]
+
+
+def test_per_example_values_differ_and_shared_ones_do_not():
+    draw = mixed().perturbed(5)
+    assert draw.h.shape == (5, 4)
+    assert draw["rate"].shape == draw["alpha"].shape == draw["shift"].shape == (5,)
+    assert len(draw["rate"].unique()) == 5
+    assert draw["holes"].shape == ()
+    assert (draw.h[:, 1] == draw.h[0, 1]).all()
+
+
+def test_current_values_are_scalars():
+    draw = mixed().current()
+    assert draw.h.shape == (1, 4)
+    assert draw["rate"].shape == draw["holes"].shape == ()
+
+
+def test_a_shared_one_takes_the_first_row_of_noise():
+    hyper, noise = mixed(), torch.randn(5, 4)
+    expected = hyper.unconstrained + hyper.scale * noise
+    expected[:, 1] = expected[0, 1]
+    assert_close(hyper.perturb(noise), expected)
+
+
+def test_noise_is_standard_normal_scaled_and_independent():
+    hyper, count = mixed(), 40_000
+    noise = (hyper.perturb(torch.randn(count, 4)) - hyper.unconstrained).detach()
+    drawn = hyper.perturbed(count).h
+    for column, scale in ((0, 1.0), (3, 2.0)):
+        assert_close(noise[:, column].std().item(), scale, rtol=0.02, atol=0)
+        assert_close(drawn[:, column].std().item(), scale, rtol=0.02, atol=0)
+        assert_close(drawn[:, column].mean(), hyper.unconstrained[column], rtol=0, atol=0.03)
+    rate, shift = drawn[:, 0], drawn[:, 3]
+    assert torch.stack([rate, shift]).corrcoef()[0, 1].abs() < 0.03
+    assert torch.stack([rate[1:], rate[:-1]]).corrcoef()[0, 1].abs() < 0.03
+
+
+def test_a_shared_one_is_perturbed_anew_in_each_draw():
+    hyper = Hyperparameters(wdrop=Tuned(0.0, scale=0.5, per_example=False))
+    drawn = torch.stack([hyper.perturbed(2).h[0, 0] for _ in range(2000)])
+    assert_close(drawn.std().item(), 0.5, rtol=0.08, atol=0)
+
+
+def test_squashed_feed_is_what_the_best_response_sees():
+    hyper = Hyperparameters(
+        rate=Tuned(2.0, (1, 5), feed="squashed"),
+        above=Tuned(2.0, (1, INF), feed="squashed"),
+        below=Tuned(-2.0, (-INF, 1), feed="squashed"),
+        free=Tuned(2.0, feed="squashed"),
+        plain=Tuned(2.0, (1, 5)),
+    )
+    assert_close(hyper.current().h, torch.tensor([[0.25, 1.0, 3.0, 2.0, -math.log(3)]]))
+    noise = torch.randn(3, 5)
+    perturbed, draw = hyper.perturb(noise), hyper.perturbed(3, noise)
+    assert_close(draw.h[:, 0], perturbed[:, 0].sigmoid())
+    assert_close(draw.h[:, 1], perturbed[:, 1].exp().log1p())
+    assert_close(draw.h[:, 4], perturbed[:, 4])
+
+
+def test_current_is_differentiable():
+    hyper = mixed()
+    hyper.current().h.sum().backward()
+    squashed = hyper.unconstrained[2].sigmoid()
+    assert_close(hyper.unconstrained.grad, torch.stack([*torch.ones(2), squashed.detach(), torch.ones(())]))
+    assert hyper.raw_scale.grad is None
+
+
+def test_perturbed_is_differentiable_on_request_only():
+    hyper, noise = mixed(), torch.randn(3, 4)
+    assert not hyper.perturbed(3).h.requires_grad
+    hyper.perturbed(3, noise, differentiable=True).h.sum().backward()
+    assert (hyper.unconstrained.grad != 0).all()
+    expected = noise[:, 3].sum() * hyper.raw_scale[3].sigmoid()
+    assert_close(hyper.raw_scale.grad[3], expected.detach())
+    with torch.no_grad():
+        assert not hyper.perturbed(3, differentiable=True).h.requires_grad
+
+
+def test_values_carry_no_gradient():
+    hyper = mixed()
+    for draw in (hyper.current(), hyper.perturbed(3, differentiable=True)):
+        assert not any(draw[name].requires_grad for name in hyper.columns)
+
+
+def test_a_draw_cannot_be_changed():
+    draw = mixed().current()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        draw.h = torch.zeros(1, 4)
+    with pytest.raises(TypeError):
+        draw["rate"] = 0.5
+
+
+def test_a_draw_keeps_its_values_when_the_hyperparameters_move():
+    hyper = mixed()
+    draws = hyper.current(), hyper.perturbed(3)
+    before = [(draw.h.clone(), draw.tuned_values.clone()) for draw in draws]
+    with torch.no_grad():
+        hyper.unconstrained += 1
+    for draw, (h, values) in zip(draws, before, strict=True):
+        assert_close(draw.h, h)
+        assert_close(draw.tuned_values, values)
+
+
+def test_entropy_is_that_of_the_normal_distribution(double):
+    hyper = mixed()
+    assert_close(hyper.entropy(), torch.distributions.Normal(hyper.unconstrained, hyper.scale).entropy().sum())
+    hyper.entropy().backward()
+    assert (hyper.raw_scale.grad > 0).all()
+
+
+def test_log_values_are_in_the_order_given_and_not_rounded():
+    hyper = mixed()
+    assert hyper.names == ("first", "rate", "holes", "middle", "alpha", "shift")
+    assert_close(hyper.log_values(), torch.tensor([0.5, 0.25, 1.5, 7.0, 2.0, -1.0]))
+    assert not hyper.log_values().requires_grad
+
+
+def test_log_scales_are_in_the_order_of_the_tuned():
+    hyper = mixed()
+    assert tuple(hyper.columns) == ("rate", "holes", "alpha", "shift")
+    assert_close(hyper.log_scales(), torch.tensor([1.0, 1.0, 0.3, 2.0]))
+    hyper.log_scales().zero_()
+    assert (hyper.scale > 0).all()
+
+
+@pytest.mark.parametrize("sources", [{}, {"dropouto": Constant(0.5)}])
+def test_nothing_tuned(sources):
+    hyper = Hyperparameters(**sources)
+    assert hyper.num_tuned == 0
+    assert hyper.current().h.shape == (1, 0)
+    assert hyper.perturbed(4).h.shape == (4, 0)
+    assert {name: hyper.perturbed(4)[name] for name in hyper.names} == dict.fromkeys(sources, 0.5)
+    assert hyper.log_values().tolist() == [0.5] * len(sources)
+    assert hyper.entropy().item() == 0
+
+
+def test_nothing_tuned_draws_no_random_number():
+    before = torch.get_rng_state()
+    Hyperparameters(dropouto=Constant(0.5)).perturbed(4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_state_dict_round_trip():
+    trained, fresh = mixed(), mixed()
+    with torch.no_grad():
+        trained.unconstrained += torch.randn(4)
+        trained.raw_scale += torch.randn(4)
+    assert set(trained.state_dict()) == {"unconstrained", "raw_scale"}
+    fresh.load_state_dict(trained.state_dict())
+    assert_close(fresh.log_values(), trained.log_values())
+    assert_close(fresh.log_scales(), trained.log_scales())
