@@ -65,7 +65,7 @@ def start(args: Namespace) -> int:
     hyper, task = build(Namespace(**settings), corpus)
     with RunFolder.create(path, settings, args.overwrite) as run:
         introduce(description, corpus, hyper, task, run)
-        return finish(Trainer(task, hyper, loop_settings(args), run, Screen(tuple(hyper.columns)), Interrupt()), args)
+        return train(args, hyper, task, run)
 
 
 def resume(args: Namespace, given: set[str]) -> int:
@@ -79,12 +79,10 @@ def resume(args: Namespace, given: set[str]) -> int:
         torch.set_num_threads(args.threads)
         corpus = reload_corpus(args)
         hyper, task = build(args, corpus)
-        trainer = Trainer(task, hyper, loop_settings(args), run, Screen(tuple(hyper.columns)), Interrupt())
-        trainer.load_state_dict(run.load_checkpoint())
+        state = run.load_checkpoint()
         run.change_settings({name: getattr(args, name) for name in ALTERABLE})
-        introduce(args.data, corpus, hyper, task, run)
-        say(f"resumed at weight step {trainer.train_step}, epoch {trainer.epoch}")
-        return finish(trainer, args)
+        introduce(f"resuming at epoch {state['epoch']}, weight step {state['train_step']}", corpus, hyper, task, run)
+        return train(args, hyper, task, run, state)
 
 
 def test(args: Namespace) -> int:
@@ -133,11 +131,16 @@ def loop_settings(args: Namespace) -> Settings:
     )
 
 
-def finish(trainer: Trainer, args: Namespace) -> int:
-    """Train, evaluate the best model, and leave its result in the run's folder; the exit status."""
-    run, screen = trainer.run, trainer.progress
+def train(
+    args: Namespace, hyper: Hyperparameters, task: LanguageModeling, run: RunFolder, state: dict | None = None
+) -> int:
+    """Train, from a checkpoint's state if given, and leave the best model's result in the folder; the exit status."""
+    screen, interrupt = Screen(tuple(hyper.columns)), Interrupt()
+    trainer = Trainer(task, hyper, loop_settings(args), run, screen, stop=interrupt.asked)
+    if state is not None:
+        trainer.load_state_dict(state)
     try:
-        with trainer.stop:
+        with interrupt:
             completed = trainer.train()
     except Diverged:
         run.mark("failed")
@@ -148,7 +151,7 @@ def finish(trainer: Trainer, args: Namespace) -> int:
         say("interrupted: evaluating the best model (Ctrl-C again to skip it); continue with --resume")
         run.mark("interrupted")
     trainer.load_best()
-    run.save_model({"model": trainer.task.model.state_dict(), "hyper": trainer.hyper.state_dict()}, args.save)
+    run.save_model({"model": task.model.state_dict(), "hyper": hyper.state_dict()}, args.save)
     result = trainer.result()
     run.write_result(result)
     if completed:
@@ -161,20 +164,20 @@ class Interrupt:
     """Within its context the first Ctrl-C asks for a stop, and a second one stops at once."""
 
     def __init__(self):
-        self.asked = False
+        self._asked = False
 
-    def __call__(self) -> bool:
-        return self.asked
+    def asked(self) -> bool:
+        return self._asked
 
     def __enter__(self) -> None:
-        self.previous = signal.signal(signal.SIGINT, self._ask)
+        self._previous = signal.signal(signal.SIGINT, self._ask)
 
     def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self.previous)
+        signal.signal(signal.SIGINT, self._previous)
 
     def _ask(self, *_: object) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, self.previous)
+        self._asked = True
+        signal.signal(signal.SIGINT, self._previous)
 
 
 def choose_device(args: Namespace) -> torch.device:

@@ -19,9 +19,20 @@ ALTERABLE = ("epochs", "patience", "train_log_interval", "val_log_interval", "ch
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong with the command line in one line, without the usage."""
 
+    def __init__(self, **settings):
+        super().__init__(formatter_class=DefaultsFormatter, usage="%(prog)s [flags]", allow_abbrev=False, **settings)
+
     def error(self, message: str):
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
+
+
+class DefaultsFormatter(argparse.HelpFormatter):
+    """Ends each flag's help with its default, where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        has_none = action.default is None or action.default is False or action.default == argparse.SUPPRESS
+        return action.help if has_none else f"{action.help} (default: %(default)s)"
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, set[str]]:
@@ -34,91 +45,155 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    add("--emsize", type=positive_int, default=650, help="size of word embeddings (default: %(default)s)")
-    add("--nhid", type=positive_int, default=650, help="hidden units per layer (default: %(default)s)")
-    add("--nlayers", type=positive_int, default=2, help="number of LSTM layers (default: %(default)s)")
+    add("--emsize", type=positive_int, default=650, help="size of word embeddings")
+    add("--nhid", type=positive_int, default=650, help="hidden units per layer")
+    add("--nlayers", type=positive_int, default=2, help="number of LSTM layers")
 
 
 def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("training").add_argument
-    add("--lr", type=positive, default=30.0, help="initial learning rate of SGD (default: %(default)g)")
+    add("--lr", type=positive, default=30.0, help="initial learning rate of SGD")
+    add("--clip", type=nonnegative, default=0.25, help="largest norm of the gradient, 0 for none")
+    add("--wdecay", type=nonnegative, default=0.0, help="weight decay")
+    add("--epochs", type=positive_int, default=8000, help="upper epoch limit")
+    add("--batch_size", type=positive_int, default=40, metavar="N", help="batch size")
+    add("--bptt", type=positive_int, default=70, help="sequence length in steps")
     add(
-        "--clip", type=nonnegative, default=0.25, help="largest norm of the gradient, 0 for none (default: %(default)g)"
+        "--nonmono",
+        type=nonnegative_int,
+        default=5,
+        help="decay the learning rate when the validation loss is no better than it was more than this many epochs ago",
     )
-    add("--wdecay", type=nonnegative, default=0.0, help="weight decay (default: %(default)g)")
-    add("--epochs", type=positive_int, default=8000, help="upper epoch limit (default: %(default)s)")
-    add("--batch_size", type=positive_int, default=40, metavar="N", help="batch size (default: %(default)s)")
-    add("--bptt", type=positive_int, default=70, help="sequence length (default: %(default)s)")
-    add("--nonmono", type=nonnegative_int, default=5, help="decay the learning rate when the validation loss is no "
-        "better than it was more than this many epochs ago (default: %(default)s)")  # fmt: skip
-    add("--lr_decay", type=factor, default=4.0, help="what the learning rate is divided by (default: %(default)g)")
-    add("--patience", type=positive_int, default=20, help="epochs without a better validation loss before training "
-        "stops (default: %(default)s)")  # fmt: skip
+    add("--lr_decay", type=factor, default=4.0, help="what the learning rate is divided by")
+    add(
+        "--patience",
+        type=positive_int,
+        default=20,
+        help="epochs without a better validation loss before training stops",
+    )
     add("--seed", type=nonnegative_int, default=None, help="random seed (default: a fresh one, recorded in args.yaml)")
 
 
 def add_hyperparameter_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("regularization").add_argument
-    add("--dropouto", type=rate, default=0.05, help="dropout of the last layer's output (default: %(default)g)")
-    add("--dropouth", type=rate, default=0.05, help="dropout between layers (default: %(default)g)")
-    add("--dropouti", type=rate, default=0.05, help="dropout of the embedded input (default: %(default)g)")
-    add("--dropoute", type=rate, default=0.05, help="dropout of word types (default: %(default)g)")
-    add("--wdrop", type=rate, default=0.05, help="DropConnect on the recurrent weights (default: %(default)g)")
-    add("--alpha", type=nonnegative, default=0.0, help="activation regularization, AR (default: %(default)g)")
-    add("--beta", type=nonnegative, default=0.0, help="temporal activation regularization, TAR (default: %(default)g)")
+    add("--dropouto", type=rate, default=0.05, help="dropout of the last layer's output")
+    add("--dropouth", type=rate, default=0.05, help="dropout between layers")
+    add("--dropouti", type=rate, default=0.05, help="dropout of the embedded input")
+    add("--dropoute", type=rate, default=0.05, help="dropout of word types")
+    add("--wdrop", type=rate, default=0.05, help="DropConnect on the recurrent weights")
+    add("--alpha", type=nonnegative, default=0.0, help="activation regularization, AR")
+    add("--beta", type=nonnegative, default=0.0, help="temporal activation regularization, TAR")
 
 
 def add_tuning_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("self-tuning").add_argument
     for name in HYPERPARAMETERS:
         add(f"--tune_{name}", action="store_true", help=f"tune {name}")
-    add("--tune_all", action="store_true", help="tune all seven; unless given otherwise, start alpha and beta at 0.05, "
-        "with --drop_transform sigmoid and --alpha_beta_transform softplus as published (the authors found 'none' "
-        "more robust for both)")  # fmt: skip
-    add("--hyper_lr", type=positive, default=0.01, metavar="LR", help="learning rate of Adam for the hyperparameters "
-        "(default: %(default)g)")  # fmt: skip
-    add("--train_steps", type=positive_int, default=2, help="weight steps in a row (default: %(default)s)")
-    add("--val_steps", type=positive_int, default=1, help="hyperparameter steps in a row (default: %(default)s)")
-    add("--warmup_steps", type=nonnegative_int, default=331, help="weight steps before the hyperparameters start to "
-        "train (default: %(default)s, an epoch of Penn Treebank)")  # fmt: skip
-    add("--perturb_scale", type=positive, default=1.0, help="standard deviation of the perturbation of unconstrained "
-        "hyperparameters (default: %(default)g)")  # fmt: skip
-    add("--drop_transform", choices=["none", "sigmoid"], default="none", help="what dropout rates pass through on "
-        "their way into the response (default: %(default)s)")  # fmt: skip
-    add("--alpha_beta_transform", choices=["none", "softplus"], default="none", help="the same for alpha and beta "
-        "(default: %(default)s)")  # fmt: skip
+    add(
+        "--tune_all",
+        action="store_true",
+        help="tune all seven; unless given otherwise, start alpha and beta at 0.05, "
+        "with --drop_transform sigmoid and --alpha_beta_transform softplus as published "
+        "(the authors found 'none' more robust for both)",
+    )
+    add("--hyper_lr", type=positive, default=0.01, metavar="LR", help="learning rate of Adam for the hyperparameters")
+    add("--train_steps", type=positive_int, default=2, help="weight steps in a row")
+    add("--val_steps", type=positive_int, default=1, help="hyperparameter steps in a row")
+    add(
+        "--warmup_steps",
+        type=nonnegative_int,
+        default=331,
+        help="weight steps before the hyperparameters start to train (331 is an epoch of Penn Treebank)",
+    )
+    add(
+        "--perturb_scale",
+        type=positive,
+        default=1.0,
+        help="standard deviation of the perturbation of unconstrained hyperparameters",
+    )
+    add(
+        "--drop_transform",
+        choices=["none", "sigmoid"],
+        default="none",
+        help="what dropout rates pass through on their way into the response",
+    )
+    add("--alpha_beta_transform", choices=["none", "softplus"], default="none", help="the same for alpha and beta")
     add("--tune_scales", action="store_true", help="tune the scales of the perturbation too")
-    add("--entropy_weight", type=nonnegative, default=1e-3, help="weight of the perturbation's entropy, with "
-        "--tune_scales (default: %(default)g)")  # fmt: skip
-    add("--scale_lr", type=positive, default=0.01, metavar="LR", help="learning rate of Adam for the scales, with "
-        "--tune_scales (default: %(default)g)")  # fmt: skip
-    add("--val_penalties", action="store_true", help="add AR and TAR to the hyperparameters' objective, as the "
-        "published code did; it pushes alpha and beta up")  # fmt: skip
+    add(
+        "--entropy_weight",
+        type=nonnegative,
+        default=1e-3,
+        help="weight of the perturbation's entropy, with --tune_scales",
+    )
+    add(
+        "--scale_lr",
+        type=positive,
+        default=0.01,
+        metavar="LR",
+        help="learning rate of Adam for the scales, with --tune_scales",
+    )
+    add(
+        "--val_penalties",
+        action="store_true",
+        help="add AR and TAR to the hyperparameters' objective, as the published code did; it pushes alpha and beta up",
+    )
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("data, device and logs").add_argument
-    add("--data", default=None, metavar="FOLDER", help="folder of train.txt, valid.txt and test.txt, or 'builtin' for "
-        "the built-in corpus (default: data/penn, and where that is absent the built-in corpus)")  # fmt: skip
+    add(
+        "--data",
+        default=None,
+        metavar="FOLDER",
+        help="folder of train.txt, valid.txt and test.txt, or 'builtin' for the built-in corpus "
+        "(default: data/penn, and where that is absent the built-in corpus)",
+    )
     add("--disable_cuda", action="store_true", help="use the CPU even where there is a GPU")
-    add("--gpu", type=nonnegative_int, default=0, help="which GPU to use (default: %(default)s)")
+    add("--gpu", type=nonnegative_int, default=0, help="which GPU to use")
     add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: all cores)")
-    add("--save_dir", default="saves", help="the runs' folder below logs/ (default: %(default)s)")
+    add("--save_dir", default="saves", help="the runs' folder below logs/")
     add("--prefix", default=None, help="tells this run's folder from others of the same day")
-    add("--save", type=model_name, default="model.pt", metavar="FILE", help="name of the best model's file in the run's folder "
-        "(default: %(default)s)")  # fmt: skip
-    add("--train_log_interval", type=positive_int, default=1, metavar="N", help="weight steps from one log entry to "
-        "the next (default: %(default)s)")  # fmt: skip
-    add("--val_log_interval", type=positive_int, default=1, metavar="N", help="hyperparameter steps from one log entry "
-        "to the next (default: %(default)s)")  # fmt: skip
-    add("--checkpoint_seconds", type=nonnegative, default=60.0, metavar="S", help="time from one checkpoint to the "
-        "next (default: %(default)g)")  # fmt: skip
+    add(
+        "--save",
+        type=model_name,
+        default="model.pt",
+        metavar="FILE",
+        help="file of the best model, in the run's folder",
+    )
+    add(
+        "--train_log_interval",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="weight steps from one log entry to the next",
+    )
+    add(
+        "--val_log_interval",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="hyperparameter steps from one log entry to the next",
+    )
+    add(
+        "--checkpoint_seconds", type=nonnegative, default=60.0, metavar="S", help="time from one checkpoint to the next"
+    )
     add("--overwrite", action="store_true", help="redo a run that is there, removing what it wrote")
-    add("--resume", nargs="?", const="", default=None, metavar="FOLDER", help="continue an unfinished run (default: "
-        "the newest of this --save_dir and --prefix); only " + ", ".join(f"--{name}" for name in ALTERABLE) + " may "
-        "differ")  # fmt: skip
-    add("--test", action="store_true", help="train nothing: evaluate the best model of a run (--resume FOLDER; "
-        "default: the newest of this --save_dir and --prefix)")  # fmt: skip
+    add(
+        "--resume",
+        nargs="?",
+        const="",
+        default=None,
+        metavar="FOLDER",
+        help="continue an unfinished run (default: the newest of this --save_dir and --prefix); only "
+        + ", ".join(f"--{name}" for name in ALTERABLE)
+        + " may differ",
+    )
+    add(
+        "--test",
+        action="store_true",
+        help="train nothing: evaluate the best model of a run "
+        "(--resume FOLDER; default: the newest of this --save_dir and --prefix)",
+    )
 
 
 def resolve_tuning(args: argparse.Namespace, given: set[str]) -> None:

@@ -19,8 +19,8 @@ def double():
 
 
 @pytest.fixture
-def golden(double):
-    """golden(group): the group's golden tensors by name, in float64; the test runs in float64 too."""
+def golden():
+    """golden(group): the group's golden tensors by name; the numbers are float64."""
 
     def load(group):
         with numpy.load(GOLDEN) as numbers:
