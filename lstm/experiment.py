@@ -4,6 +4,7 @@ import random
 import signal
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import date
 from pathlib import Path
 
@@ -109,26 +110,9 @@ def build(args: Namespace, corpus: Corpus) -> tuple[Hyperparameters, LanguageMod
 
 
 def loop_settings(args: Namespace) -> Settings:
-    return Settings(
-        epochs=args.epochs,
-        lr=args.lr,
-        warmup_steps=args.warmup_steps,
-        train_steps=args.train_steps,
-        val_steps=args.val_steps,
-        hyper_lr=args.hyper_lr,
-        tune_scales=args.tune_scales,
-        scale_lr=args.scale_lr,
-        entropy_weight=args.entropy_weight,
-        clip=args.clip,
-        weight_decay=args.wdecay,
-        nonmono=args.nonmono,
-        lr_decay=args.lr_decay,
-        min_lr=MIN_LR,
-        patience=args.patience,
-        train_log_interval=args.train_log_interval,
-        val_log_interval=args.val_log_interval,
-        checkpoint_seconds=args.checkpoint_seconds,
-    )
+    """The loop's settings, which bear the flags' names."""
+    names = {field.name for field in fields(Settings)} & vars(args).keys()
+    return Settings(min_lr=MIN_LR, **{name: getattr(args, name) for name in names})
 
 
 def train(

@@ -1,5 +1,6 @@
 """Self-tuning networks: regularization hyperparameters learned inside one training run."""
 
+from stn.bilevel import frozen
 from stn.errors import UserError
 from stn.hyperparameters import Draw, Hyperparameters, Tuned
 from stn.layers import HyperEmbedding, HyperLinear
@@ -15,4 +16,5 @@ __all__ = [
     "Hyperparameters",
     "Tuned",
     "UserError",
+    "frozen",
 ]

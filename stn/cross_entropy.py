@@ -7,7 +7,8 @@ as much as the products. Here each chunk of rows is turned into its loss and its
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from stn.autograd import refuse_double_backward
 
 CHUNK_ROWS = 256
 
@@ -23,10 +24,10 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
 class _LinearCrossEntropy(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, targets):
-        needs_x, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         grad_x = torch.empty_like(x) if needs_x else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
-        grad_bias = torch.zeros_like(bias)
+        grad_bias = torch.zeros_like(bias) if needs_bias else None
         losses = x.new_empty(len(x))
         buffer = x.new_empty(min(CHUNK_ROWS, len(x)), len(weight))
         for start in range(0, len(x), CHUNK_ROWS):
@@ -38,7 +39,7 @@ class _LinearCrossEntropy(Function):
             exponentials = logits.sub_(largest).exp_()
             totals = exponentials.sum(1, keepdim=True)
             losses[rows] = (totals.log() - target_logits)[:, 0]
-            if needs_x or needs_weight:
+            if needs_x or needs_weight or needs_bias:
                 # The gradient of the mean loss in the logits: (softmax - one-hot) / rows.
                 grad_logits = exponentials.mul_(1 / (totals * len(x)))
                 grad_logits.scatter_add_(1, target, grad_logits.new_full((len(target), 1), -1 / len(x)))
@@ -46,12 +47,13 @@ class _LinearCrossEntropy(Function):
                 torch.mm(grad_logits, weight, out=grad_x[rows])
             if needs_weight:
                 grad_weight.addmm_(grad_logits.T, x[rows])
+            if needs_bias:
                 grad_bias += grad_logits.sum(0)
         ctx.save_for_backward(grad_x, grad_weight, grad_bias)
         return losses.mean()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_loss):
+        refuse_double_backward("linear_cross_entropy")
         gradients = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
         return *gradients, None

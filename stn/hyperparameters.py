@@ -41,7 +41,7 @@ class Tuned:
     feed: Literal["unconstrained", "squashed"] = "unconstrained"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draw:
     """Every hyperparameter's value for one mini-batch; an immutable input of the model.
 
@@ -77,6 +77,9 @@ class Hyperparameters(nn.Module):
 
     def __init__(self, **sources: Tuned | Constant):
         super().__init__()
+        for name, source in sources.items():
+            if not isinstance(source, Tuned | Constant):
+                raise TypeError(f"hyperparameter {name} needs a source such as Tuned or Constant, not {source!r}")
         self.names = tuple(sources)
         self.constants = {name: source.value for name, source in sources.items() if isinstance(source, Constant)}
         tuned = {name: source for name, source in sources.items() if isinstance(source, Tuned)}
@@ -85,8 +88,8 @@ class Hyperparameters(nn.Module):
 
         specs = tuple(tuned.values())
         low, high = _tensor([s.range[0] for s in specs]), _tensor([s.range[1] for s in specs])
-        self.register_buffer("low", low, persistent=False)
-        self.register_buffer("high", high, persistent=False)
+        self.register_buffer("lowest", low.nextafter(high), persistent=False)
+        self.register_buffer("highest", high.nextafter(low), persistent=False)
         self.register_buffer("bounded", low.isfinite() & high.isfinite(), persistent=False)
         self.register_buffer("unbounded", low.isinf() & high.isinf(), persistent=False)
         self.register_buffer("offset", _tensor([_affine(s.range)[0] for s in specs]), persistent=False)
@@ -136,9 +139,9 @@ class Hyperparameters(nn.Module):
         return torch.where(self.bounded, torch.sigmoid(unconstrained), softplus)
 
     def constrain(self, unconstrained: Tensor) -> Tensor:
-        """(…, H) λ -> (…, H) values inside their ranges, before a discrete one is rounded down."""
-        # clamp: rounding may carry low + (high - low)·1 past high.
-        return (self.offset + self.slope * self.squash(unconstrained)).clamp(self.low, self.high)
+        """(…, H) λ -> (…, H) values strictly inside their ranges, before a discrete one is rounded down."""
+        # Far out, rounding reaches the ends, or passes them; the ranges are open.
+        return (self.offset + self.slope * self.squash(unconstrained)).clamp(self.lowest, self.highest)
 
     def values(self, unconstrained: Tensor) -> Tensor:
         """(…, H) λ -> (…, H) values as the model uses them: inside their ranges, discrete ones rounded down."""
@@ -194,13 +197,11 @@ def _unconstrain(name: str, spec: Tuned) -> float:
         raise UserError(
             f"{name} cannot be tuned from {spec.initial:g}: it must start strictly inside its range ({low:g}, {high:g})"
         )
-    offset, slope = _affine(spec.range)
-    squashed = (value - offset) / slope
     if math.isfinite(low) and math.isfinite(high):
-        return math.log(squashed) - math.log1p(-squashed)
+        return math.log(value - low) - math.log(high - value)
     if math.isfinite(low) or math.isfinite(high):
-        return _inverse_softplus(squashed)
-    return squashed
+        return _inverse_softplus(value - low if math.isfinite(low) else high - value)
+    return value
 
 
 def _inverse_softplus(value: float) -> float:

@@ -58,8 +58,8 @@ class HyperLinear(HyperLayer):
     def __init__(self, in_features: int, out_features: int, num_hyper: int, bias: bool = True):
         super().__init__(num_hyper)
         bound = 1 / math.sqrt(in_features)
-        self.declare("bias", "response_weight", "response_bias", "gate")
         self.add_parameter("weight", out_features, in_features, bound=bound)
+        self.declare("bias", "response_weight", "response_bias", "gate")
         if bias:
             self.add_parameter("bias", out_features, bound=bound)
         if num_hyper:
@@ -89,8 +89,8 @@ class HyperEmbedding(HyperLayer):
 
     def __init__(self, num_embeddings: int, embedding_dim: int, num_hyper: int):
         super().__init__(num_hyper)
-        self.declare("response_weight", "gate")
         self.add_parameter("weight", num_embeddings, embedding_dim, bound=0.1)
+        self.declare("response_weight", "gate")
         if num_hyper:
             self.add_parameter("response_weight", num_embeddings, embedding_dim, bound=0.1)
             self.add_gate("gate", embedding_dim)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from stn.autograd import refuse_double_backward
 from stn.dropout import drop_connect
 from stn.layers import HyperLayer, respond
 
@@ -34,12 +34,14 @@ class HyperLSTM(HyperLayer):
         super().__init__(num_hyper)
         self.input_size, self.hidden_size = input_size, hidden_size
         rows = 4 * hidden_size
-        for part, fan_in in (("ih", input_size), ("hh", hidden_size)):
-            bound = 1 / math.sqrt(fan_in)
-            for kind in ("", "response_") if num_hyper else ("",):
-                self.add_parameter(f"{kind}weight_{part}_l0", rows, fan_in, bound=bound)
-                self.add_parameter(f"{kind}bias_{part}_l0", rows, bound=bound)
-            if num_hyper:
+        fan_ins = {"ih": input_size, "hh": hidden_size}
+        for kind in ("", "response_") if num_hyper else ("",):
+            for part, fan_in in fan_ins.items():
+                self.add_parameter(f"{kind}weight_{part}_l0", rows, fan_in, bound=1 / math.sqrt(fan_in))
+            for part, fan_in in fan_ins.items():
+                self.add_parameter(f"{kind}bias_{part}_l0", rows, bound=1 / math.sqrt(fan_in))
+        if num_hyper:
+            for part in fan_ins:
                 self.add_gate(f"gate_{part}_l0", 2 * rows)
 
     def forward(
@@ -135,8 +137,8 @@ class _Recurrence(Function):
         return outputs, c.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_outputs, grad_cell):
+        refuse_double_backward("HyperLSTM")
         (
             x, h0, c0, weight_ih, weight_hh, gate_ih, gate_hh,
             activations, outputs, cells, tanh_cells, input_response, recurrent_response,

@@ -31,7 +31,7 @@ class Settings:
     scale_lr: float = 0.01
     entropy_weight: float = 1e-3  # τ, where the scales are tuned
     clip: float = 0.0  # largest norm of the weights' gradient; 0 does not clip
-    weight_decay: float = 0.0
+    wdecay: float = 0.0  # weight decay
     nonmono: int = 5  # epochs after which a validation loss without progress decays the learning rate
     lr_decay: float = 4.0  # divides the learning rate
     min_lr: float = 0.0  # training stops below it
@@ -107,7 +107,7 @@ class Trainer:
         self.stop = stop
         weights = list(task.model.parameters())
         fused = all(weight.is_floating_point() and weight.device.type in ("cpu", "cuda") for weight in weights)
-        self.optimizer = torch.optim.SGD(weights, settings.lr, weight_decay=settings.weight_decay, fused=fused)
+        self.optimizer = torch.optim.SGD(weights, settings.lr, weight_decay=settings.wdecay, fused=fused)
         self.hyper_optimizer = torch.optim.Adam(
             [
                 {"params": [hyper.unconstrained], "lr": settings.hyper_lr},
@@ -319,9 +319,12 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue where the checkpoint was taken. The learning rates are the checkpoint's."""
-        self.task.model.load_state_dict(state["model"])
-        self.hyper.load_state_dict(state["hyper"])
+        """Continue where the checkpoint was taken. Raises UserError for a checkpoint of another model."""
+        try:
+            self.task.model.load_state_dict(state["model"])
+            self.hyper.load_state_dict(state["hyper"])
+        except RuntimeError as error:
+            raise UserError("the checkpoint is of another model than args.yaml describes: start a new run") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.hyper_optimizer.load_state_dict(state["hyper_optimizer"])
         self.task.load_state_dict(state["streams"])
