@@ -20,7 +20,7 @@ from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs import RunFolder, newest_run, newest_unfinished, provenance, read_checkpoint, read_settings, run_path
 from stn.schedules import Constant
-from stn.training import Diverged, Settings, Trainer
+from stn.training import Diverged, Settings, Trainer, final_result, load_model
 
 MIN_LR = 0.0003  # as published: below it training stops
 INTERRUPTED = 130  # the exit status that shells give a process stopped by Ctrl-C
@@ -93,10 +93,9 @@ def test(args: Namespace) -> int:
     args = Namespace(**read_settings(path))
     corpus = reload_corpus(args)
     hyper, task = build(args, corpus)
-    trainer = Trainer(task, hyper, loop_settings(args), run=None, progress=None)
-    trainer.load_state_dict(read_checkpoint(path))
-    trainer.load_best()
-    report(trainer.result(), f"best model of {path}")
+    state = read_checkpoint(path)
+    load_model(task, hyper, state["best"] or state)
+    report(final_result(task, hyper), f"best model of {path}")
     return 0
 
 
@@ -136,7 +135,7 @@ def train(
         run.mark("interrupted")
     trainer.load_best()
     run.save_model({"model": task.model.state_dict(), "hyper": hyper.state_dict()}, args.save)
-    result = trainer.result()
+    result = final_result(task, hyper)
     run.write_result(result)
     if completed:
         run.mark("finished")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -84,7 +84,6 @@ class _Record(NamedTuple):
     global_step: int
     train_step: int
     time: float
-    targets: int
     numbers: Tensor  # loss, health, then the hyperparameters' log values where they are to be logged
 
 
@@ -222,9 +221,7 @@ class Trainer:
         numbers = [step.data[None], step.health[None]]
         if log:
             numbers.append(self.hyper.log_values())
-        self.pending.append(
-            _Record(kind, self.global_step, self.train_step, self.elapsed, step.targets, torch.cat(numbers))
-        )
+        self.pending.append(_Record(kind, self.global_step, self.train_step, self.elapsed, torch.cat(numbers)))
         if len(self.pending) >= FLUSH_STEPS:
             self.flush()
 
@@ -320,11 +317,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where the checkpoint was taken. Raises UserError for a checkpoint of another model."""
-        try:
-            self.task.model.load_state_dict(state["model"])
-            self.hyper.load_state_dict(state["hyper"])
-        except RuntimeError as error:
-            raise UserError("the checkpoint is of another model than args.yaml describes: start a new run") from error
+        load_model(self.task, self.hyper, state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.hyper_optimizer.load_state_dict(state["hyper_optimizer"])
         self.task.load_state_dict(state["streams"])
@@ -340,21 +333,30 @@ class Trainer:
     def load_best(self) -> None:
         """Put the best model so far, and its hyperparameters, in place; without one yet, leave the current."""
         if self.best is not None:
-            self.task.model.load_state_dict(self.best["model"])
-            self.hyper.load_state_dict(self.best["hyper"])
-
-    def result(self) -> dict[str, float]:
-        """Losses and perplexities of the model in place, on validation and test."""
-        val_loss, test_loss = (evaluate(self.task, self.hyper, split) for split in ("valid", "test"))
-        return {
-            "val_loss": val_loss,
-            "val_ppl": perplexity(val_loss),
-            "test_loss": test_loss,
-            "test_ppl": perplexity(test_loss),
-        }
+            load_model(self.task, self.hyper, self.best)
 
 
 _COUNTERS = ("train_step", "global_step", "epoch", "val_losses", "patience_elapsed", "epoch_started")
+
+
+def load_model(task: Task, hyper: Hyperparameters, state: Mapping) -> None:
+    """Put a checkpoint's `model` and `hyper` in place. Raises UserError where they are of another model."""
+    try:
+        task.model.load_state_dict(state["model"])
+        hyper.load_state_dict(state["hyper"])
+    except RuntimeError as error:
+        raise UserError("the checkpoint is of another model than args.yaml describes: start a new run") from error
+
+
+def final_result(task: Task, hyper: Hyperparameters) -> dict[str, float]:
+    """Losses and perplexities of the model in place, on validation and test."""
+    val_loss, test_loss = (evaluate(task, hyper, split) for split in ("valid", "test"))
+    return {
+        "val_loss": val_loss,
+        "val_ppl": perplexity(val_loss),
+        "test_loss": test_loss,
+        "test_ppl": perplexity(test_loss),
+    }
 
 
 def perplexity(loss: float) -> float:

@@ -1,0 +1,176 @@
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lstm import task as lstm_task
+from lstm.model import AWDLSTM, HYPERPARAMETERS
+from lstm.task import LanguageModeling
+from stn.datasets.text import Corpus
+from stn.errors import UserError
+from stn.hyperparameters import Hyperparameters, Tuned
+from stn.schedules import Constant
+
+TYPES, EMSIZE, NHID = 6, 5, 4
+HYPER = Hyperparameters(**dict.fromkeys(HYPERPARAMETERS, Constant(0.0)))
+
+
+def corpus(train=60, valid=70, test=80):
+    splits = {"train": train, "valid": valid, "test": test}
+    texts = {split: torch.randint(TYPES, (tokens,)) for split, tokens in splits.items()}
+    return Corpus(**texts, vocabulary=tuple("abcdef"), checksum="")
+
+
+def language_model(texts, batch_size=3, bptt=4):
+    return LanguageModeling(AWDLSTM(TYPES, EMSIZE, NHID, 2, num_hyper=0), texts, batch_size, bptt)
+
+
+def columns(tokens, batch_size):
+    rows = len(tokens) // batch_size
+    return torch.stack([tokens[i * rows : (i + 1) * rows] for i in range(batch_size)], dim=1)
+
+
+def plain_loss(model, data):
+    """Losses (rows - 1, B) of one pass over a text (rows, B) under PyTorch's own layers."""
+    embedding = nn.Embedding(TYPES, EMSIZE)
+    layers = [nn.LSTM(EMSIZE, NHID), nn.LSTM(NHID, EMSIZE)]
+    embedding.load_state_dict(model.embedding.state_dict())
+    outputs = embedding(data[:-1])
+    for layer, own in zip(layers, model.layers, strict=True):
+        layer.load_state_dict(own.state_dict())
+        outputs, _ = layer(outputs)
+    logits = F.linear(outputs, embedding.weight, model.decoder.bias)
+    return F.cross_entropy(logits.movedim(-1, 1), data[1:], reduction="none")
+
+
+def next_loss(task, split):
+    return (task.training_loss if split == "train" else task.validation_loss)(HYPER.current())
+
+
+# The loss of a step
+
+
+def test_training_adds_penalties_with_the_draws_coefficients():
+    hyper = Hyperparameters(
+        **{
+            **dict.fromkeys(HYPERPARAMETERS, Constant(0.0)),
+            "alpha": Tuned(0.5, range=(0, math.inf), per_example=False),
+            "beta": Tuned(0.5, range=(0, math.inf), per_example=False),
+        }
+    )
+    task = language_model(corpus())
+    dropped, raw = torch.full((4, 3, EMSIZE), 2.0), torch.arange(0.0, 12.0, 3.0)[:, None, None].expand(4, 3, EMSIZE)
+    decoder = task.model.decoder
+    task.model = SimpleNamespace(decoder=decoder, encode=lambda *_: (dropped, raw, []))
+    draw = hyper.perturbed(3)
+    loss = task.training_loss(draw)
+    expected = F.cross_entropy(decoder(dropped).flatten(0, 1), task.train.data[1:5].flatten())
+    assert loss.data.item() == pytest.approx(expected.item(), rel=1e-5)
+    penalties = draw["alpha"] * 2.0**2 + draw["beta"] * 3.0**2
+    assert penalties > 1
+    assert (loss.objective - loss.data).item() == pytest.approx(penalties.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_loss_is_the_mean_over_its_targets(split):
+    task = language_model(corpus())
+    data = getattr(task, split).data
+    loss = next_loss(task, split)
+    assert loss.targets == 4 * 3
+    torch.testing.assert_close(loss.data, plain_loss(task.model, data)[:4].mean())
+
+
+# Streams
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_state_is_carried_within_an_epoch_and_reset_at_the_next(split):
+    texts = corpus(train=3 * 11, valid=3 * 11)  # 10 targets a column: chunks of 4, 4 and 2 steps
+    task = language_model(texts)
+    expected = plain_loss(task.model, columns(getattr(texts, split), 3))
+    for _ in range(2):
+        for start, end in ((0, 4), (4, 8), (8, 10)):
+            loss = next_loss(task, split)
+            assert loss.targets == 3 * (end - start)
+            torch.testing.assert_close(loss.data, expected[start:end].mean())
+
+
+def test_the_end_of_one_stream_leaves_the_other_where_it_is():
+    texts = corpus(train=3 * 5, valid=3 * 9)  # one chunk, two chunks
+    task = language_model(texts)
+    valid = plain_loss(task.model, columns(texts.valid, 3))
+    next_loss(task, "valid")
+    next_loss(task, "train")
+    torch.testing.assert_close(next_loss(task, "valid").data, valid[4:].mean())
+    assert (task.epochs, task.train.position, task.valid.position) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "lengths"), [(9, [4, 4]), (10, [4, 4, 1]), (12, [4, 4, 3]), (13, [4, 4, 4]), (2, [1]), (4, [3])]
+)
+def test_every_row_but_the_first_is_a_target_once_an_epoch(rows, lengths):
+    task = language_model(corpus(train=3 * rows + 2))
+    for epoch in range(2):
+        for step, length in enumerate(lengths):
+            assert (task.epochs, task.position) == (epoch, (step, len(lengths)))
+            assert next_loss(task, "train").targets == 3 * length
+    assert (task.epochs, task.position) == (2, (0, len(lengths)))
+
+
+def test_no_gradient_flows_back_through_the_carried_state():
+    task = language_model(corpus())
+    next_loss(task, "train")
+    assert not any(part.requires_grad for layer in task.train.state for part in layer)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_a_restored_task_goes_on_where_it_was(steps):
+    task = language_model(texts := corpus())
+    for _ in range(steps):
+        next_loss(task, "train")
+        next_loss(task, "valid")
+    twin = language_model(texts)
+    twin.model.load_state_dict(task.model.state_dict())
+    twin.load_state_dict(task.state_dict())
+    for split in ("train", "valid") * 5:
+        assert torch.equal(next_loss(task, split).data, next_loss(twin, split).data)
+    assert task.epochs == twin.epochs
+
+
+# Evaluation
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(("split", "batch_size"), [("valid", 10), ("test", 1)])
+@pytest.mark.parametrize(("bptt", "rows"), [(1, 1), (3, 1), (4, 25), (1000, 1)])
+def test_evaluation_is_one_pass_over_the_text_in_whatever_chunks(split, batch_size, bptt, rows, monkeypatch):
+    monkeypatch.setattr(lstm_task, "EVALUATION_ROWS", rows)
+    texts = corpus(valid=157, test=64)
+    task = language_model(texts, bptt=bptt)
+    hyper = Hyperparameters(**dict.fromkeys(HYPERPARAMETERS, Constant(0.5)))  # which evaluation ignores
+    task.model.eval()
+    expected = plain_loss(task.model, columns(getattr(texts, split), batch_size)).mean().item()
+    assert task.evaluate(split, hyper.current()) == pytest.approx(expected, rel=1e-12)
+    assert task.evaluate(split, hyper.current()) == pytest.approx(expected, rel=1e-12)  # no state is left over
+    assert task.train.position == task.valid.position == 0
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"train": 5}, ("train", "5 tokens", "batch size 3")),
+        ({"valid": 5}, ("valid", "5 tokens", "batch size 3")),
+        ({"valid": 19}, ("valid", "19 tokens", "batch size 10")),
+        ({"test": 1}, ("test", "1 tokens", "longer")),
+    ],
+)
+def test_a_text_too_short_for_its_batch(sizes, words):
+    with pytest.raises(UserError) as caught:
+        language_model(corpus(**sizes))
+    assert all(word in str(caught.value) for word in words)

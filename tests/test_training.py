@@ -1,0 +1,356 @@
+import csv
+import math
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from torch import nn
+
+from stn.bilevel import Loss
+from stn.hyperparameters import Hyperparameters, Tuned
+from stn.runs import RunFolder, read_checkpoint
+from stn.schedules import Constant
+from stn.training import Diverged, Settings, Trainer, perplexity
+
+NAN = math.nan
+
+
+class Scripted:
+    """A task whose losses are prescribed and that traces what is asked of it: w, v and E.
+
+    The loss of weight step n is n, on as many targets as `targets` says at n's place in its epoch. The one weight
+    counts the steps, at learning rate 1. spoil: maps what is asked, such as "w3", to a function of that step's loss.
+    """
+
+    batch_size = 1
+
+    def __init__(self, targets=(1, 1, 1), val_losses=(), spoil=None):
+        self.model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.model.weight)
+        self.targets, self.val_losses, self.spoil = targets, val_losses, spoil or {}
+        self.counts = {"w": 0, "v": 0}
+        self.trace = ""
+
+    @property
+    def epochs(self):
+        return self.counts["w"] // len(self.targets)
+
+    @property
+    def position(self):
+        return self.counts["w"] % len(self.targets), len(self.targets)
+
+    def training_loss(self, _):
+        targets = self.targets[self.position[0]]
+        return self._loss("w", -self.model.weight.sum(), targets)
+
+    def validation_loss(self, draw):
+        return self._loss("v", draw.h.sum(), 1)
+
+    def evaluate(self, split, _):
+        assert split == "valid"
+        self.trace += "E"
+        return self.val_losses[self.epochs - 1] if self.val_losses else 1 / self.epochs
+
+    def _loss(self, kind, objective, targets):
+        self.trace += kind
+        self.counts[kind] += 1
+        number = self.counts[kind]
+        data = torch.tensor(float(number))
+        spoil = self.spoil.get(f"{kind}{number}")
+        return spoil(objective) if spoil else Loss(objective, data, targets)
+
+    def state_dict(self):
+        return {"counts": dict(self.counts)}
+
+    def load_state_dict(self, state):
+        self.counts = dict(state["counts"])
+
+
+class Screen:
+    def __init__(self):
+        self.best = []
+
+    def update(self, status):
+        assert 0 <= status.position <= status.length
+
+    def epoch_ended(self, _, best):
+        self.best.append(best)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def trainer(folder):
+    """trainer(task, **settings): a trainer that logs to `folder`, at learning rate 1."""
+    opened = []
+
+    def make(task, tuned=True, stop=lambda: False, resume=False, **settings):
+        hyper = Hyperparameters(rate=Tuned(0.5, range=(0, 1)) if tuned else Constant(0.5), other=Constant(2.0))
+        for run in opened:
+            run.close()
+        run = RunFolder.open(folder) if resume else RunFolder.create(folder, {}, overwrite=True)
+        opened.append(run)
+        made = Trainer(task, hyper, Settings(**{"epochs": 3, "lr": 1.0, **settings}), run, Screen(), stop)
+        if resume:
+            made.load_state_dict(run.load_checkpoint())
+        return made
+
+    yield make
+    for run in opened:
+        run.close()
+
+
+def rows(folder, table):
+    path = folder / f"{table}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
+
+
+def column(folder, table, name):
+    return [row[name] for row in rows(folder, table)]
+
+
+def logged_steps(folder, tag):
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    events = [event for file in files for event in EventFileLoader(str(file)).Load()]
+    return [event.step for event in events for value in event.summary.value if value.tag == tag]
+
+
+def all_finite(state):
+    if isinstance(state, dict):
+        return all(map(all_finite, state.values()))
+    if isinstance(state, list | tuple):
+        return all(map(all_finite, state))
+    return bool(state.isfinite().all()) if isinstance(state, torch.Tensor) else True
+
+
+# Alternation and counting
+
+
+@pytest.mark.parametrize(
+    ("settings", "length", "trace"),
+    [
+        ({"warmup_steps": 2, "train_steps": 2, "val_steps": 1}, 3, "w w wwvE wwvE wwv wwvE"),
+        ({"warmup_steps": 0, "train_steps": 1, "val_steps": 2}, 2, "wvv wvvE wvv wvvE wvv wvvE"),
+        ({"warmup_steps": 4, "train_steps": 1, "val_steps": 1}, 2, "w wE w wE wv wvE"),
+        ({"warmup_steps": 5, "train_steps": 3, "val_steps": 1}, 4, "w w w wE w wwwvE wwwv wwwvE"),
+    ],
+)
+def test_trace(trainer, settings, length, trace):
+    task = Scripted(targets=[1] * length)
+    assert trainer(task, **settings).train() is True
+    assert task.trace == trace.replace(" ", "")
+
+
+def test_nothing_tuned_means_no_hyperparameter_steps(trainer, folder):
+    task = Scripted(targets=[1, 1])
+    trainer(task, tuned=False).train()
+    assert task.trace == "wwE" * 3
+    assert rows(folder, "val") == []
+
+
+def test_global_step_counts_both_kinds_and_train_step_one(trainer, folder):
+    done = trainer(Scripted(), warmup_steps=2)
+    done.train()
+    assert column(folder, "val", "global_step") == [5, 8, 11, 14]
+    assert column(folder, "val", "train_step") == [4, 6, 8, 10]
+    assert (done.global_step, done.train_step) == (14, 10)
+    assert logged_steps(folder, "valid/step_loss") == logged_steps(folder, "hyper/rate") == [5, 8, 11, 14]
+    assert logged_steps(folder, "train/step_loss") == [1, 2, 3, 4, 6, 7, 9, 10, 12, 13]
+    assert logged_steps(folder, "epoch/val_loss") == [5, 8, 14]
+
+
+def test_rows_at_the_intervals(trainer, folder):
+    trainer(Scripted(), val_log_interval=2, train_log_interval=3, warmup_steps=2).train()
+    assert column(folder, "val", "global_step") == [8, 14]
+    assert logged_steps(folder, "train/step_loss") == [3, 7, 12]
+
+
+def test_columns(trainer, folder):
+    trainer(Scripted(), epochs=1).train()
+    assert list(rows(folder, "val")[0]) == ["global_step", "time", "rate", "other", "train_step"]
+    assert list(rows(folder, "epoch")[0]) == [
+        "epoch", "time", "train_loss", "val_loss", "train_ppl", "val_ppl", "rate", "other", "rate_scale", "lr"
+    ]  # fmt: skip
+
+
+def test_rows_hold_the_values_of_their_step(trainer, folder):
+    done = trainer(Scripted(val_losses=[3.0, 2.0]), epochs=2, hyper_lr=0.1)
+    done.train()
+    rates = column(folder, "val", "rate")
+    assert rates[0] == pytest.approx(torch.tensor(-0.1).sigmoid().item())  # Adam's first step is hyper_lr long
+    assert rates == sorted(rates, reverse=True) and len(set(rates)) == 3
+    last = rows(folder, "epoch")[-1]
+    assert (last["rate"], last["other"], last["rate_scale"], last["lr"]) == (rates[-1], 2.0, 1.0, 1.0)
+    assert (last["val_loss"], last["val_ppl"]) == (2.0, math.exp(2.0))
+    assert column(folder, "epoch", "time") == sorted(column(folder, "epoch", "time"))
+
+
+def test_scales_are_tuned_on_request_at_their_own_rate(trainer, folder):
+    trainer(Scripted(), tune_scales=True, scale_lr=0.2, entropy_weight=1e3, epochs=1).train()
+    start = math.log(math.e - 1)  # softplus of it is 1
+    after_two_steps = math.log1p(math.exp(start + 2 * 0.2))
+    assert column(folder, "epoch", "rate_scale") == pytest.approx([after_two_steps], rel=0.01)
+
+
+def test_train_loss_is_the_mean_per_target_over_exactly_that_epoch(trainer, folder):
+    """The fourth step belongs to the second epoch though the first is evaluated after it."""
+    trainer(Scripted(targets=[10, 10, 3]), warmup_steps=2).train()
+    expected = [(10 * a + 10 * (a + 1) + 3 * (a + 2)) / 23 for a in (1, 4, 7)]
+    assert column(folder, "epoch", "train_loss") == pytest.approx(expected, rel=1e-12)
+    assert column(folder, "epoch", "train_ppl") == pytest.approx([math.exp(loss) for loss in expected])
+    assert column(folder, "epoch", "epoch") == [0, 1, 2]
+
+
+def test_perplexity_overflows_to_infinity():
+    assert perplexity(0.0) == 1.0 and perplexity(1e6) == math.inf
+
+
+# Decay, patience, stopping
+
+
+@pytest.mark.parametrize(
+    ("nonmono", "val_losses", "rates"),
+    [
+        # 3.6 is worse than 3, which is more than two epochs ago; 3.2 is not worse than 4 and 5. So again 3.1.
+        (2, [5, 4, 3, 3.5, 3.2, 3.6, 2.9, 3.1, 1], [8, 8, 8, 8, 8, 8, 4, 4, 2]),
+        (2, [5, 5, 5, 5, 5], [8, 8, 8, 8, 8]),
+        (0, [3, 2, 2.5, 2.4, 1], [8, 8, 8, 4, 2]),
+    ],
+)
+def test_the_learning_rate_decays_without_progress(trainer, folder, nonmono, val_losses, rates):
+    task = Scripted(targets=[1], val_losses=val_losses)
+    trainer(task, epochs=len(val_losses), nonmono=nonmono, lr=8.0, lr_decay=2.0, train_steps=1).train()
+    assert column(folder, "epoch", "lr") == rates
+
+
+def test_weights_are_stepped_at_the_decayed_rate(trainer):
+    task = Scripted(targets=[1], val_losses=[1, 2, 3])
+    trainer(task, epochs=3, nonmono=0, lr=8.0, lr_decay=2.0, train_steps=1).train()
+    assert task.model.weight.item() == 8 + 8 + 4
+
+
+@pytest.mark.parametrize(
+    ("val_losses", "evaluated"),
+    [([3, 2, 2.5, 2.1, 1, 1], 4), ([3, 2, 2.5, 1.9, 1.9, 1.9, 1], 6), ([3, 3, 3, 3], 3)],
+)
+def test_patience_ends_training_without_a_new_best(trainer, folder, val_losses, evaluated):
+    task = Scripted(targets=[1], val_losses=val_losses)
+    assert trainer(task, epochs=100, patience=2, train_steps=1).train() is True
+    assert column(folder, "epoch", "val_loss") == val_losses[:evaluated]
+
+
+def test_a_learning_rate_below_the_least_ends_training(trainer, folder):
+    task = Scripted(targets=[1], val_losses=[1, 2, 3, 4, 5])
+    trainer(task, epochs=100, nonmono=0, lr=8.0, lr_decay=4.0, min_lr=1.0, train_steps=1).train()
+    assert column(folder, "epoch", "lr") == [8, 8, 2]
+
+
+def test_the_best_model_is_kept(trainer):
+    task = Scripted(targets=[1], val_losses=[3, 2, 4, 2, 5])
+    done = trainer(task, epochs=5, train_steps=1)
+    done.train()
+    rate = done.hyper.current()["rate"].item()
+    assert done.progress.best == [True, True, False, False, False]
+    done.load_best()
+    assert task.model.weight.item() == 2  # as after two steps
+    assert done.hyper.current()["rate"].item() > rate
+
+
+@pytest.mark.parametrize(("clip", "weight"), [(0.0, 3.0), (0.5, 1.5)])
+def test_gradients_are_clipped_but_not_at_zero(trainer, clip, weight):
+    task = Scripted()
+    trainer(task, epochs=1, clip=clip, warmup_steps=3).train()
+    assert task.model.weight.item() == pytest.approx(weight, rel=1e-5)
+
+
+# What is not finite
+
+
+def spoiled_loss(_):
+    return Loss(torch.tensor(NAN, requires_grad=True), torch.tensor(NAN), 1)
+
+
+def spoiled_gradient(objective):
+    return Loss((objective * 0).sqrt(), torch.tensor(1.0), 1)  # 0, with a gradient of 0·∞
+
+
+@pytest.mark.parametrize(
+    ("spoil", "val_losses", "step", "saved_at", "logged"),
+    [
+        ({"w7": spoiled_loss}, (), 10, 6, [3, 6, 9]),
+        ({"w7": spoiled_gradient}, (), 10, 6, [3, 6, 9]),
+        ({"v3": spoiled_loss}, (), 9, 4, [3, 6]),
+        ({"v3": spoiled_gradient}, (), 9, 4, [3, 6]),
+        ({}, [1.0, NAN], 12, 6, [3, 6, 9, 12]),
+    ],
+)
+@pytest.mark.parametrize("flush_steps", [1, 4, 1000])
+def test_what_is_not_finite_stops_training(
+    trainer, folder, monkeypatch, spoil, val_losses, step, saved_at, logged, flush_steps
+):
+    monkeypatch.setattr("stn.training.FLUSH_STEPS", flush_steps)
+    task = Scripted(targets=[1] * 4, val_losses=val_losses, spoil=spoil)
+    with pytest.raises(Diverged) as caught:
+        trainer(task, epochs=5, checkpoint_seconds=0.0).train()
+    assert f"at step {step} (loss " in str(caught.value)
+    assert "; rate " in str(caught.value) and str(folder) in str(caught.value)
+    assert column(folder, "val", "global_step") == logged
+    assert column(folder, "epoch", "epoch") == [0]
+    state = read_checkpoint(folder)
+    assert state["train_step"] == saved_at
+    assert all_finite(state)
+
+
+def test_weights_that_overflow_in_a_step_are_not_saved(trainer, folder):
+    """At 1e38 a step, four of them pass the largest float32; gradients and losses are finite until the fifth."""
+    with pytest.raises(Diverged):
+        trainer(Scripted(), epochs=5, lr=1e38, train_steps=1, checkpoint_seconds=0.0).train()
+    assert all_finite(read_checkpoint(folder))
+
+
+# Stop and resume
+
+
+@pytest.mark.parametrize("stop_at", range(9))
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(trainer, folder, stop_at):
+    """Stopped before each alternation in turn, while both the rate and the learning rate change."""
+    settings = {"epochs": 5, "warmup_steps": 3, "nonmono": 1, "patience": 4}
+    val_losses = [3.0, 2.0, 2.5, 2.2, 1.0]
+
+    def logs():
+        tables = [[{**row, "time": None} for row in rows(folder, table)] for table in ("val", "epoch")]
+        return tables, [logged_steps(folder, tag) for tag in ("train/step_loss", "hyper/rate", "epoch/val_loss")]
+
+    task = Scripted(val_losses=val_losses)
+    whole = trainer(task, **settings)
+    whole.train()
+    expected, weight = logs(), task.model.weight.item()
+    whole.load_best()
+    best = task.model.weight.item()
+
+    asked = iter(range(100))
+    part = trainer(Scripted(val_losses=val_losses), stop=lambda: next(asked) == stop_at, **settings)
+    assert part.train() is False
+    task = Scripted(val_losses=val_losses)
+    rest = trainer(task, resume=True, **settings)
+    assert rest.train() is True
+    assert logs() == expected
+    assert task.model.weight.item() == weight
+    rest.load_best()
+    assert task.model.weight.item() == best
+
+
+def test_time_goes_on_after_a_stop(trainer, folder):
+    asked = iter(range(100))
+    part = trainer(Scripted(), stop=lambda: next(asked) == 2)
+    part.elapsed_before = 1000.0
+    part.train()
+    trainer(Scripted(), resume=True).train()
+    times = column(folder, "epoch", "time")
+    assert times == sorted(times) and times[0] > 1000
