@@ -115,17 +115,21 @@ def schedules(runs: Sequence[Run]) -> Drawing:
         curves = {run.path: run.curves(by) for run in runs}
         drawn, skipped = _split(runs, [run for run in runs if curves[run.path]], "holds no whole row of values yet")
         names = list(dict.fromkeys(name for run in drawn for name in curves[run.path]))
+        # Dashes go to runs that move: a lone one among constants is solid.
+        moving = [run.path for run in drawn if _changes(curves[run.path])]
+        styles = {path: {"linestyle": dashes} for path, dashes in zip(moving, cycle(DASHES))}
         figure, panels, spare = _grid(len(names))
         for panel, name in zip(panels, names, strict=True):
-            for run, color, dashes in zip(drawn, cycle(COLORS), cycle(DASHES)):
+            for run, color in zip(drawn, cycle(COLORS)):
                 if name in curves[run.path]:
-                    _draw_schedule(panel, *curves[run.path][name], color, dashes)
+                    _draw_schedule(panel, *curves[run.path][name], color, styles.get(run.path, CONSTANT))
             _finish_schedule(panel, name)
         for panel in _lowest(panels):
             panel.set_xlabel("weight step" if by == "train_step" else "epoch")
+        figure.align_ylabels(panels)
         handles = [
-            _key(label, color=color, **({"linestyle": dashes} if _changes(curves[run.path]) else CONSTANT))
-            for run, label, color, dashes in zip(drawn, labels(drawn), cycle(COLORS), cycle(DASHES))
+            _key(label, color=color, **styles.get(run.path, CONSTANT))
+            for run, label, color in zip(drawn, labels(drawn), cycle(COLORS))
         ]
         _legend(figure, spare, handles)
         return Drawing(figure, skipped)
@@ -148,6 +152,7 @@ def perplexities(runs: Sequence[Run]) -> Drawing:
                 _draw_perplexity(panel, x.to_numpy(), run, color, marker)
         _scale_perplexity(by_epoch, drawn)
         by_epoch.set(xlabel="epoch", ylabel="perplexity per token")
+        by_time.set_xlim(left=0)
         by_time.set_xlabel(f"time ({unit})")
         by_epoch.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         handles = [
@@ -251,16 +256,17 @@ def _lowest(panels: Sequence[Axes]) -> list[Axes]:
     return list({panel.get_subplotspec().colspan.start: panel for panel in panels}.values())
 
 
-def _draw_schedule(panel: Axes, x: numpy.ndarray, values: numpy.ndarray, color: str, dashes) -> None:
+def _draw_schedule(panel: Axes, x: numpy.ndarray, values: numpy.ndarray, color: str, style: dict) -> None:
     if _constant(values):
         panel.axhline(values[0], color=color, **CONSTANT)
     else:
-        panel.plot(x, values, color=color, linestyle=dashes)
+        panel.plot(x, values, color=color, **style)
 
 
 def _finish_schedule(panel: Axes, name: str) -> None:
     panel.set_ylabel(name)
     panel.margins(x=0.02, y=0.08)
+    panel.set_xlim(left=0)  # so that the warm-up shows
     if min(float(numpy.min(line.get_ydata())) for line in panel.lines) >= 0:
         panel.set_ylim(bottom=0)
     panel.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))

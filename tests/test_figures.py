@@ -1,0 +1,215 @@
+"""Figures from made-up run folders, without a display."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+import yaml
+
+from stn import figures
+from stn.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+EPOCHS = [  # epoch, time, train_loss, val_loss, train_ppl, val_ppl, alpha, dropouto, lr
+    (0, 60.0, 6.0, 5.9, 403.4, 365.0, 2.0, 0.5, 30.0),
+    (1, 120.0, 5.5, 5.2, 244.7, 181.3, 2.0, 0.4, 30.0),
+    (2, 180.0, 4.9, 5.3, 134.3, 200.3, 2.0, 0.2, 30.0),
+]
+EPOCH_HEADER = "epoch,time,train_loss,val_loss,train_ppl,val_ppl,alpha,dropouto,lr"
+VAL_HEADER = "global_step,time,alpha,dropouto,train_step"
+STEPS = [(3, 1.0, 2.0, 0.5, 2), (6, 2.0, 2.0, 0.4, 4), (9, 3.0, 2.0, 0.25, 6)]
+
+
+def table(header, rows):
+    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
+
+
+EPOCH_CSV, VAL_CSV = table(EPOCH_HEADER, EPOCHS), table(VAL_HEADER, STEPS)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(name="tuned", epoch=EPOCH_CSV, val=VAL_CSV, date="2026-01-02"):
+        path = tmp_path / "logs" / name / date
+        path.mkdir(parents=True)
+        (path / "args.yaml").write_text(yaml.safe_dump({"save_dir": name}))
+        for file, text in (("epoch.csv", epoch), ("val.csv", val)):
+            if text is not None:
+                (path / file).write_text(text)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def fixed(make_run):
+    """A run that tunes nothing: no val.csv, and constants in epoch.csv."""
+    return make_run("fixed", epoch=table(EPOCH_HEADER, [(*row[:7], 0.5, 30.0) for row in EPOCHS]), val=None)
+
+
+def panel(figure, name):
+    return next(axes for axes in figure.axes if axes.get_ylabel() == name)
+
+
+def points(line):
+    return [tuple(point) for point in numpy.column_stack([line.get_xdata(), line.get_ydata()])]
+
+
+def draw(*paths, kind=figures.schedules):
+    return kind([figures.read_run(path) for path in paths])
+
+
+def test_schedules_plot_the_csv(make_run):
+    figure, skipped = draw(make_run())
+    (line,) = panel(figure, "dropouto").lines
+    assert points(line) == [(2, 0.5), (4, 0.4), (6, 0.25)]
+    assert panel(figure, "dropouto").get_xlabel() == "weight step"
+    assert [axes.get_ylabel() for axes in figure.axes if axes.axison] == ["alpha", "dropouto"]
+    assert skipped == []
+
+
+def test_constants_are_thin_dashed_lines_across_the_panel(make_run, fixed):
+    figure, _ = draw(make_run(), fixed)
+    moving, constant = panel(figure, "dropouto").lines
+    assert list(constant.get_ydata()) == [0.5, 0.5]
+    assert list(constant.get_xdata()) == [0, 1]  # the axes' own width
+    assert constant.get_linewidth() < moving.get_linewidth()
+    assert constant.get_linestyle() == "--" != moving.get_linestyle()
+
+
+def test_changing_values_without_val_csv_go_by_epoch(make_run):
+    figure, _ = draw(make_run(), make_run("replayed", val=None))
+    assert panel(figure, "dropouto").get_xlabel() == "epoch"
+    assert [points(line) for line in panel(figure, "dropouto").lines] == [[(0, 0.5), (1, 0.4), (2, 0.2)]] * 2
+
+
+def test_scales_and_learning_rate_are_no_panels(make_run):
+    header = EPOCH_HEADER.replace(",lr", ",dropouto_scale,lr")
+    figure, _ = draw(make_run(epoch=table(header, [(*row[:8], 1.0, 30.0) for row in EPOCHS]), val=None))
+    assert [axes.get_ylabel() for axes in figure.axes if axes.axison] == ["alpha", "dropouto"]
+
+
+def test_perplexities_plot_the_csv(make_run):
+    figure, _ = draw(make_run(), kind=figures.perplexities)
+    by_epoch, by_time = figure.axes
+    for axes, x in ((by_epoch, [0, 1, 2]), (by_time, [1, 2, 3])):
+        train, valid, best = axes.lines
+        assert points(train) == list(zip(x, [403.4, 244.7, 134.3], strict=True))
+        assert points(valid) == list(zip(x, [365.0, 181.3, 200.3], strict=True))
+        assert points(best) == [(x[1], 181.3)]
+        assert train.get_linestyle() == "--" and valid.get_linestyle() == "-"
+    assert (by_epoch.get_xlabel(), by_time.get_xlabel()) == ("epoch", "time (minutes)")
+    assert by_epoch.get_yscale() == "linear"
+
+
+def test_a_wide_span_is_logarithmic(make_run):
+    rows = [(0, 60.0, 9.0, 9.0, 8103.1, 8103.1, 2.0, 0.5, 30.0), *EPOCHS[1:]]
+    figure, _ = draw(make_run(epoch=table(EPOCH_HEADER, rows)), kind=figures.perplexities)
+    assert figure.axes[0].get_yscale() == "log"
+
+
+@pytest.mark.parametrize(("longest", "unit"), [(20, "seconds"), (600, "minutes"), (20_000, "hours"), (1e6, "days")])
+def test_time_has_a_fitting_unit(longest, unit):
+    assert figures._time_unit(longest)[1] == unit
+
+
+def test_a_row_cut_off_is_left_out(make_run):
+    # Without its newline "…,6" may have been "…,61": not a whole row, though every column is there.
+    run = make_run(epoch=EPOCH_CSV + "3,240.0,4.", val=VAL_CSV[:-1])
+    (line,) = panel(draw(run).figure, "dropouto").lines
+    assert points(line) == [(2, 0.5), (4, 0.4)]
+    valid = draw(run, kind=figures.perplexities).figure.axes[0].lines[1]
+    assert list(valid.get_xdata()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("epoch", [None, "", "epoch,ti", EPOCH_HEADER + "\n", EPOCH_HEADER + "\n0,60.0"])
+@pytest.mark.parametrize("kind", [figures.schedules, figures.perplexities])
+def test_a_run_without_a_row_is_named(make_run, epoch, kind):
+    empty = make_run("empty", epoch=epoch, val=None)
+    with pytest.raises(UserError, match="empty/2026-01-02") as error:
+        draw(empty, kind=kind)
+    assert "\n" not in str(error.value)
+    figure, skipped = draw(make_run(), empty, kind=kind)
+    assert len(figure.axes[0].lines) == (1 if kind is figures.schedules else 3)
+    assert len(skipped) == 1 and str(empty) in skipped[0]
+
+
+def test_header_only_val_csv_falls_back_to_epochs(make_run):
+    figure, _ = draw(make_run(val=VAL_HEADER + "\n"))
+    assert points(panel(figure, "dropouto").lines[0])[0] == (0, 0.5)
+    assert panel(figure, "dropouto").get_xlabel() == "epoch"
+
+
+def test_a_missing_run_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        figures.read_run(tmp_path / "nowhere")
+
+
+def test_what_is_no_number_is_named(make_run):
+    run = make_run(epoch=EPOCH_HEADER + "\n" + ",".join(["what"] * 9) + "\n")
+    with pytest.raises(UserError, match=r"epoch\.csv"):
+        figures.read_run(run)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["demo/fixed/2026-01-02", "demo/tuned/2026-01-02"], ["fixed", "tuned"]),
+        (["paper/2026-01-02-a", "paper/2026-01-03-a"], ["2026-01-02-a", "2026-01-03-a"]),
+        (["paper/2026-01-02"], ["paper/2026-01-02"]),
+        (["a/2026-01-02", "b/c/2026-01-02"], ["a", "b/c"]),
+    ],
+)
+def test_labels_are_what_tells_runs_apart(make_run, names, expected):
+    runs = [figures.read_run(make_run(*name.rsplit("/", 1)[:1], date=name.rsplit("/", 1)[1])) for name in names]
+    assert figures.labels(runs) == expected
+
+
+def test_several_runs_differ_in_colour_and_style(make_run):
+    runs = [make_run(name) for name in ("a", "b", "c")]
+    figure, _ = draw(*runs)
+    lines = panel(figure, "dropouto").lines
+    assert len({line.get_color() for line in lines}) == 3
+    # A line's own dashes, as matplotlib scales them.
+    assert len({str(line._unscaled_dash_pattern) for line in lines}) == 3
+
+
+def test_every_letter_is_legible(make_run, fixed):
+    for kind in (figures.schedules, figures.perplexities):
+        figure = draw(make_run(f"{kind.__name__}"), fixed, kind=kind).figure
+        figure.draw_without_rendering()
+        assert 3.3 <= figure.get_figwidth() <= 7
+        texts = figure.findobj(lambda artist: hasattr(artist, "get_fontsize") and artist.get_text())
+        assert min(text.get_fontsize() for text in texts) >= 7
+
+
+def test_main_writes_pdf_and_png_without_a_display(make_run, fixed, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MPLBACKEND")}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-m", "stn.figures", str(make_run()), str(fixed)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    files = [tmp_path / line for line in done.stdout.splitlines()]
+    assert {file.name for file in files} == {
+        f"{figure}.{suffix}" for figure in ("schedules", "perplexities") for suffix in ("pdf", "png")
+    }
+    starts = {".pdf": b"%PDF", ".png": b"\x89PNG"}
+    assert all(file.read_bytes().startswith(starts[file.suffix]) for file in files)
+    assert {file.parent.name for file in files} == {"plots"}
+
+
+def test_main_reports_what_is_left_out(make_run, tmp_path, capsys):
+    empty = make_run("empty", epoch=EPOCH_HEADER + "\n", val=None)
+    assert figures.main([str(make_run()), str(empty), "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err.count(str(empty)) == 2
+    assert figures.main([str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_save_into_a_file_is_an_error(make_run, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file"):
+        figures.save(draw(make_run()).figure, tmp_path / "file" / "schedules")

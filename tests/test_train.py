@@ -1,0 +1,469 @@
+import csv
+import math
+import os
+import random
+import runpy
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lstm import experiment, train
+from lstm.model import HYPERPARAMETERS
+from stn.bilevel import evaluate
+from stn.runs import FORMAT, KIND, RunFolder
+
+ROOT = Path(__file__).parent.parent
+SMALL = "--emsize 4 --nhid 5 --batch_size 4 --bptt 6 --lr 1 --epochs 2 --warmup_steps 2 --threads 1 --disable_cuda"
+VALUES = list(HYPERPARAMETERS)
+
+
+def write_corpus(folder, lines=40, seed=0):
+    """A text of six words, of some three a line."""
+    words = random.Random(seed)
+    folder.mkdir(exist_ok=True)
+    for split, count in (("train", lines), ("valid", 25), ("test", 15)):
+        text = [" ".join(words.choices("abcdef", k=words.randint(1, 5))) for _ in range(count)]
+        (folder / f"{split}.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture
+def run(tmp_path, corpus, capsys):
+    """run(flags): the command line on the small corpus, logging below tmp_path; (exit status, stdout, stderr)."""
+
+    def command(flags="", data=corpus):
+        # A resumed run is told no more than where to look.
+        given = [] if "--resume" in flags else ["--data", str(data), *SMALL.split()]
+        argv = ["--save_dir", str(tmp_path / "logs"), *given, *flags.split()]
+        return execute(argv, capsys)
+
+    return command
+
+
+def execute(argv, capsys):
+    try:
+        status = train.main(argv)
+    except SystemExit as stop:
+        status = stop.code
+    return status, *capsys.readouterr()
+
+
+def only_run(tmp_path):
+    (folder,) = (tmp_path / "logs").iterdir()
+    return folder
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_time(path):
+    return [{name: cell for name, cell in row.items() if name != "time"} for row in rows(path)]
+
+
+def settings(folder):
+    return yaml.safe_load((folder / "args.yaml").read_text())
+
+
+def status_of(folder):
+    return (folder / "status").read_text().strip()
+
+
+def refused(outcome, *words):
+    """Exit status 2, and one line on stderr that holds all these words."""
+    status, _, error = outcome
+    assert status == 2
+    assert error.startswith("train.py: ") and error.endswith("\n") and error.count("\n") == 1
+    for word in words:
+        assert str(word) in error
+
+
+# What a run leaves
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, corpus):
+    """The folder of a finished run with everything tuned."""
+    logs = tmp_path_factory.mktemp("finished")
+    argv = f"--data {corpus} --save_dir {logs} --prefix all --tune_all --seed 3 {SMALL}"
+    assert train.main(argv.split()) == 0
+    (folder,) = logs.iterdir()
+    return folder
+
+
+def test_a_run_leaves_its_files(finished):
+    names = {file.name for file in finished.iterdir()}
+    assert {"args.yaml", "val.csv", "epoch.csv", "result.csv", "checkpoint.pt", "model.pt"} <= names
+    assert any(name.startswith("events.out.tfevents.") for name in names)
+    assert finished.name.endswith("-all") and status_of(finished) == "finished"
+
+
+def test_columns(finished):
+    assert list(rows(finished / "val.csv")[0]) == ["global_step", "time", *VALUES, "train_step"]
+    scales = [f"{name}_scale" for name in VALUES]
+    losses = ["train_loss", "val_loss", "train_ppl", "val_ppl"]
+    assert list(rows(finished / "epoch.csv")[0]) == ["epoch", "time", *losses, *VALUES, *scales, "lr"]
+    (result,) = rows(finished / "result.csv")
+    assert list(result) == ["val_loss", "val_ppl", "test_loss", "test_ppl"]
+
+
+def test_numbers_agree(finished):
+    epochs, (result,) = rows(finished / "epoch.csv"), rows(finished / "result.csv")
+    assert [row["epoch"] for row in epochs] == ["0", "1"]
+    losses = [float(row["val_loss"]) for row in epochs]
+    assert float(result["val_loss"]) == min(losses) != losses[-1]  # so that the best is not the last
+    for row in (*epochs, result):
+        assert float(row["val_ppl"]) == math.exp(float(row["val_loss"]))
+    assert all(0 < float(row[name]) < 1 for row in epochs for name in VALUES)
+
+
+def test_settings_say_what_made_the_run(finished, corpus):
+    found = settings(finished)
+    assert found["seed"] == 3 and found["data"] == str(corpus) and found["lr"] == 1.0
+    assert (found["device"], found["dtype"], found["threads"]) == ("cpu", "float32", 1)
+    assert len(found["data_checksum"]) == 64
+    assert found["versions"]["torch"] == torch.__version__ and "revision" in found["versions"]
+
+
+def test_the_saved_model_gives_the_result(finished):
+    saved = torch.load(finished / "model.pt", weights_only=True)
+    args = Namespace(**settings(finished))
+    hyper, task = experiment.build(args, experiment.reload_corpus(args))
+    task.model.load_state_dict(saved["model"])
+    hyper.load_state_dict(saved["hyper"])
+    (result,) = rows(finished / "result.csv")
+    for split, name in (("valid", "val_loss"), ("test", "test_loss")):
+        assert evaluate(task, hyper, split) == float(result[name])
+
+
+# Flags
+
+
+def test_nothing_tuned_is_a_plain_fixed_baseline(run, tmp_path):
+    status, out, _ = run("--dropouto 0.4 --wdrop 0.3")
+    assert status == 0 and "tuned: nothing" in out
+    folder = only_run(tmp_path)
+    assert not (folder / "val.csv").exists()
+    for row in rows(folder / "epoch.csv"):
+        assert [float(row[name]) for name in ("dropouto", "wdrop", "alpha")] == pytest.approx([0.4, 0.3, 0.0])
+        assert not any(name.endswith("_scale") for name in row)
+    saved = torch.load(folder / "model.pt", weights_only=True)
+    assert not any("response" in name or "gate" in name for name in saved["model"])
+
+
+def test_tune_all_tunes_all_from_the_published_start(finished):
+    found = settings(finished)
+    assert all(found[f"tune_{name}"] for name in VALUES)
+    assert all(found[name] == 0.05 for name in VALUES)
+    assert (found["drop_transform"], found["alpha_beta_transform"]) == ("sigmoid", "softplus")
+
+
+def test_tune_all_gives_way_to_what_is_given(run, tmp_path):
+    assert run("--tune_all --alpha 0.2 --drop_transform none")[0] == 0
+    found = settings(only_run(tmp_path))
+    assert (found["alpha"], found["beta"]) == (0.2, 0.05)
+    assert (found["drop_transform"], found["alpha_beta_transform"]) == ("none", "softplus")
+
+
+def test_only_what_is_to_be_tuned_changes(run, tmp_path):
+    assert run("--tune_dropouto --tune_wdrop --tune_scales --alpha 1")[0] == 0
+    folder = only_run(tmp_path)
+    last = rows(folder / "epoch.csv")[-1]
+    changed = {name for name in VALUES if abs(float(last[name]) - settings(folder)[name]) > 1e-4}
+    assert changed == {"dropouto", "wdrop"}
+    assert [name for name in last if name.endswith("_scale")] == ["dropouto_scale", "wdrop_scale"]
+    assert all(float(last[name]) != 1 for name in ("dropouto_scale", "wdrop_scale"))
+
+
+def test_scales_stay_unless_tuned(finished):
+    assert {row[f"{name}_scale"] for row in rows(finished / "epoch.csv") for name in VALUES} == {"1.0"}
+
+
+def test_zero_is_a_seed_like_any_other(run, tmp_path):
+    folders = []
+    for prefix, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert run(f"--tune_all --seed {seed} --epochs 1 --prefix {prefix}")[0] == 0
+        (folder,) = (tmp_path / "logs").glob(f"*-{prefix}")
+        assert settings(folder)["seed"] == seed
+        folders.append([without_time(folder / name) for name in ("val.csv", "epoch.csv", "result.csv")])
+    assert folders[0] == folders[1]
+    assert folders[0] != folders[2]
+
+
+def test_a_seed_of_ones_own_is_recorded_and_gives_the_same_again(run, tmp_path):
+    assert run("--epochs 1")[0] == 0
+    seed, result = settings(only_run(tmp_path))["seed"], (only_run(tmp_path) / "result.csv").read_text()
+    assert run(f"--epochs 1 --overwrite --seed {seed}")[0] == 0
+    assert (only_run(tmp_path) / "result.csv").read_text() == result
+
+
+def test_the_models_file_can_be_named(run, tmp_path):
+    assert run("--epochs 1 --save mine.pt")[0] == 0
+    assert (only_run(tmp_path) / "mine.pt").exists() and not (only_run(tmp_path) / "model.pt").exists()
+
+
+def test_help_names_every_flag_once(capsys):
+    status, out, error = execute(["--help"], capsys)
+    assert status == 0 and error == ""
+    for name in (*VALUES, *(f"tune_{name}" for name in VALUES), "tune_all", "tune_scales", "resume", "data"):
+        assert f"--{name}" in out
+
+
+# Runs that are there already
+
+
+def test_a_finished_run_is_not_redone(run, tmp_path):
+    assert run("--epochs 1")[0] == 0
+    before = {file: file.read_bytes() for file in only_run(tmp_path).iterdir()}
+    refused(run("--epochs 1"), only_run(tmp_path), "finished", "--overwrite", "--prefix")
+    assert {file: file.read_bytes() for file in only_run(tmp_path).iterdir()} == before
+
+
+def test_overwrite_redoes_a_run(run, tmp_path):
+    assert run("--epochs 1 --dropouto 0.5")[0] == 0
+    assert run("--epochs 2 --dropouto 0.1 --overwrite")[0] == 0
+    assert [float(row["dropouto"]) for row in rows(only_run(tmp_path) / "epoch.csv")] == pytest.approx([0.1, 0.1])
+
+
+def test_test_reports_the_best_model_and_touches_nothing(finished, capsys):
+    before = {file: file.read_bytes() for file in finished.iterdir()}
+    (result,) = rows(finished / "result.csv")
+    for flags in (f"--resume {finished}", f"--save_dir {finished.parent} --prefix all"):
+        status, out, _ = execute(["--test", *flags.split()], capsys)
+        assert status == 0
+        assert f"valid loss {float(result['val_loss']):.4f}" in out
+        assert f"test loss {float(result['test_loss']):.4f}" in out
+    assert {file: file.read_bytes() for file in finished.iterdir()} == before
+
+
+def test_test_where_there_is_no_run(run):
+    refused(run("--test"), "no run", "--prefix")
+
+
+def test_the_script_runs_from_another_folder(tmp_path, monkeypatch, capsys):
+    """With a corpus that is named from there."""
+    write_corpus(tmp_path / "text")
+    command = [str(ROOT / "lstm" / "train.py"), "--data", "text", "--save_dir", str(tmp_path / "logs"), *SMALL.split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert settings(only_run(tmp_path))["data"] == str(tmp_path / "text")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(command[0], run_name="__main__")
+    refused((stop.value.code, *capsys.readouterr()), "--overwrite")
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_corpus_file_that_is_missing_empty_or_not_utf8(run, tmp_path, split):
+    file = write_corpus(tmp_path / "text") / f"{split}.txt"
+    file.write_bytes(b"caf\xe9\n")
+    refused(run(data=tmp_path / "text"), file, "UTF-8")
+    file.write_text("")
+    refused(run(data=tmp_path / "text"), file, "empty")
+    file.unlink()
+    refused(run(data=tmp_path / "text"), file, "missing", "--data")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_corpus_that_is_not_there(run, tmp_path):
+    refused(run(data=tmp_path / "nowhere"), "--data", tmp_path / "nowhere", "does not exist")
+
+
+def test_a_corpus_too_short_for_its_batch(run, tmp_path):
+    refused(run("--batch_size 5000"), "train", "5000", "at most")
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--tune_alpha", ("--tune_alpha", "--alpha 0", "0.05")),
+        ("--tune_all --beta 0", ("--tune_beta", "--beta 0")),
+        ("--tune_wdrop --wdrop 0", ("--tune_wdrop", "between 0 and 1")),
+        *((f"--{name} {rate}", (name, rate)) for name in ("dropouto", "dropouti", "dropouth", "dropoute", "wdrop")
+          for rate in ("1", "-0.1", "1.5", "nan", "inf", "much")),
+        *((f"--{name} {size}", (name, size)) for name in ("emsize", "nhid", "nlayers", "batch_size", "bptt", "epochs",
+          "train_steps", "val_steps", "patience", "threads") for size in ("0", "-3", "2.5")),
+        *((f"--{name} {number}", (name, number)) for name in ("lr", "hyper_lr", "perturb_scale", "scale_lr")
+          for number in ("0", "-1", "nan", "inf")),
+        *((f"--{name} {number}", (name, number)) for name in ("clip", "wdecay", "alpha", "beta", "entropy_weight")
+          for number in ("-1", "nan", "inf")),
+        ("--lr_decay 1", ("lr_decay", "1")),
+        ("--seed -1", ("seed", "-1")),
+        ("--warmup_steps -1", ("warmup_steps", "-1")),
+        ("--drop_transform softplus", ("drop_transform", "sigmoid")),
+        ("--save checkpoint.pt", ("save", "checkpoint.pt")),
+        ("--save ../model.pt", ("save", "../model.pt")),
+        ("--prefix a/b", ("--prefix a/b", "slash")),
+        ("--tune_everything", ("--tune_everything",)),
+        ("--epoch 3", ("--epoch",)),
+        ("--epochs", ("--epochs",)),
+        ("surplus", ("surplus",)),
+        ("--epochs 1" + 400 * "0", ("--epochs",)),
+    ],
+)  # fmt: skip
+def test_flags_that_cannot_be(run, tmp_path, flags, words):
+    refused(run(flags), *words)
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("place", ["logs", "logs/saves"])
+def test_logs_that_cannot_be_written(tmp_path, corpus, capsys, place):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("in the way")
+    argv = f"--save_dir {tmp_path}/logs/saves --data {corpus} {SMALL}".split()
+    refused(execute(argv, capsys), tmp_path / "logs" / "saves", "move away")
+    assert (tmp_path / place).read_text() == "in the way"
+
+
+def test_a_folder_that_another_process_uses(run, tmp_path):
+    assert run("--epochs 1")[0] == 0
+    with RunFolder.open(only_run(tmp_path)):
+        for flags in ("--overwrite", "--epochs 1", f"--resume {only_run(tmp_path)} --epochs 3"):
+            refused(run(flags), only_run(tmp_path), "another process")
+
+
+@pytest.mark.parametrize("flags", ["--lr 1e30 --clip 0", "--wdecay 100 --clip 0 --warmup_steps 0 --epochs 9"])
+def test_a_loss_that_is_not_finite_ends_the_run_as_failed(run, tmp_path, flags):
+    refused(run(f"--tune_all --train_steps 1 --seed 0 {flags}"), "not finite at step", "dropouto", "learning rate")
+    folder = only_run(tmp_path)
+    assert status_of(folder) == "failed"
+    assert not (folder / "result.csv").exists()
+    if "wdecay" in flags:  # each step makes the weights some hundred times larger: there were steps before
+        assert len(rows(folder / "val.csv")) > 3
+        assert all(math.isfinite(float(cell)) for row in rows(folder / "val.csv") for cell in row.values())
+
+
+# What cannot be resumed
+
+
+@pytest.fixture
+def unfinished(finished, tmp_path):
+    """A copy of a run as it would be were it not finished."""
+    folder = tmp_path / "logs" / "2024-01-02"
+    shutil.copytree(finished, folder)
+    (folder / "status").write_text("interrupted\n")
+    return folder
+
+
+def resume(capsys, folder, flags=""):
+    return execute(["--resume", str(folder), *flags.split()], capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--lr 7", ("--lr 7", "the run has 1.0")),
+        ("--seed 4 --nhid 6", ("--seed 4", "--nhid 6")),
+        ("--tune_scales", ("--tune_scales", "False")),
+        ("--dropouto 0.3", ("--dropouto 0.3", "0.05")),
+        ("--threads 2", ("--threads 2",)),
+        ("--overwrite", ("--resume", "--overwrite")),
+    ],
+)
+def test_resume_with_other_settings(unfinished, capsys, flags, words):
+    before = {file: file.read_bytes() for file in unfinished.iterdir()}
+    refused(resume(capsys, unfinished, flags), *words)
+    assert {file: file.read_bytes() for file in unfinished.iterdir()} == before
+
+
+def test_resume_with_the_same_settings_said_again(unfinished, corpus, capsys):
+    flags = f"--seed 3 {SMALL} --tune_all --data {corpus} --alpha 0.05"
+    assert resume(capsys, unfinished, flags.replace("--epochs 2", "--epochs 3"))[0] == 0
+    assert len(rows(unfinished / "epoch.csv")) == 3
+
+
+def test_resume_on_changed_data(unfinished, tmp_path, capsys):
+    other = write_corpus(tmp_path / "other", seed=1)
+    refused(resume(capsys, unfinished, f"--data {other}"), other, "restore")
+
+
+def test_resume_from_data_that_moved(unfinished, corpus, tmp_path, capsys):
+    shutil.copytree(corpus, tmp_path / "moved")
+    assert resume(capsys, unfinished, f"--data {tmp_path / 'moved'}")[0] == 0
+
+
+def truncate(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def other_format(file):
+    torch.save({**torch.load(file, weights_only=True), "format": FORMAT + 1}, file)
+
+
+def foreign(file):
+    torch.save({"state_dict": {"weight": torch.zeros(3)}}, file)
+
+
+def other_model(file):
+    content = torch.load(file, weights_only=True)
+    content["state"]["model"] = content["state"]["best"]["model"] = {"weight": torch.zeros(3)}
+    torch.save(content, file)
+
+
+def code(file):
+    torch.save({"kind": KIND, "format": FORMAT, "state": Path("/"), "logs": {}}, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncate, ("checkpoint.pt", "damaged", "--overwrite")),
+        (other_format, ("checkpoint.pt", f"format {FORMAT + 1}", f"format {FORMAT}")),
+        (foreign, ("checkpoint.pt", "not a checkpoint of a run")),
+        (other_model, ("another model",)),
+        (code, ("checkpoint.pt", "damaged")),
+        (Path.unlink, ("no checkpoint", "--overwrite")),
+    ],
+)
+@pytest.mark.parametrize("flags", ["", "--test"])
+def test_resume_from_a_checkpoint_that_is_no_good(unfinished, capsys, damage, words, flags):
+    damage(unfinished / "checkpoint.pt")
+    rows_before = (unfinished / "val.csv").read_bytes()
+    refused(resume(capsys, unfinished, flags), *words)
+    assert (unfinished / "val.csv").read_bytes() == rows_before
+
+
+def test_resume_of_a_run_of_another_version(unfinished, capsys):
+    settings_now = settings(unfinished)
+    del settings_now["bptt"]
+    (unfinished / "args.yaml").write_text(yaml.safe_dump(settings_now))
+    for flags in ("", "--test"):
+        refused(resume(capsys, unfinished, flags), "args.yaml", "bptt", "start a new run")
+
+
+def test_resume_where_there_is_nothing(run, tmp_path, capsys):
+    refused(run("--resume"), "no run", "--prefix")
+    refused(resume(capsys, tmp_path / "nowhere"), "nowhere", "does not exist")
+    refused(resume(capsys, tmp_path), "no run", "args.yaml")
+
+
+def test_resume_of_a_finished_run_asks_for_more_epochs(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "logs" / "2024-01-02")
+    refused(resume(capsys, folder), "finished", "--epochs")
+    refused(execute(f"--resume --save_dir {tmp_path}/logs".split(), capsys), "finished")
