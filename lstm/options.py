@@ -232,7 +232,7 @@ def _number(convert: Callable, accept: Callable, wanted: str) -> Callable:
             value = convert(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and accept(value)):
+        if not (-math.inf < value < math.inf and accept(value)):
             raise argparse.ArgumentTypeError(f"'{text}' is not {wanted}")
         return value
 
@@ -245,8 +245,8 @@ def model_name(text: str) -> str:
     return text
 
 
-positive_int = _number(int, lambda n: n > 0, "a whole number above 0")
-nonnegative_int = _number(int, lambda n: 0 <= n < 2**63, "a whole number of 0 or more")
+positive_int = _number(int, lambda n: 0 < n < 2**31, "a whole number above 0 and below 2^31")
+nonnegative_int = _number(int, lambda n: 0 <= n < 2**63, "a whole number of 0 or more and below 2^63")
 positive = _number(float, lambda x: x > 0, "a number above 0")
 nonnegative = _number(float, lambda x: x >= 0, "a number of 0 or more")
 factor = _number(float, lambda x: x > 1, "a number above 1")
