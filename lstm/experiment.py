@@ -3,7 +3,7 @@
 import random
 import signal
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
@@ -71,26 +71,27 @@ def start(args: Namespace) -> int:
 
 def resume(args: Namespace, given: set[str]) -> int:
     """Continue an unfinished run, or a finished one that may now train longer; the exit status."""
-    parent = ROOT / "logs" / args.save_dir
-    path = find(args.resume, "the run") if args.resume else newest_unfinished(parent, args.prefix)
+    longer = given & {"epochs", "patience"}
+    path = find_run(args, newest_run if longer else newest_unfinished)
     with RunFolder.open(path) as run:
-        if run.status == "finished" and not given & {"epochs", "patience"}:
+        if run.status == "finished" and not longer:
             raise UserError(f"the run in {path} is finished: give more --epochs or --patience to train it on")
         args = adopt(args, given, run.settings)
         torch.set_num_threads(args.threads)
         corpus = reload_corpus(args)
         hyper, task = build(args, corpus)
+        load_model(task, hyper, read_checkpoint(path))  # refuses another model's before the logs are cut back
         state = run.load_checkpoint()
         run.change_settings({name: getattr(args, name) for name in ALTERABLE})
         introduce(f"resuming at epoch {state['epoch']}, weight step {state['train_step']}", corpus, hyper, task, run)
         return train(args, hyper, task, run, state)
 
 
-def test(args: Namespace) -> int:
+def test(args: Namespace, given: set[str]) -> int:
     """Evaluate a run's best model without training or touching the run; the exit status."""
-    parent = ROOT / "logs" / args.save_dir
-    path = find(args.resume, "the run") if args.resume else newest_run(parent, args.prefix)
-    args = Namespace(**read_settings(path))
+    path = find_run(args, newest_run)
+    args = adopt(args, given, read_settings(path))
+    torch.set_num_threads(args.threads)
     corpus = reload_corpus(args)
     hyper, task = build(args, corpus)
     state = read_checkpoint(path)
@@ -99,12 +100,20 @@ def test(args: Namespace) -> int:
     return 0
 
 
+def find_run(args: Namespace, newest: Callable[[Path, str | None], Path]) -> Path:
+    """The run that --resume names, or else the newest of this --save_dir and --prefix."""
+    return find(args.resume, "the run") if args.resume else newest(ROOT / "logs" / args.save_dir, args.prefix)
+
+
 def build(args: Namespace, corpus: Corpus) -> tuple[Hyperparameters, LanguageModeling]:
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"the run used {device}, which is not here: resume it where there is a GPU")
     hyper = Hyperparameters(**sources(args)).to(device)
-    model = AWDLSTM(len(corpus.vocabulary), args.emsize, args.nhid, args.nlayers, hyper.num_tuned).to(device)
+    try:
+        model = AWDLSTM(len(corpus.vocabulary), args.emsize, args.nhid, args.nlayers, hyper.num_tuned).to(device)
+    except (RuntimeError, MemoryError) as error:
+        raise UserError("the model does not fit into memory: lower --emsize, --nhid or --nlayers") from error
     return hyper, LanguageModeling(model, corpus, args.batch_size, args.bptt, args.val_penalties, device)
 
 
@@ -197,20 +206,20 @@ def adopt(args: Namespace, given: set[str], settings: Mapping) -> Namespace:
     Raises UserError that names every other flag given with another value than the run's.
     """
     if "overwrite" in given:
-        raise UserError("--resume continues a run and --overwrite redoes it: give one of them")
-    missing = [name for name in vars(args) if name not in settings and name not in ("resume", "overwrite", "test")]
-    if missing:
+        raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
+    needed = {*vars(args), "device", "dtype", "data_checksum"} - {"resume", "overwrite", "test"}
+    if missing := sorted(needed - settings.keys()):
         raise UserError(f"the run's args.yaml lacks {', '.join(missing)}: it is of another version, start a new run")
     if "data" in given:
         args.data = str(locate_corpus(args.data)[0])
-    free = {*ALTERABLE, "resume", "data"}
+    free = {*ALTERABLE, "resume", "test", "data"}
     differing = [
         f"--{name} {getattr(args, name)} (the run has {settings[name]})"
         for name in sorted(given - free)
         if getattr(args, name) != settings[name]
     ]
     if differing:
-        raise UserError(f"cannot resume with {', '.join(differing)}: leave that out, or start a new run")
+        raise UserError(f"cannot continue with {', '.join(differing)}: leave that out, or start a new run")
     changes = {name: getattr(args, name) for name in given & {*ALTERABLE, "data"}}
     return Namespace(**{**settings, **changes})
 

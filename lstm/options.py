@@ -223,7 +223,7 @@ def find(path: str, what: str) -> Path:
     for candidate in (Path(path), ROOT / path):
         if candidate.exists():
             return candidate.resolve()
-    raise UserError(f"{what} {path} does not exist, neither here nor in {ROOT}")
+    raise UserError(f"{what} {path} does not exist, neither here nor in {ROOT}: check the path")
 
 
 def _number(convert: Callable, accept: Callable, wanted: str) -> Callable:

@@ -12,7 +12,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args, given = options.parse(parser(), argv)
         if args.test:
-            return experiment.test(args)
+            return experiment.test(args, given)
         if args.resume is not None:
             return experiment.resume(args, given)
         options.resolve_tuning(args, given)

@@ -99,7 +99,8 @@ class Hyperparameters(nn.Module):
         # Where each name's value stands in the tuned values followed by the constants.
         order = [*self.columns, *self.constants]
         self.register_buffer("order", torch.tensor([order.index(n) for n in self.names], dtype=torch.long), False)
-        self.register_buffer("constant_values", _tensor(self.constants.values()), persistent=False)
+        constants = torch.tensor(list(self.constants.values()), dtype=torch.float64)  # logged as they were given
+        self.register_buffer("constant_values", constants, persistent=False)
         self.register_buffer("squashed", _mask(s.feed == "squashed" for s in specs), persistent=False)
         self.unconstrained = nn.Parameter(_tensor([_unconstrain(n, s) for n, s in tuned.items()]))
         self.raw_scale = nn.Parameter(_tensor([_inverse_softplus(_positive(n, s.scale)) for n, s in tuned.items()]))

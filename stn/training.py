@@ -297,6 +297,8 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of everything, first making sure that what it holds is finite."""
         self.flush()
+        if not all(weight.isfinite().all() for weight in self.task.model.parameters()):
+            raise self.diverged("training", math.inf, self.global_step)
         self.run.save_checkpoint(self.state_dict())
         self.saved = time.perf_counter()
 

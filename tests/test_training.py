@@ -337,6 +337,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(trainer, folder, stop_at):
     asked = iter(range(100))
     part = trainer(Scripted(val_losses=val_losses), stop=lambda: next(asked) == stop_at, **settings)
     assert part.train() is False
+    assert read_checkpoint(folder)["train_step"] == part.train_step  # no step is lost
     task = Scripted(val_losses=val_losses)
     rest = trainer(task, resume=True, **settings)
     assert rest.train() is True

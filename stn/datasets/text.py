@@ -60,7 +60,7 @@ def batchify(tokens: Tensor, batch_size: int, name: str = "train") -> Tensor:
     rows = len(tokens) // batch_size
     if rows < 2:
         largest = len(tokens) // 2
-        remedy = f"use a batch size of at most {largest}" if largest else "use a longer text"
+        remedy = f"use a longer text, or a batch size of at most {largest}" if largest else "use a longer text"
         cause = f"the {name} split ({len(tokens)} tokens) is too short for batch size {batch_size}"
         raise UserError(f"{cause}: {remedy}")
     return tokens[: rows * batch_size].view(batch_size, rows).t().contiguous()
