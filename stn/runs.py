@@ -471,8 +471,8 @@ def _save(content: dict, file: BinaryIO) -> None:
     try:
         torch.save(content, file)
     except RuntimeError as error:
-        # torch covers the file's own error with "unexpected pos" when less was written than it asked for.
-        if isinstance(error.__context__, OSError):
+        # torch covers what stopped the writing, a full disk or Ctrl-C, with "unexpected pos".
+        if isinstance(error.__context__, OSError | KeyboardInterrupt):
             raise error.__context__ from None
         raise
 
