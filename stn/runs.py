@@ -268,7 +268,8 @@ def newest_unfinished(parent: Path | str, prefix: str | None) -> Path:
     unfinished = [run for run in runs if read_status(run) != "finished"]
     if not unfinished:
         raise UserError(
-            f"no run to resume: {runs[-1]} is finished, and so are all before it; start one without --resume"
+            f"no run to resume: {runs[-1]} is finished, and so are all before it; "
+            "start one without --resume, or train it on with more --epochs"
         )
     return unfinished[-1]
 

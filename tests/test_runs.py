@@ -611,11 +611,19 @@ def test_newest_unfinished_is_by_date_of_exactly_that_prefix(tmp_path):
 
 
 def test_no_unfinished_run(tmp_path):
-    refused(lambda: newest_unfinished(tmp_path / "none", "x"), tmp_path / "none", "-x", "there is none")
+    refused(lambda: newest_unfinished(tmp_path / "none", "x"), tmp_path / "none", "-x", "there is no run")
     with RunFolder.create(tmp_path / "2024-01-01", {}) as run:
         run.mark("finished")
-    refused(lambda: newest_unfinished(tmp_path, None), tmp_path, "only finished", "2024-01-01")
-    refused(lambda: newest_unfinished(tmp_path, "b"), "there is none")
+    refused(lambda: newest_unfinished(tmp_path, None), tmp_path, "is finished", "2024-01-01", "--epochs")
+    refused(lambda: newest_unfinished(tmp_path, "b"), "there is no run")
+
+
+def test_newest_run_may_be_finished(tmp_path):
+    for day in ("2024-01-01", "2024-01-02"):
+        with RunFolder.create(tmp_path / day, {}) as run:
+            run.mark("finished")
+    assert newest_run(tmp_path, None) == tmp_path / "2024-01-02"
+    refused(lambda: newest_run(tmp_path, "b"), "there is no run")
 
 
 # Provenance
