@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from stn import runs
 from stn.errors import UserError
-from stn.runs import RunFolder, newest_unfinished, provenance, read_settings, run_path
+from stn.runs import RunFolder, newest_run, newest_unfinished, provenance, read_settings, run_path
 
 SETTINGS = {"lr": 1e-05, "tune_all": True, "seed": 3, "prefix": None, "layers": [2, 650]}
 
