@@ -4,6 +4,7 @@ import random
 import signal
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
@@ -20,9 +21,10 @@ from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs import RunFolder, newest_run, newest_unfinished, provenance, read_checkpoint, read_settings, run_path
 from stn.schedules import Constant
-from stn.training import Diverged, Settings, Trainer, final_result, load_model
+from stn.training import Settings, Trainer, final_result, load_model
 
 MIN_LR = 0.0003  # as published: below it training stops
+DTYPE = "float32"
 INTERRUPTED = 130  # the exit status that shells give a process stopped by Ctrl-C
 
 
@@ -46,6 +48,8 @@ def sources(args: Namespace) -> dict[str, Tuned | Constant]:
 
 def start(args: Namespace) -> int:
     """A new run, from its flags; the exit status."""
+    if args.lr < MIN_LR:
+        raise UserError(f"--lr {args.lr:g} is below {MIN_LR:g}, where training stops: give a higher one")
     if args.seed is None:
         args.seed = random.SystemRandom().randrange(2**32)
     folder, description = locate_corpus(args.data)
@@ -55,7 +59,7 @@ def start(args: Namespace) -> int:
     settings = {
         **{name: value for name, value in vars(args).items() if name not in ("resume", "overwrite", "test")},
         "device": str(choose_device(args)),
-        "dtype": "float32",
+        "dtype": DTYPE,
         "threads": args.threads or torch.get_num_threads(),
         "data_checksum": corpus.checksum,
         "versions": provenance(),
@@ -91,12 +95,13 @@ def test(args: Namespace, given: set[str]) -> int:
     """Evaluate a run's best model without training or touching the run; the exit status."""
     path = find_run(args, newest_run)
     args = adopt(args, given, read_settings(path))
+    args.device = str(choose_device(args))
     torch.set_num_threads(args.threads)
     corpus = reload_corpus(args)
     hyper, task = build(args, corpus)
     state = read_checkpoint(path)
     load_model(task, hyper, state["best"] or state)
-    report(final_result(task, hyper), f"best model of {path}")
+    report(final_result(task, hyper), f"{which_model(state['best'])}, of {path}")
     return 0
 
 
@@ -107,8 +112,8 @@ def find_run(args: Namespace, newest: Callable[[Path, str | None], Path]) -> Pat
 
 def build(args: Namespace, corpus: Corpus) -> tuple[Hyperparameters, LanguageModeling]:
     device = torch.device(args.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"the run used {device}, which is not here: resume it where there is a GPU")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"the run used {device}, which is not here: resume it where there is such a GPU")
     hyper = Hyperparameters(**sources(args)).to(device)
     try:
         model = AWDLSTM(len(corpus.vocabulary), args.emsize, args.nhid, args.nlayers, hyper.num_tuned).to(device)
@@ -128,28 +133,31 @@ def train(
 ) -> int:
     """Train, from a checkpoint's state if given, and leave the best model's result in the folder; the exit status."""
     screen, interrupt = Screen(tuple(hyper.columns)), Interrupt()
-    trainer = Trainer(task, hyper, loop_settings(args), run, screen, stop=interrupt.asked)
-    if state is not None:
-        trainer.load_state_dict(state)
     try:
         with interrupt:
+            trainer = Trainer(task, hyper, loop_settings(args), run, screen, stop=interrupt.asked)
+            if state is not None:
+                trainer.load_state_dict(state)
             completed = trainer.train()
-    except Diverged:
-        run.mark("failed")
-        raise
-    finally:
         screen.close()
-    if not completed:
-        say("interrupted: evaluating the best model (Ctrl-C again to skip it); continue with --resume")
-        run.mark("interrupted")
-    trainer.load_best()
-    run.save_model({"model": task.model.state_dict(), "hyper": hyper.state_dict()}, args.save)
-    result = final_result(task, hyper)
-    run.write_result(result)
-    if completed:
-        run.mark("finished")
-    report(result, f"best model, in {run.path}")
+        if not completed:
+            say("interrupted: evaluating the best model (Ctrl-C again to skip it); continue with --resume")
+        trainer.load_best()
+        run.save_model({"model": task.model.state_dict(), "hyper": hyper.state_dict()}, args.save)
+        result = final_result(task, hyper)
+        run.write_result(result)
+    except BaseException as error:
+        screen.close()
+        with suppress(UserError):
+            run.mark("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    run.mark("finished" if completed else "interrupted")
+    report(result, f"{which_model(trainer.best)}, in {run.path}")
     return 0 if completed else INTERRUPTED
+
+
+def which_model(best: Mapping | None) -> str:
+    return "best model" if best else "current model, as no epoch has ended yet"
 
 
 class Interrupt:
@@ -209,7 +217,12 @@ def adopt(args: Namespace, given: set[str], settings: Mapping) -> Namespace:
         raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
     needed = {*vars(args), "device", "dtype", "data_checksum"} - {"resume", "overwrite", "test"}
     if missing := sorted(needed - settings.keys()):
-        raise UserError(f"the run's args.yaml lacks {', '.join(missing)}: it is of another version, start a new run")
+        raise UserError(
+            f"the run's args.yaml lacks {', '.join(missing[:3])}{', …' if missing[3:] else ''}: it is of another "
+            "version, start a new run"
+        )
+    if settings["dtype"] != DTYPE:
+        raise UserError(f"the run computes in {settings['dtype']}, this version in {DTYPE}: start a new run")
     if "data" in given:
         args.data = str(locate_corpus(args.data)[0])
     free = {*ALTERABLE, "resume", "test", "data"}

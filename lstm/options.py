@@ -150,7 +150,13 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--disable_cuda", action="store_true", help="use the CPU even where there is a GPU")
     add("--gpu", type=nonnegative_int, default=0, help="which GPU to use")
-    add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: all cores)")
+    add(
+        "--threads",
+        type=positive_int,
+        default=None,
+        metavar="N",
+        help="CPU threads (default: as many as PyTorch chooses)",
+    )
     add("--save_dir", default="saves", help="the runs' folder below logs/")
     add("--prefix", default=None, help="tells this run's folder from others of the same day")
     add(
@@ -208,6 +214,9 @@ def resolve_tuning(args: argparse.Namespace, given: set[str]) -> None:
                 setattr(args, name, value)
         for name in HYPERPARAMETERS:
             setattr(args, f"tune_{name}", True)
+    if not any(getattr(args, f"tune_{name}") for name in HYPERPARAMETERS):
+        for name in given & {"tune_scales", "val_penalties"}:
+            raise UserError(f"--{name} has nothing to act on: add --tune_all, or --tune_… for some hyperparameters")
     for name, spec in HYPERPARAMETERS.items():
         low, high = spec.range
         value = getattr(args, name)

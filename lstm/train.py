@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         complain("train.py", error)
         return 2
     except KeyboardInterrupt:
-        complain("train.py", "stopped; continue with --resume")
+        complain("train.py", "stopped; a run that has begun to train continues with --resume")
         return experiment.INTERRUPTED
 
 

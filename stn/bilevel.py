@@ -46,11 +46,16 @@ class Task(Protocol):
 
 
 class Step(NamedTuple):
-    """What a step did. data: its mini-batch's mean loss per target. health: a number that is finite if the step was."""
+    """What a step did, as scalars on the device.
+
+    data: its mini-batch's mean loss per target. penalty: what the objective added to that. health: a number that is
+    finite if the step was.
+    """
 
     data: Tensor
-    targets: int
+    penalty: Tensor
     health: Tensor
+    targets: int
 
 
 def weight_step(task: Task, hyper: Hyperparameters, optimizer: Optimizer, clip: float) -> Step:
@@ -64,7 +69,7 @@ def weight_step(task: Task, hyper: Hyperparameters, optimizer: Optimizer, clip: 
     loss.objective.backward()
     norm = nn.utils.clip_grad_norm_(task.model.parameters(), clip)
     optimizer.step()
-    return Step(loss.data.detach(), loss.targets, loss.objective.detach() + norm)
+    return _step(loss, loss.objective, norm)
 
 
 def hyper_step(task: Task, hyper: Hyperparameters, optimizer: Optimizer, entropy_weight: float | None) -> Step:
@@ -84,7 +89,12 @@ def hyper_step(task: Task, hyper: Hyperparameters, optimizer: Optimizer, entropy
         optimizer.zero_grad(set_to_none=True)
         objective.backward()
     optimizer.step()
-    return Step(loss.data.detach(), loss.targets, objective.detach() + hyper.unconstrained.detach().sum())
+    return _step(loss, objective, hyper.unconstrained.sum())
+
+
+def _step(loss: Loss, objective: Tensor, health: Tensor) -> Step:
+    data, objective = loss.data.detach(), objective.detach()
+    return Step(data, objective - data, objective + health.detach(), loss.targets)
 
 
 @contextmanager

@@ -268,7 +268,7 @@ def _finish_schedule(panel: Axes, name: str) -> None:
     panel.margins(x=0.02, y=0.08)
     panel.set_xlim(left=0)  # so that the warm-up shows
     if min(float(numpy.min(line.get_ydata())) for line in panel.lines) >= 0:
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.08 * max(float(numpy.max(line.get_ydata())) for line in panel.lines) or 1)
     panel.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.yaxis.set_major_locator(MaxNLocator(4))

@@ -52,7 +52,7 @@ class Draw:
     h: Tensor
     tuned_values: Tensor  # (B or 1, H)
     columns: Mapping[str, int]
-    shared: frozenset[str]
+    shared: frozenset[str]  # names of those that have one value for all examples
     constants: Mapping[str, float]
 
     def __getitem__(self, name: str) -> float | Tensor:
@@ -60,7 +60,7 @@ class Draw:
         if name in self.constants:
             return self.constants[name]
         column = self.tuned_values[:, self.columns[name]]
-        return column[0] if name in self.shared or len(column) == 1 else column
+        return column[0] if name in self.shared else column
 
 
 class Hyperparameters(nn.Module):
@@ -117,7 +117,7 @@ class Hyperparameters(nn.Module):
 
     def current(self) -> Draw:
         """The unperturbed hyperparameters, one row for all examples; `h` is differentiable in λ."""
-        return self._draw(self.unconstrained[None])
+        return self._draw(self.unconstrained[None], shared=frozenset(self.columns))
 
     def perturbed(self, batch_size: int, noise: Tensor | None = None, differentiable: bool = False) -> Draw:
         """λ + ε, ε ~ N(0, diag scale²), one row per example.
@@ -128,7 +128,7 @@ class Hyperparameters(nn.Module):
         if noise is None:
             noise = torch.randn(batch_size, self.num_tuned, device=self.scale.device, dtype=self.scale.dtype)
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-            return self._draw(self.perturb(noise))
+            return self._draw(self.perturb(noise), self.shared)
 
     def perturb(self, noise: Tensor) -> Tensor:
         """(B, H) standard normal noise -> (B, H) perturbed λ."""
@@ -164,10 +164,10 @@ class Hyperparameters(nn.Module):
         values = torch.cat([self.constrain(self.unconstrained), self.constant_values])
         return torch.cat([values[self.order], self.scale])
 
-    def _draw(self, unconstrained: Tensor) -> Draw:
+    def _draw(self, unconstrained: Tensor, shared: frozenset[str]) -> Draw:
         h = torch.where(self.squashed, self.squash(unconstrained), unconstrained)
         values = self.values(unconstrained.detach())
-        return Draw(h, values, self.columns, self.shared, self.constants)
+        return Draw(h, values, self.columns, shared, self.constants)
 
 
 def _tensor(numbers) -> Tensor:

@@ -2,7 +2,7 @@
 
     args.yaml                           the settings that the run was started with
     status                              one word of STATUSES
-    train.csv, valid.csv, val.csv, epoch.csv    logs, one row at a time (TABLES)
+    val.csv, epoch.csv, …               logs, one row at a time (TABLES)
     events.out.tfevents.<seconds>.stn   TensorBoard scalars, one file for each process that logged
     checkpoint.pt                       the newest checkpoint, and how long each log was when it was taken
     result.csv                          one row, when the run is done
@@ -421,10 +421,10 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _result_in_words(path: Path) -> str:
-    with contextlib.suppress(OSError, ValueError, StopIteration, csv.Error):
+    with contextlib.suppress(OSError, ValueError, TypeError, StopIteration, csv.Error):
         with (path / _RESULT).open(newline="", encoding="utf-8") as file:
             row = next(csv.DictReader(file))
-        return _one_line(f" ({', '.join(f'{name} {value}' for name, value in row.items())})")
+        return f" ({', '.join(f'{name} {float(value):.4g}' for name, value in row.items())})"
     return ""
 
 

@@ -66,17 +66,17 @@ class Diverged(UserError):
 
 @dataclass
 class MeanLoss:
-    """A mean over targets, summed where the losses are so that nothing waits for the device."""
+    """A mean over targets, from mini-batches' means."""
 
-    total: Tensor | float = 0.0
+    total: float = 0.0
     targets: int = 0
 
-    def add(self, loss: Tensor, targets: int) -> None:
-        self.total = self.total + loss.double() * targets
+    def add(self, loss: float, targets: int) -> None:
+        self.total += loss * targets
         self.targets += targets
 
     def mean(self) -> float:
-        return float(self.total) / self.targets
+        return self.total / self.targets if self.targets else math.nan
 
 
 class _Record(NamedTuple):
@@ -84,7 +84,10 @@ class _Record(NamedTuple):
     global_step: int
     train_step: int
     time: float
-    numbers: Tensor  # loss, health, then the hyperparameters' log values where they are to be logged
+    targets: int
+    ends_epoch: bool
+    log: bool
+    numbers: Tensor  # on the device: loss, penalty, health, then the hyperparameters' log values
 
 
 class Trainer:
@@ -125,6 +128,8 @@ class Trainer:
         self.started = self.saved = time.perf_counter()
         self.epoch_started = 0.0  # on this run's clock
         self.pending: list[_Record] = []
+        # Every hyperparameter's value and the scales, by name, as of the last step fetched.
+        self.values = dict(zip(hyper.log_names, hyper.log_values().tolist(), strict=True))
 
     # The loop
 
@@ -170,26 +175,25 @@ class Trainer:
         step = weight_step(self.task, self.hyper, self.optimizer, self.settings.clip or math.inf)
         self.train_step += 1
         self.global_step += 1
-        self.loss.add(step.data, step.targets)
-        if self.task.epochs > epochs:
-            self.ended_loss, self.loss = self.loss, MeanLoss()
-        self.record("train", step, log=self.train_step % self.settings.train_log_interval == 0)
+        ends_epoch = self.task.epochs > epochs
+        self.record("train", step, self.train_step % self.settings.train_log_interval == 0, ends_epoch)
 
     def take_hyper_step(self) -> None:
         tau = self.settings.entropy_weight if self.settings.tune_scales else None
         step = hyper_step(self.task, self.hyper, self.hyper_optimizer, tau)
         self.global_step += 1
         hyper_steps = self.global_step - self.train_step
-        self.record("valid", step, log=hyper_steps % self.settings.val_log_interval == 0)
+        self.record("valid", step, hyper_steps % self.settings.val_log_interval == 0)
 
     def end_epoch(self) -> None:
         """Evaluate, log, remember the best model, and decay the learning rate where there is no progress."""
         self.flush()
+        seconds = self.elapsed - self.epoch_started
         val_loss = evaluate(self.task, self.hyper, "valid")
         if not math.isfinite(val_loss):
             raise self.diverged("validation", val_loss, self.global_step)
         best = val_loss < min(self.val_losses, default=math.inf)
-        self.log_epoch(val_loss, best)
+        self.log_epoch(val_loss, self.ended_loss.targets / seconds, best)
         # Merity et al. 2018, algorithm 1: no better than it was more than `nonmono` epochs ago.
         before = self.val_losses[: -self.settings.nonmono or None]
         if before and val_loss > min(before):
@@ -200,6 +204,8 @@ class Trainer:
             self.best = _copy({"model": self.task.model.state_dict(), "hyper": self.hyper.state_dict()})
         self.epoch = self.task.epochs
         self.epoch_started = self.elapsed
+        if best:
+            self.save()  # whatever comes, the best model is not lost
 
     @property
     def lr(self) -> float:
@@ -216,12 +222,12 @@ class Trainer:
 
     # Logs
 
-    def record(self, kind: str, step: Step, log: bool) -> None:
-        """Keep a step's numbers on the device until some have gathered."""
-        numbers = [step.data[None], step.health[None]]
-        if log:
-            numbers.append(self.hyper.log_values())
-        self.pending.append(_Record(kind, self.global_step, self.train_step, self.elapsed, torch.cat(numbers)))
+    def record(self, kind: str, step: Step, log: bool, ends_epoch: bool = False) -> None:
+        """Keep a step's numbers on the device until some have gathered, so that steps do not wait for it."""
+        numbers = torch.cat([torch.stack([step.data, step.penalty, step.health]), self.hyper.log_values()])
+        self.pending.append(
+            _Record(kind, self.global_step, self.train_step, self.elapsed, step.targets, ends_epoch, log, numbers)
+        )
         if len(self.pending) >= FLUSH_STEPS:
             self.flush()
 
@@ -230,33 +236,35 @@ class Trainer:
         if not self.pending:
             return
         records, self.pending = self.pending, []
-        numbers = torch.cat([record.numbers for record in records]).tolist()
-        for record in records:
-            (loss, health, *values), numbers = numbers[: len(record.numbers)], numbers[len(record.numbers) :]
+        for record, numbers in zip(records, torch.stack([r.numbers for r in records]).tolist(), strict=True):
+            loss, penalty, health, *values = numbers
             if not math.isfinite(health):
                 raise self.diverged(record.kind, loss, record.global_step)
-            if values:
-                self.log_step(record, loss, dict(zip(self.hyper.log_names, values, strict=True)))
+            self.values = dict(zip(self.hyper.log_names, values, strict=True))
+            if record.kind == "train":
+                self.loss.add(loss, record.targets)
+            if record.ends_epoch:
+                self.ended_loss, self.loss = self.loss, MeanLoss()
+            if record.log:
+                self.log_step(record, loss, penalty)
         self.show_progress()
 
-    def log_step(self, record: _Record, loss: float, values: dict[str, float]) -> None:
-        self.run.scalars(
-            record.global_step,
-            {f"{record.kind}/step_loss": loss, f"{record.kind}/step_ppl": perplexity(loss)},
-        )
+    def log_step(self, record: _Record, loss: float, penalty: float) -> None:
+        scalars = {"step_loss": loss, "step_ppl": perplexity(loss), "step_penalty": penalty}
+        self.run.scalars(record.global_step, {f"{record.kind}/{name}": value for name, value in scalars.items()})
         if record.kind == "valid":
             self.run.log(
                 "val",
                 {
                     "global_step": record.global_step,
                     "time": record.time,
-                    **{name: values[name] for name in self.hyper.names},
+                    **{name: self.values[name] for name in self.hyper.names},
                     "train_step": record.train_step,
                 },
             )
-            self.run.scalars(record.global_step, {f"hyper/{name}": value for name, value in values.items()})
+            self.run.scalars(record.global_step, {f"hyper/{name}": value for name, value in self.values.items()})
 
-    def log_epoch(self, val_loss: float, best: bool) -> None:
+    def log_epoch(self, val_loss: float, tokens_per_second: float, best: bool) -> None:
         train_loss = self.ended_loss.mean()
         row = {
             "epoch": self.task.epochs - 1,
@@ -265,31 +273,25 @@ class Trainer:
             "val_loss": val_loss,
             "train_ppl": perplexity(train_loss),
             "val_ppl": perplexity(val_loss),
-            **self.values(),
+            **self.values,
             "lr": self.lr,
         }
         self.run.log("epoch", row)
         scalars = {f"epoch/{name}": value for name, value in row.items() if name not in ("epoch", "time")}
-        seconds = self.elapsed - self.epoch_started
-        scalars["epoch/tokens_per_second"] = self.ended_loss.targets / seconds
+        scalars["epoch/tokens_per_second"] = tokens_per_second
         self.run.scalars(self.global_step, scalars)
         self.progress.epoch_ended(row, best)
 
     def show_progress(self) -> None:
         position, length = self.task.position
-        if self.loss.targets:
-            speed = self.loss.targets / (self.elapsed - self.epoch_started)
-            self.progress.update(Status(self.task.epochs, position, length, self.loss.mean(), speed, self.values()))
-
-    def values(self) -> dict[str, float]:
-        """Every hyperparameter's value, then the scales, by name."""
-        return dict(zip(self.hyper.log_names, self.hyper.log_values().tolist(), strict=True))
+        speed = self.loss.targets / (self.elapsed - self.epoch_started)
+        self.progress.update(Status(self.task.epochs, position, length, self.loss.mean(), speed, self.values))
 
     def diverged(self, kind: str, loss: float, step: int) -> Diverged:
-        values = ", ".join(f"{name} {value:.4g}" for name, value in self.values().items())
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
         return Diverged(
-            f"the {kind} loss or its gradient is not finite at step {step} (loss {loss:g}; {values}): try a lower "
-            f"learning rate or a smaller gradient clip; the last good state is in {self.run.path}"
+            f"the {kind} loss or its gradient is not finite at step {step} (loss {loss:g}; {values}): start anew with "
+            f"a lower learning rate or a smaller gradient clip; the best model so far is in {self.run.path}"
         )
 
     # Checkpoints
