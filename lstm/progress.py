@@ -16,7 +16,9 @@ class Screen:
         self.bar: tqdm | None = None
 
     def update(self, status: Status) -> None:
-        if self.bar is None:
+        if self.bar is None or self.epoch != status.epoch:
+            self.close()
+            self.epoch = status.epoch
             layout = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
             self.bar = tqdm(
                 total=status.length, desc=f"epoch {status.epoch}", bar_format=layout, leave=False, disable=None
