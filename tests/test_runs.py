@@ -315,10 +315,10 @@ def damaged_checkpoints():
         torch.save({"a": 1}, path, _use_new_zipfile_serialization=False)
 
     def other_format(path):
-        torch.save(torch.load(path) | {"format": runs.FORMAT + 1}, path)
+        torch.save(torch.load(path, weights_only=True) | {"format": runs.FORMAT + 1}, path)
 
     def headless(path):
-        content = torch.load(path)
+        content = torch.load(path, weights_only=True)
         del content["logs"]
         torch.save(content, path)
 
@@ -576,7 +576,7 @@ def test_a_run_that_is_killed_over_and_over_ends_as_one_that_was_not(tmp_path):
         process.stdout.close()
     assert runs.read_status(killed) == "running"
 
-    last = torch.load(killed / "checkpoint.pt")["state"]["step"] + 20
+    last = torch.load(killed / "checkpoint.pt", weights_only=True)["state"]["step"] + 20
     namespace = {}
     exec(WORKER, namespace)
     namespace["work"](killed, last)
