@@ -49,8 +49,8 @@ class Stream:
 class LanguageModeling:
     """Train and validate an AWD-LSTM on a corpus.
 
-    val_penalties: add AR and TAR, with the draw's coefficients held constant, to the hyperparameter step's objective,
-        as the published code did; the paper's objective is the cross-entropy alone.
+    val_penalties: add AR and TAR, with their current coefficients held constant, to the hyperparameter step's
+        objective, as the published code did; the paper's objective is the cross-entropy alone.
 
     Raises UserError where a split is too short for its batch.
     """

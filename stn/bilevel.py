@@ -6,6 +6,7 @@ validation loss F(ŵ(λ)) over λ, through the best response alone.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -84,7 +85,9 @@ def hyper_step(task: Task, hyper: Hyperparameters, optimizer: Optimizer, entropy
             loss = task.validation_loss(hyper.current())
             objective = loss.objective
         else:
-            loss = task.validation_loss(hyper.perturbed(task.batch_size, differentiable=True))
+            # The perturbation acts through the response; the values themselves stay the current ones.
+            perturbed = hyper.perturbed(task.batch_size, differentiable=True)
+            loss = task.validation_loss(replace(hyper.current(), h=perturbed.h))
             objective = loss.objective - entropy_weight * hyper.entropy()
         optimizer.zero_grad(set_to_none=True)
         objective.backward()

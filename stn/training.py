@@ -107,9 +107,8 @@ class Trainer:
     ):
         self.task, self.hyper, self.settings, self.run, self.progress = task, hyper, settings, run, progress
         self.stop = stop
-        weights = list(task.model.parameters())
-        fused = all(weight.is_floating_point() and weight.device.type in ("cpu", "cuda") for weight in weights)
-        self.optimizer = torch.optim.SGD(weights, settings.lr, weight_decay=settings.wdecay, fused=fused)
+        weights = task.model.parameters()
+        self.optimizer = torch.optim.SGD(weights, settings.lr, weight_decay=settings.wdecay, fused=True)
         self.hyper_optimizer = torch.optim.Adam(
             [
                 {"params": [hyper.unconstrained], "lr": settings.hyper_lr},

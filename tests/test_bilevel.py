@@ -164,6 +164,18 @@ def test_val_penalties_are_added_with_coefficients_held_constant():
 
 
 @pytest.mark.usefixtures("double")
+def test_where_scales_are_tuned_the_response_is_perturbed_and_the_values_are_current(monkeypatch):
+    task, hyper = language_model()
+    draws = []
+    validation_loss = task.validation_loss
+    monkeypatch.setattr(task, "validation_loss", lambda draw: draws.append(draw) or validation_loss(draw))
+    current = hyper.current()
+    step_hyper(task, hyper, entropy_weight=0.1)
+    assert draws[0].h.shape == (BATCH, hyper.num_tuned)
+    assert not torch.equal(draws[0].h[:1], current.h)
+    assert all(draws[0][name] == current[name] for name in hyper.names)
+
+
 def test_gradient_in_the_scales_has_the_loss_and_the_entropy():
     task, hyper = language_model()
     torch.manual_seed(1)
