@@ -163,7 +163,6 @@ def test_val_penalties_are_added_with_coefficients_held_constant():
     torch.testing.assert_close(step.data, outputs_and_cross_entropy(task, hyper.current())[1])
 
 
-@pytest.mark.usefixtures("double")
 def test_where_scales_are_tuned_the_response_is_perturbed_and_the_values_are_current(monkeypatch):
     task, hyper = language_model()
     draws = []
@@ -176,6 +175,7 @@ def test_where_scales_are_tuned_the_response_is_perturbed_and_the_values_are_cur
     assert all(draws[0][name] == current[name] for name in hyper.names)
 
 
+@pytest.mark.usefixtures("double")
 def test_gradient_in_the_scales_has_the_loss_and_the_entropy():
     task, hyper = language_model()
     torch.manual_seed(1)
