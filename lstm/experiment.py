@@ -5,22 +5,22 @@ import signal
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 
 import torch
 
-from lstm.model import AWDLSTM, HYPERPARAMETERS
-from lstm.options import ALTERABLE, PTB, ROOT, find
-from lstm.progress import Screen, say
+from lstm.model import AWDLSTM
+from lstm.options import ALTERABLE, PTB, ROOT, OneLineParser, find, parse
+from lstm.progress import Screen, complain, say
 from lstm.task import LanguageModeling
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import Corpus, load_corpus
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs import RunFolder, newest_run, newest_unfinished, provenance, read_checkpoint, read_settings, run_path
-from stn.schedules import Constant
+from stn.schedules import Schedule
 from stn.training import Settings, Trainer, final_result, load_model
 
 MIN_LR = 0.0003  # as published: below it training stops
@@ -28,98 +28,113 @@ DTYPE = "float32"
 INTERRUPTED = 130  # the exit status that shells give a process stopped by Ctrl-C
 
 
-def sources(args: Namespace) -> dict[str, Tuned | Constant]:
-    """Where each hyperparameter's values come from: tuned where a flag asks for it, else constant."""
-    transforms = dict.fromkeys(HYPERPARAMETERS, args.drop_transform)
-    transforms["alpha"] = transforms["beta"] = args.alpha_beta_transform
-    return {
-        name: Tuned(
-            getattr(args, name),
-            range=spec.range,
-            scale=args.perturb_scale,
-            per_example=spec.per_example,
-            feed="unconstrained" if transforms[name] == "none" else "squashed",
-        )
-        if getattr(args, f"tune_{name}")
-        else Constant(getattr(args, name))
-        for name, spec in HYPERPARAMETERS.items()
-    }
+@dataclass(frozen=True)
+class Script:
+    """A training script; scripts differ in where the hyperparameters' values come from, and in nothing else.
 
+    parser: its command line. resolve: completes and checks the flags of a new run, in place, given the names of those
+    that were given. sources: each hyperparameter's source, from a run's settings.
+    """
 
-def start(args: Namespace) -> int:
-    """A new run, from its flags; the exit status."""
-    if args.lr < MIN_LR:
-        raise UserError(f"--lr {args.lr:g} is below {MIN_LR:g}, where training stops: give a higher one")
-    if args.seed is None:
-        args.seed = random.SystemRandom().randrange(2**32)
-    folder, description = locate_corpus(args.data)
-    corpus = load_corpus(folder)
-    path = run_path(ROOT / "logs" / args.save_dir, args.prefix, date.today())
-    args.data = str(folder)
-    settings = {
-        **{name: value for name, value in vars(args).items() if name not in ("resume", "overwrite", "test")},
-        "device": str(choose_device(args)),
-        "dtype": DTYPE,
-        "threads": args.threads or torch.get_num_threads(),
-        "data_checksum": corpus.checksum,
-        "versions": provenance(),
-    }
-    torch.set_num_threads(settings["threads"])
-    torch.manual_seed(args.seed)
-    # Before the folder is made: what cannot be built should leave no trace.
-    hyper, task = build(Namespace(**settings), corpus)
-    with RunFolder.create(path, settings, args.overwrite) as run:
-        introduce(description, corpus, hyper, task, run)
-        return train(args, hyper, task, run)
+    parser: OneLineParser
+    resolve: Callable[[Namespace, set[str]], None]
+    sources: Callable[[Namespace], dict[str, Tuned | Schedule]]
 
+    def run(self, argv: list[str] | None = None) -> int:
+        """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
+        try:
+            args, given = parse(self.parser, argv)
+            args.script = self.parser.prog
+            if args.test:
+                return self.test(args, given)
+            if args.resume is not None:
+                return self.resume(args, given)
+            self.resolve(args, given)
+            return self.start(args)
+        except UserError as error:
+            complain(self.parser.prog, error)
+            return 2
+        except KeyboardInterrupt:
+            complain(self.parser.prog, "stopped; a run that has begun to train continues with --resume")
+            return INTERRUPTED
 
-def resume(args: Namespace, given: set[str]) -> int:
-    """Continue an unfinished run, or a finished one that may now train longer; the exit status."""
-    longer = given & {"epochs", "patience"}
-    path = find_run(args, newest_run if longer else newest_unfinished)
-    with RunFolder.open(path) as run:
-        if run.status == "finished" and not longer:
-            raise UserError(f"the run in {path} is finished: give more --epochs or --patience to train it on")
-        args = adopt(args, given, run.settings)
+    def start(self, args: Namespace) -> int:
+        """A new run, from its flags; the exit status."""
+        if args.lr < MIN_LR:
+            raise UserError(f"--lr {args.lr:g} is below {MIN_LR:g}, where training stops: give a higher one")
+        if args.seed is None:
+            args.seed = random.SystemRandom().randrange(2**32)
+        folder, description = locate_corpus(args.data)
+        corpus = load_corpus(folder)
+        path = run_path(ROOT / "logs" / args.save_dir, args.prefix, date.today())
+        args.data = str(folder)
+        settings = {
+            **{name: value for name, value in vars(args).items() if name not in ("resume", "overwrite", "test")},
+            "device": str(choose_device(args)),
+            "dtype": DTYPE,
+            "threads": args.threads or torch.get_num_threads(),
+            "data_checksum": corpus.checksum,
+            "ranges": {
+                name: [*source.range] for name, source in self.sources(args).items() if isinstance(source, Tuned)
+            },
+            "versions": provenance(),
+        }
+        torch.set_num_threads(settings["threads"])
+        torch.manual_seed(args.seed)
+        # Before the folder is made: what cannot be built should leave no trace.
+        hyper, task = self.build(Namespace(**settings), corpus)
+        with RunFolder.create(path, settings, args.overwrite) as run:
+            introduce(description, corpus, hyper, task, run)
+            return train(args, hyper, task, run)
+
+    def resume(self, args: Namespace, given: set[str]) -> int:
+        """Continue an unfinished run, or a finished one that may now train longer; the exit status."""
+        longer = given & {"epochs", "patience"}
+        path = find_run(args, newest_run if longer else newest_unfinished)
+        with RunFolder.open(path) as run:
+            if run.status == "finished" and not longer:
+                raise UserError(f"the run in {path} is finished: give more --epochs or --patience to train it on")
+            args = adopt(args, given, run.settings)
+            torch.set_num_threads(args.threads)
+            corpus = reload_corpus(args)
+            hyper, task = self.build(args, corpus)
+            load_model(task, hyper, read_checkpoint(path))  # refuses another model's before the logs are cut back
+            state = run.load_checkpoint()
+            run.change_settings({name: value for name, value in vars(args).items() if name in ALTERABLE})
+            introduce(
+                f"resuming at epoch {state['epoch']}, weight step {state['train_step']}", corpus, hyper, task, run
+            )
+            return train(args, hyper, task, run, state)
+
+    def test(self, args: Namespace, given: set[str]) -> int:
+        """Evaluate a run's best model without training or touching the run; the exit status."""
+        path = find_run(args, newest_run)
+        args = adopt(args, given, read_settings(path))
+        args.device = str(choose_device(args))
         torch.set_num_threads(args.threads)
         corpus = reload_corpus(args)
-        hyper, task = build(args, corpus)
-        load_model(task, hyper, read_checkpoint(path))  # refuses another model's before the logs are cut back
-        state = run.load_checkpoint()
-        run.change_settings({name: getattr(args, name) for name in ALTERABLE})
-        introduce(f"resuming at epoch {state['epoch']}, weight step {state['train_step']}", corpus, hyper, task, run)
-        return train(args, hyper, task, run, state)
+        hyper, task = self.build(args, corpus)
+        state = read_checkpoint(path)
+        load_model(task, hyper, state["best"] or state)
+        report(final_result(task, hyper), f"{which_model(state['best'])}, of {path}")
+        return 0
 
-
-def test(args: Namespace, given: set[str]) -> int:
-    """Evaluate a run's best model without training or touching the run; the exit status."""
-    path = find_run(args, newest_run)
-    args = adopt(args, given, read_settings(path))
-    args.device = str(choose_device(args))
-    torch.set_num_threads(args.threads)
-    corpus = reload_corpus(args)
-    hyper, task = build(args, corpus)
-    state = read_checkpoint(path)
-    load_model(task, hyper, state["best"] or state)
-    report(final_result(task, hyper), f"{which_model(state['best'])}, of {path}")
-    return 0
+    def build(self, args: Namespace, corpus: Corpus) -> tuple[Hyperparameters, LanguageModeling]:
+        device = torch.device(args.device)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"the run used {device}, which is not here: resume it where there is such a GPU")
+        val_penalties = vars(args).get("val_penalties", False)  # of hyperparameter steps, where there are any
+        hyper = Hyperparameters(**self.sources(args)).to(device)
+        try:
+            model = AWDLSTM(len(corpus.vocabulary), args.emsize, args.nhid, args.nlayers, hyper.num_tuned).to(device)
+        except (RuntimeError, MemoryError) as error:
+            raise UserError("the model does not fit into memory: lower --emsize, --nhid or --nlayers") from error
+        return hyper, LanguageModeling(model, corpus, args.batch_size, args.bptt, val_penalties, device)
 
 
 def find_run(args: Namespace, newest: Callable[[Path, str | None], Path]) -> Path:
     """The run that --resume names, or else the newest of this --save_dir and --prefix."""
     return find(args.resume, "the run") if args.resume else newest(ROOT / "logs" / args.save_dir, args.prefix)
-
-
-def build(args: Namespace, corpus: Corpus) -> tuple[Hyperparameters, LanguageModeling]:
-    device = torch.device(args.device)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"the run used {device}, which is not here: resume it where there is such a GPU")
-    hyper = Hyperparameters(**sources(args)).to(device)
-    try:
-        model = AWDLSTM(len(corpus.vocabulary), args.emsize, args.nhid, args.nlayers, hyper.num_tuned).to(device)
-    except (RuntimeError, MemoryError) as error:
-        raise UserError("the model does not fit into memory: lower --emsize, --nhid or --nlayers") from error
-    return hyper, LanguageModeling(model, corpus, args.batch_size, args.bptt, args.val_penalties, device)
 
 
 def loop_settings(args: Namespace) -> Settings:
@@ -132,7 +147,7 @@ def train(
     args: Namespace, hyper: Hyperparameters, task: LanguageModeling, run: RunFolder, state: dict | None = None
 ) -> int:
     """Train, from a checkpoint's state if given, and leave the best model's result in the folder; the exit status."""
-    screen, interrupt = Screen(tuple(hyper.columns)), Interrupt()
+    screen, interrupt = Screen(hyper.changing), Interrupt()
     try:
         with interrupt:
             trainer = Trainer(task, hyper, loop_settings(args), run, screen, stop=interrupt.asked)
@@ -216,6 +231,8 @@ def adopt(args: Namespace, given: set[str], settings: Mapping) -> Namespace:
     if "overwrite" in given:
         raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
     needed = {*vars(args), "device", "dtype", "data_checksum"} - {"resume", "overwrite", "test"}
+    if (script := settings.get("script", args.script)) != args.script:
+        raise UserError(f"the run is one of {script}: go on with that")
     if missing := sorted(needed - settings.keys()):
         raise UserError(
             f"the run's args.yaml lacks {', '.join(missing[:3])}{', …' if missing[3:] else ''}: it is of another "
@@ -247,8 +264,19 @@ def introduce(description: str, corpus: Corpus, hyper: Hyperparameters, task: La
         f"{len(corpus.vocabulary):,} types"
     )
     say(f"{weights:,} weights; tuned: {', '.join(hyper.columns) or 'nothing'}")
+    for schedule, names in changing_schedules(hyper).items():
+        say(f"{', '.join(names)}: {schedule}")
     say(f"{settings['device']}, {settings['dtype']}, {settings['threads']} CPU threads, seed {settings['seed']}")
     say(f"logs in {run.path}")
+
+
+def changing_schedules(hyper: Hyperparameters) -> dict[str, list[str]]:
+    """In words, each schedule that is not constant, and the hyperparameters that follow it."""
+    schedules = {}
+    for name in hyper.changing:
+        if name in hyper.schedules:
+            schedules.setdefault(str(hyper.schedules[name]), []).append(name)
+    return schedules
 
 
 def report(result: Mapping[str, float], what: str) -> None:

@@ -6,12 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lstm.model import HYPERPARAMETERS
 from stn.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PTB = ROOT / "data" / "penn"
-RATES = ("dropouto", "dropouth", "dropouti", "dropoute", "wdrop")
 # What a resumed run may change: none of it alters the steps that are taken.
 ALTERABLE = ("epochs", "patience", "train_log_interval", "val_log_interval", "checkpoint_seconds")
 
@@ -85,61 +83,8 @@ def add_hyperparameter_flags(parser: argparse.ArgumentParser) -> None:
     add("--beta", type=nonnegative, default=0.0, help="temporal activation regularization, TAR")
 
 
-def add_tuning_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("self-tuning").add_argument
-    for name in HYPERPARAMETERS:
-        add(f"--tune_{name}", action="store_true", help=f"tune {name}")
-    add(
-        "--tune_all",
-        action="store_true",
-        help="tune all seven; unless given otherwise, start alpha and beta at 0.05, "
-        "with --drop_transform sigmoid and --alpha_beta_transform softplus as published "
-        "(the authors found 'none' more robust for both)",
-    )
-    add("--hyper_lr", type=positive, default=0.01, metavar="LR", help="learning rate of Adam for the hyperparameters")
-    add("--train_steps", type=positive_int, default=2, help="weight steps in a row")
-    add("--val_steps", type=positive_int, default=1, help="hyperparameter steps in a row")
-    add(
-        "--warmup_steps",
-        type=nonnegative_int,
-        default=331,
-        help="weight steps before the hyperparameters start to train (331 is an epoch of Penn Treebank)",
-    )
-    add(
-        "--perturb_scale",
-        type=positive,
-        default=1.0,
-        help="standard deviation of the perturbation of unconstrained hyperparameters",
-    )
-    add(
-        "--drop_transform",
-        choices=["none", "sigmoid"],
-        default="none",
-        help="what dropout rates pass through on their way into the response",
-    )
-    add("--alpha_beta_transform", choices=["none", "softplus"], default="none", help="the same for alpha and beta")
-    add("--tune_scales", action="store_true", help="tune the scales of the perturbation too")
-    add(
-        "--entropy_weight",
-        type=nonnegative,
-        default=1e-3,
-        help="weight of the perturbation's entropy, with --tune_scales",
-    )
-    add(
-        "--scale_lr",
-        type=positive,
-        default=0.01,
-        metavar="LR",
-        help="learning rate of Adam for the scales, with --tune_scales",
-    )
-    add(
-        "--val_penalties",
-        action="store_true",
-        help="add AR and TAR to the hyperparameters' objective, as the published code did; it pushes alpha and beta up",
-    )
-
-
-def add_run_flags(parser: argparse.ArgumentParser) -> None:
+def add_run_flags(parser: argparse.ArgumentParser, log_interval: tuple[str, ...], every: int) -> None:
+    """log_interval: the names of the flag for how many weight steps lie between log entries. every: its default."""
     add = parser.add_argument_group("data, device and logs").add_argument
     add(
         "--data",
@@ -167,18 +112,12 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="file of the best model, in the run's folder",
     )
     add(
-        "--train_log_interval",
+        *log_interval,
+        dest="train_log_interval",
         type=positive_int,
-        default=1,
+        default=every,
         metavar="N",
         help="weight steps from one log entry to the next",
-    )
-    add(
-        "--val_log_interval",
-        type=positive_int,
-        default=1,
-        metavar="N",
-        help="hyperparameter steps from one log entry to the next",
     )
     add(
         "--checkpoint_seconds", type=nonnegative, default=60.0, metavar="S", help="time from one checkpoint to the next"
@@ -190,9 +129,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         const="",
         default=None,
         metavar="FOLDER",
-        help="continue an unfinished run (default: the newest of this --save_dir and --prefix); only "
-        + ", ".join(f"--{name}" for name in ALTERABLE)
-        + " may differ",
+        help="continue an unfinished run (default: the newest of this --save_dir and --prefix); only the number of "
+        "epochs, the patience and the log and checkpoint intervals may differ",
     )
     add(
         "--test",
@@ -200,31 +138,6 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="train nothing: evaluate the best model of a run "
         "(--resume FOLDER; default: the newest of this --save_dir and --prefix)",
     )
-
-
-def resolve_tuning(args: argparse.Namespace, given: set[str]) -> None:
-    """What --tune_all stands for, in place, and never over a value that the user gave.
-
-    Raises UserError where a tuned hyperparameter starts at an end of its range.
-    """
-    if args.tune_all:
-        implied = {"alpha": 0.05, "beta": 0.05, "drop_transform": "sigmoid", "alpha_beta_transform": "softplus"}
-        for name, value in implied.items():
-            if name not in given:
-                setattr(args, name, value)
-        for name in HYPERPARAMETERS:
-            setattr(args, f"tune_{name}", True)
-    if not any(getattr(args, f"tune_{name}") for name in HYPERPARAMETERS):
-        for name in given & {"tune_scales", "val_penalties"}:
-            raise UserError(f"--{name} has nothing to act on: add --tune_all, or --tune_… for some hyperparameters")
-    for name, spec in HYPERPARAMETERS.items():
-        low, high = spec.range
-        value = getattr(args, name)
-        if getattr(args, f"tune_{name}") and not low < value < high:
-            raise UserError(
-                f"--tune_{name} cannot start at --{name} {value:g}: give --{name} a value strictly between "
-                f"{low:g} and {high:g}, for example 0.05"
-            )
 
 
 def find(path: str, what: str) -> Path:

@@ -1,13 +1,11 @@
 """Every plot, from run folders alone: `python -m stn.figures RUN…` draws them all.
 
 A run may be under way, interrupted or killed while it wrote: whole rows are drawn. Nothing here needs a display, nor
-touches pyplot's global state. Scales of the perturbation are not drawn: they live in the unconstrained space, and
-the ranges that would map them are not in a run's CSV files.
+touches pyplot's global state.
 """
 
 import argparse
 import io
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +22,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from stn.errors import UserError
+from stn.hyperparameters import neighbourhood
 from stn.runs import read_settings
+from stn.schedules import BOOKKEEPING, SCALE
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMN, PAGE = 3.3, 7.0  # widths in inches of a paper's column and of its page
@@ -56,8 +56,6 @@ STYLE = {
     "pdf.fonttype": 42,  # letters, not outlines, as journals ask
 }
 
-_NOT_HYPERPARAMETERS = re.compile(r"global_step|train_step|step|epoch|time|lr|(train|val|valid|test)_.+|.+_scale")
-
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -87,8 +85,20 @@ class Run:
         A run that tunes nothing has no val.csv: by "train_step" it has epoch.csv's values with its epochs as x.
         """
         table, x = (self.epoch, "epoch") if by == "epoch" or self.val.empty else (self.val, by)
-        names = [name for name in table.columns if not _NOT_HYPERPARAMETERS.fullmatch(name)]
+        names = [name for name in table.columns if name not in BOOKKEEPING and not name.endswith(SCALE)]
         return {name: (table[x].to_numpy(), table[name].to_numpy()) for name in names} if len(table) else {}
+
+    def band(self, name: str, by: str) -> tuple[list[float], list[float]] | None:
+        """One scale of a tuned hyperparameter's perturbation below and above its curve; None where it is not known.
+
+        The scale is in epoch.csv alone; between the ends of epochs it is interpolated.
+        """
+        bounds = self.settings.get("ranges", {}).get(name)
+        if not bounds or name + SCALE not in self.epoch or self.epoch.empty:
+            return None
+        table = self.epoch if by == "epoch" else self.val
+        scales = numpy.interp(table["time"], self.epoch["time"], self.epoch[name + SCALE])
+        return neighbourhood(table[name].tolist(), scales.tolist(), tuple(bounds))
 
 
 class Drawing(NamedTuple):
@@ -107,6 +117,8 @@ def read_run(path: Path | str) -> Run:
 def schedules(runs: Sequence[Run]) -> Drawing:
     """Each hyperparameter's value against weight steps, a panel each; constants are thin dashed lines.
 
+    A shaded band reaches one scale of a tuned one's perturbation below and above its value.
+
     Where a value changed in a run without val.csv, all are drawn against epochs. Raises UserError where no run has
     a row yet.
     """
@@ -122,6 +134,8 @@ def schedules(runs: Sequence[Run]) -> Drawing:
         for panel, name in zip(panels, names, strict=True):
             for run, color in zip(drawn, cycle(COLORS)):
                 if name in curves[run.path]:
+                    if band := run.band(name, by):
+                        panel.fill_between(curves[run.path][name][0], *band, color=color, alpha=0.15, linewidth=0)
                     _draw_schedule(panel, *curves[run.path][name], color, styles.get(run.path, CONSTANT))
             _finish_schedule(panel, name)
         for panel in _lowest(panels):
@@ -132,6 +146,35 @@ def schedules(runs: Sequence[Run]) -> Drawing:
             for run, label, color in zip(drawn, labels(drawn), cycle(COLORS))
         ]
         _legend(figure, spare, handles)
+        return Drawing(figure, skipped)
+
+
+def initial_values(runs: Sequence[Run], name: str, label: str) -> Drawing:
+    """One tuned hyperparameter against weight steps, a line for each run, by its initial value.
+
+    label: what the hyperparameter is called in the figure. Raises UserError where no run has a step of it yet.
+    """
+    with matplotlib.rc_context(STYLE):
+        having = [run for run in runs if len(run.val) and {"train_step", name} <= {*run.val.columns, *run.settings}]
+        drawn, skipped = _split(runs, having, f"holds no steps of {name} yet")
+        figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
+        panel = figure.subplots()
+        drawn.sort(key=lambda run: run.settings[name])
+        for run, color, dashes in zip(drawn, cycle(COLORS), cycle(DASHES)):
+            # Up to the first hyperparameter step it stays where it starts.
+            steps, values = ([0, *run.val["train_step"]], [run.settings[name], *run.val[name]])
+            panel.plot(steps, values, color=color, linestyle=dashes, label=f"{run.settings[name]:g}")
+        panel.set(xlabel="iteration", ylabel=label, ylim=(0, None))
+        panel.set_xlim(left=0)
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        figure.legend(
+            title="initial value",
+            title_fontsize=STYLE["legend.fontsize"],
+            loc="outside upper center",
+            ncols=min(len(drawn), 5),
+            handlelength=1.6,
+            columnspacing=1.2,
+        )
         return Drawing(figure, skipped)
 
 

@@ -6,7 +6,7 @@ so that the best response is learned in a neighbourhood of λ (MacKay et al. 201
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stn.errors import UserError
-from stn.schedules import Constant
+from stn.schedules import Constant, Schedule
 
 INF = math.inf
 
@@ -53,12 +53,12 @@ class Draw:
     tuned_values: Tensor  # (B or 1, H)
     columns: Mapping[str, int]
     shared: frozenset[str]  # names of those that have one value for all examples
-    constants: Mapping[str, float]
+    given: Mapping[str, float]  # of those that are not tuned
 
     def __getitem__(self, name: str) -> float | Tensor:
         """The value of one hyperparameter: a float, a scalar tensor, or (B,) where it differs per example."""
-        if name in self.constants:
-            return self.constants[name]
+        if name in self.given:
+            return self.given[name]
         column = self.tuned_values[:, self.columns[name]]
         return column[0] if name in self.shared else column
 
@@ -66,8 +66,10 @@ class Draw:
 class Hyperparameters(nn.Module):
     """All hyperparameters of an experiment, by name, each with the source of its values.
 
-    `unconstrained` (H,) holds λ, `raw_scale` (H,) the scales before their softplus.
+    `unconstrained` (H,) holds λ, `raw_scale` (H,) the scales before their softplus, `given` the present values of those
+    that follow a schedule.
 
+    >>> from stn.schedules import Constant
     >>> hyper = Hyperparameters(dropout=Tuned(0.25, range=(0, 1)), alpha=Constant(2.0))
     >>> hyper.num_tuned, hyper.current()["alpha"], round(hyper.current()["dropout"].item(), 4)
     (1, 2.0, 0.25)
@@ -75,13 +77,13 @@ class Hyperparameters(nn.Module):
     Raises UserError for an initial value that is not strictly inside its range, or a scale that is not positive.
     """
 
-    def __init__(self, **sources: Tuned | Constant):
+    def __init__(self, **sources: Tuned | Schedule):
         super().__init__()
         for name, source in sources.items():
-            if not isinstance(source, Tuned | Constant):
+            if not isinstance(source, Tuned | Schedule):
                 raise TypeError(f"hyperparameter {name} needs a source such as Tuned or Constant, not {source!r}")
         self.names = tuple(sources)
-        self.constants = {name: source.value for name, source in sources.items() if isinstance(source, Constant)}
+        self.schedules = {name: source for name, source in sources.items() if not isinstance(source, Tuned)}
         tuned = {name: source for name, source in sources.items() if isinstance(source, Tuned)}
         self.columns = {name: column for column, name in enumerate(tuned)}
         self.shared = frozenset(name for name, source in tuned.items() if not source.per_example)
@@ -96,11 +98,13 @@ class Hyperparameters(nn.Module):
         self.register_buffer("slope", _tensor([_affine(s.range)[1] for s in specs]), persistent=False)
         self.register_buffer("discrete", _mask(s.discrete for s in specs), persistent=False)
         self.register_buffer("per_example", _mask(s.per_example for s in specs), persistent=False)
-        # Where each name's value stands in the tuned values followed by the constants.
-        order = [*self.columns, *self.constants]
+        # Where each name's value stands in the tuned values followed by the given ones.
+        order = [*self.columns, *self.schedules]
         self.register_buffer("order", torch.tensor([order.index(n) for n in self.names], dtype=torch.long), False)
-        constants = torch.tensor(list(self.constants.values()), dtype=torch.float64)  # logged as they were given
-        self.register_buffer("constant_values", constants, persistent=False)
+        # In double precision, to be logged as they were given.
+        self.register_buffer("given_values", torch.zeros(len(self.schedules), dtype=torch.float64), persistent=False)
+        self.given: dict[str, float] = {}
+        self.advance(0, 0)
         self.register_buffer("squashed", _mask(s.feed == "squashed" for s in specs), persistent=False)
         self.unconstrained = nn.Parameter(_tensor([_unconstrain(n, s) for n, s in tuned.items()]))
         self.raw_scale = nn.Parameter(_tensor([_inverse_softplus(_positive(n, s.scale)) for n, s in tuned.items()]))
@@ -111,9 +115,21 @@ class Hyperparameters(nn.Module):
         return len(self.columns)
 
     @property
+    def changing(self) -> tuple[str, ...]:
+        """The names of those that do not keep one value: tuned, perturbed or replayed."""
+        return tuple(name for name in self.names if not isinstance(self.schedules.get(name), Constant))
+
+    @property
     def scale(self) -> Tensor:
         """(H,) standard deviations of the perturbation."""
         return F.softplus(self.raw_scale)
+
+    def advance(self, step: int, epoch: int) -> None:
+        """Go on to weight step `step`, in pass `epoch`, both from 0: what is not tuned takes its schedule's value."""
+        given = {name: schedule.at(step, epoch) for name, schedule in self.schedules.items()}
+        if given != self.given:
+            self.given = given
+            self.given_values.copy_(torch.tensor([*given.values()], dtype=torch.float64))
 
     def current(self) -> Draw:
         """The unperturbed hyperparameters, one row for all examples; `h` is differentiable in λ."""
@@ -161,13 +177,27 @@ class Hyperparameters(nn.Module):
     @torch.no_grad()
     def log_values(self) -> Tensor:
         """(len(log_names),) the current values, discrete ones not rounded down, and scales."""
-        values = torch.cat([self.constrain(self.unconstrained), self.constant_values])
+        values = torch.cat([self.constrain(self.unconstrained), self.given_values])
         return torch.cat([values[self.order], self.scale])
 
     def _draw(self, unconstrained: Tensor, shared: frozenset[str]) -> Draw:
         h = torch.where(self.squashed, self.squash(unconstrained), unconstrained)
         values = self.values(unconstrained.detach())
-        return Draw(h, values, self.columns, shared, self.constants)
+        return Draw(h, values, self.columns, shared, self.given)
+
+
+def neighbourhood(
+    values: Sequence[float], scales: Sequence[float], range: tuple[float, float]
+) -> tuple[list[float], list[float]]:
+    """The values one scale of the perturbation away from tuned `values`, on either side, inside the range.
+
+    Raises UserError for a value that is not strictly inside its range.
+    """
+    unconstrained = torch.tensor([_unconstrain("a value", Tuned(value, range)) for value in values])
+    one = Hyperparameters(value=Tuned(values[0], range))
+    sides = (one.constrain((unconstrained + side * torch.tensor(scales))[:, None])[:, 0] for side in (-1, 1))
+    below, above = (side.tolist() for side in sides)
+    return below, above
 
 
 def _tensor(numbers) -> Tensor:

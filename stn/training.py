@@ -159,18 +159,18 @@ class Trainer:
         )
 
     def alternate(self) -> None:
-        """Train_steps weight steps, then val_steps hyperparameter steps; in the warm-up, a weight step."""
-        if self.train_step < self.settings.warmup_steps:
+        """Train_steps weight steps, then val_steps hyperparameter steps; a weight step in the warm-up or untuned."""
+        if self.train_step < self.settings.warmup_steps or not self.hyper.num_tuned:
             self.take_weight_step()
             return
         for _ in range(self.settings.train_steps):
             self.take_weight_step()
-        if self.hyper.num_tuned:
-            for _ in range(self.settings.val_steps):
-                self.take_hyper_step()
+        for _ in range(self.settings.val_steps):
+            self.take_hyper_step()
 
     def take_weight_step(self) -> None:
         epochs = self.task.epochs
+        self.hyper.advance(self.train_step, epochs)
         step = weight_step(self.task, self.hyper, self.optimizer, self.settings.clip or math.inf)
         self.train_step += 1
         self.global_step += 1
@@ -251,6 +251,8 @@ class Trainer:
     def log_step(self, record: _Record, loss: float, penalty: float) -> None:
         scalars = {"step_loss": loss, "step_ppl": perplexity(loss), "step_penalty": penalty}
         self.run.scalars(record.global_step, {f"{record.kind}/{name}": value for name, value in scalars.items()})
+        if record.kind == "valid" or not self.hyper.num_tuned:
+            self.run.scalars(record.global_step, {f"hyper/{name}": value for name, value in self.values.items()})
         if record.kind == "valid":
             self.run.log(
                 "val",
@@ -261,7 +263,6 @@ class Trainer:
                     "train_step": record.train_step,
                 },
             )
-            self.run.scalars(record.global_step, {f"hyper/{name}": value for name, value in self.values.items()})
 
     def log_epoch(self, val_loss: float, tokens_per_second: float, best: bool) -> None:
         train_loss = self.ended_loss.mean()

@@ -147,7 +147,7 @@ def test_settings_say_what_made_the_run(finished, corpus):
 def test_the_saved_model_gives_the_result(finished):
     saved = torch.load(finished / "model.pt", weights_only=True)
     args = Namespace(**settings(finished))
-    hyper, task = experiment.build(args, experiment.reload_corpus(args))
+    hyper, task = train.SCRIPT.build(args, experiment.reload_corpus(args))
     task.model.load_state_dict(saved["model"])
     hyper.load_state_dict(saved["hyper"])
     (result,) = rows(finished / "result.csv")

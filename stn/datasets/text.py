@@ -114,3 +114,15 @@ def _encode(text: str, ids: dict[str, int]) -> Tensor:
     lines = io.StringIO(text, newline=None)
     words = chain.from_iterable((*line.split(), END_OF_LINE) for line in lines)
     return torch.tensor([ids.setdefault(word, len(ids)) for word in words], dtype=torch.int64)
+
+
+def first_lines(corpus: Path, folder: Path, counts: dict[str, int]) -> Path:
+    """Make `folder` a corpus of the first lines of another's splits; the folder. Raises UserError where it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, count in counts.items():
+            lines = (corpus / f"{split}.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+            (folder / f"{split}.txt").write_text("".join(lines[:count]), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}): choose another --save_dir") from error
+    return folder

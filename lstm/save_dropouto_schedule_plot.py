@@ -1,0 +1,67 @@
+"""Draw output dropout against iterations for self-tuning runs that started at different values."""
+
+import sys
+from pathlib import Path
+
+from lstm import options
+from lstm.options import ROOT
+from lstm.progress import complain, say
+from stn import figures
+from stn.errors import UserError
+from stn.runs import newest_run
+
+LOGS = "dropouto_schedule_init*"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status: 0, 2 for what the user can mend."""
+    parser = options.OneLineParser(prog="save_dropouto_schedule_plot.py", description=__doc__)
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help=f"a run's folder (default: the newest of each logs/{LOGS})"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "plots" / "stn_dropouto_schedules",
+        metavar="PATH",
+        help="the figure's path, without .pdf and .png (default: plots/stn_dropouto_schedules)",
+    )
+    args = parser.parse_args(argv)
+    try:
+        runs, skipped = read_runs([options.find(run, "the run") for run in args.runs] or find_runs())
+        figure, without_steps = figures.initial_values(runs, "dropouto", "output dropout")
+        files = figures.save(figure, args.out)
+    except UserError as error:
+        complain(parser.prog, error)
+        return 2
+    for line in skipped + without_steps:
+        complain(parser.prog, f"left out: {line}")
+    for file in files:
+        say(f"wrote {file}")
+    return 0
+
+
+def find_runs() -> list[Path]:
+    """The folders of runs below logs/, of which the newest run counts. Raises UserError where there is none."""
+    parents = sorted((ROOT / "logs").glob(LOGS))
+    if not parents:
+        raise UserError(
+            f"there is no run logs/{LOGS}: python lstm/train.py --dropouto 0.05 --tune_dropouto "
+            "--save_dir dropouto_schedule_init05 makes one"
+        )
+    return parents
+
+
+def read_runs(paths: list[Path]) -> tuple[list[figures.Run], list[str]]:
+    """The runs that can be read, of a folder of runs the newest, and why each other cannot."""
+    runs, skipped = [], []
+    for path in paths:
+        try:
+            runs.append(figures.read_run(path if (path / "args.yaml").exists() else newest_run(path, None)))
+        except UserError as error:
+            skipped.append(str(error))
+    return runs, skipped
+
+
+if __name__ == "__main__":
+    sys.exit(main())

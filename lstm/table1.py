@@ -1,0 +1,261 @@
+"""The first table of the paper: is it the schedule that helps? (MacKay et al. 2019, section 5.1)
+
+Six LSTMs: output dropout fixed, fixed with Gaussian noise and with a sinusoid, fixed at the final value of the
+self-tuning network (STN), self-tuned, and replaying the STN's schedule without tuning; and the STN from five initial
+values. What is finished is not run again: stopped or killed, the command goes on where it was when started again.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas
+
+from lstm import demo, options
+from lstm.experiment import INTERRUPTED, Script, locate_corpus
+from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
+from lstm.options import PTB, ROOT
+from lstm.progress import complain, say
+from stn import figures
+from stn.datasets.text import first_lines
+from stn.errors import UserError
+
+
+@dataclass(frozen=True)
+class Size:
+    """common: flags of all runs, beyond their scripts' defaults. tuning: those that the STNs add.
+
+    lines: of each split of the built-in corpus; without them the text is Penn Treebank. threads: of each run; without
+    it the runs at once share the machine.
+    """
+
+    common: str = ""
+    tuning: str = ""
+    lines: dict[str, int] | None = None
+    threads: int | None = None
+
+
+SIZES = {
+    "paper": Size(),
+    "small": Size("--emsize 200 --nhid 200 --batch_size 20 --bptt 35 --epochs 14 --nonmono 2"),
+    "demo": Size(demo.NETWORK, "--warmup_steps 160 --hyper_lr 0.02", demo.LINES, threads=1),
+    "quick": Size(f"{demo.NETWORK} {demo.QUICK}", demo.QUICK_TUNING, demo.QUICK_LINES, threads=1),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    published: validation and test perplexity in the paper, at its size. flags: the run's own, given the STN of the same
+    seed; needs_stn: they need it finished.
+    """
+
+    label: str
+    published: tuple[float, float]
+    script: Script
+    flags: Callable[[Job], str]
+    needs_stn: bool = False
+
+
+FIXED = "--dropouto 0.68"
+GAUSSIAN = f"{FIXED} --perturb_dropouto --perturb_type gaussian --perturb_std 0.05"
+SINUSOID = f"{FIXED} --perturb_dropouto --perturb_type sinusoid --amplitude 0.1 --sinusoid_period 1200"
+STN = "--tune_dropouto --dropouto"
+INITIAL_VALUES = (0.05, 0.3, 0.5, 0.7, 0.9)
+ROWS = {
+    "fixed": Row("fixed at 0.68", (85.83, 83.19), TRAIN_BASIC, lambda _: FIXED),
+    "gaussian": Row("0.68 with Gaussian noise", (85.87, 82.29), TRAIN_BASIC, lambda _: GAUSSIAN),
+    "sinusoid": Row("0.68 with a sinusoid", (85.29, 82.15), TRAIN_BASIC, lambda _: SINUSOID),
+    "final": Row(
+        "fixed at the STN's final value",
+        (89.65, 86.90),
+        TRAIN_BASIC,
+        lambda stn: f"--dropouto {final_value(stn)}",
+        needs_stn=True,
+    ),
+    "stn": Row("STN", (82.58, 79.02), TRAIN, lambda _: f"{STN} {INITIAL_VALUES[0]}"),
+    "replay": Row(
+        "replay of the STN's schedule",
+        (82.87, 79.93),
+        TRAIN_BASIC,
+        lambda stn: f"--load_schedule {stn.path / 'epoch.csv'}",
+        needs_stn=True,
+    ),
+}
+
+
+class Plan(NamedTuple):
+    """rows: each row's runs, one for each seed. initial: the STN from each initial value, of the first seed."""
+
+    rows: dict[str, list[Job]]
+    initial: dict[float, Job]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Each run once, those that others need first; the STN of the first seed has the first initial value, too."""
+        return list(
+            {job.name: job for job in chain(self.rows["stn"], *self.rows.values(), self.initial.values())}.values()
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
+    parser = options.OneLineParser(prog="table1.py", description=__doc__)
+    add = parser.add_argument
+    add(
+        "--size",
+        choices=SIZES,
+        default="paper",
+        help="paper: Penn Treebank, 2 x 650 units. small: Penn Treebank, 2 x 200 units, hours. demo: 2 x 64 units on a "
+        "part of the built-in corpus, minutes. quick: a trial, which shows nothing",
+    )
+    add("--seeds", type=options.positive_int, default=1, metavar="K", help="runs for each row, of seeds 1 to K")
+    add("--jobs", type=options.positive_int, default=1, metavar="N", help="runs at once, which share the CPU's cores")
+    add("--overwrite", action="store_true", help="redo the runs that are there")
+    add("--save_dir", default=None, help="the runs' folder below logs/ (default: table1/SIZE)")
+    args = parser.parse_args(argv)
+    try:
+        table1(args)
+    except UserError as error:
+        complain("table1.py", error)
+        return 2
+    except KeyboardInterrupt:
+        complain("table1.py", "stopped; start it again to continue")
+        return INTERRUPTED
+    return 0
+
+
+def table1(args: Namespace) -> None:
+    """Run what is missing, writing the table and the figure of the schedules as far as they go after each run."""
+    save_dir = args.save_dir or f"table1/{args.size}"
+    folder = ROOT / "logs" / save_dir
+    plan = make_plan(SIZES[args.size], save_dir, args.seeds, args.jobs)
+    finish(plan.jobs, args.jobs, args.overwrite, done=partial(write, plan, folder))
+    say("")
+    say(markdown(plan))
+    say("")
+    for file in write(plan, folder):
+        say(f"wrote {file}")
+
+
+def make_plan(size: Size, save_dir: str, seeds: int, at_once: int) -> Plan:
+    """The runs of a table, each in logs/<save_dir>/<row>/<date>-seed<n>."""
+    shared = f"{size.common} --data {corpus(size, ROOT / 'logs' / save_dir)}"
+    threads = size.threads or max(1, (os.cpu_count() or 1) // at_once)
+
+    def job(folder: str, seed: int, script: Script, flags: Callable[[], str], needs: tuple[str, ...] = ()) -> Job:
+        tuning = size.tuning if script is TRAIN else ""
+        return Job(
+            name=f"{folder}, seed {seed}",
+            script=script,
+            save_dir=f"{save_dir}/{folder}",
+            flags=lambda: f"{shared} {tuning} --seed {seed} {flags()}".split(),
+            prefix=f"seed{seed}",
+            threads=threads,
+            needs=needs,
+        )
+
+    stns = {seed: job("stn", seed, TRAIN, partial(ROWS["stn"].flags, None)) for seed in range(1, seeds + 1)}
+    rows = {
+        name: [
+            job(name, seed, row.script, partial(row.flags, stn), (stn.name,) if row.needs_stn else ())
+            for seed, stn in stns.items()
+        ]
+        for name, row in ROWS.items()
+    }
+    initial = {
+        value: job(f"init{100 * value:02.0f}", 1, TRAIN, lambda value=value: f"{STN} {value}")
+        for value in INITIAL_VALUES[1:]
+    }
+    return Plan(rows, {INITIAL_VALUES[0]: rows["stn"][0], **initial})
+
+
+def corpus(size: Size, folder: Path) -> Path:
+    """The text: Penn Treebank, or a part of the built-in corpus. Raises UserError where the former is not there."""
+    if size.lines:
+        return first_lines(locate_corpus("builtin")[0], folder / "corpus", size.lines)
+    if not PTB.exists():
+        raise UserError("there is no data/penn: ./getdata.sh fetches it; --size demo needs none")
+    return PTB
+
+
+def final_value(stn: Job) -> float:
+    """The output dropout that a finished STN ended at."""
+    return float(figures.read_run(stn.path).epoch["dropouto"].iloc[-1])
+
+
+def results(plan: Plan) -> pandas.DataFrame:
+    """A line for each row: mean and standard deviation (over seeds, n − 1) of the perplexities of finished runs."""
+    lines = []
+    for name, row in ROWS.items():
+        finished = pandas.DataFrame([job.result() for job in plan.rows[name] if job.finished])
+        line = {"row": name, "output_dropout": row.label, "seeds": len(finished)}
+        for split, published in zip(("val", "test"), row.published, strict=True):
+            values = finished.get(f"{split}_ppl", pandas.Series(dtype=float))
+            line |= {
+                f"{split}_ppl": values.mean(),
+                f"{split}_ppl_std": values.std(),
+                f"published_{split}_ppl": published,
+            }
+        lines.append(line)
+    return pandas.DataFrame(lines)
+
+
+def markdown(plan: Plan) -> str:
+    """The table, and where the STN ended from each initial value, for people."""
+    header = ["output dropout", "validation ppl", "test ppl", "seeds", "published validation", "published test"]
+    lines = [
+        [
+            row.output_dropout,
+            with_spread(row.val_ppl, row.val_ppl_std),
+            with_spread(row.test_ppl, row.test_ppl_std),
+            str(row.seeds),
+            f"{row.published_val_ppl:.2f}",
+            f"{row.published_test_ppl:.2f}",
+        ]
+        for row in results(plan).itertuples()
+    ]
+    ends = [[f"{value:g}", f"{final_value(job):.3f}" if job.finished else "–"] for value, job in plan.initial.items()]
+    return f"{grid(header, lines)}\n\n{grid(['STN from', 'ended at'], ends)}"
+
+
+def with_spread(mean: float, std: float) -> str:
+    """Mean ± standard deviation, as far as there are any."""
+    if pandas.isna(mean):
+        return "–"
+    return f"{mean:.2f}" if pandas.isna(std) else f"{mean:.2f} ± {std:.2f}"
+
+
+def grid(header: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table, its columns aligned."""
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    rows = [header, ["-" * width for width in widths], *lines]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    )
+
+
+def write(plan: Plan, folder: Path) -> list[Path]:
+    """table1.csv, table1.md and the figure of the schedules, as far as runs are finished; the files written."""
+    files = [folder / "table1.csv", folder / "table1.md"]
+    try:
+        files[0].write_text(results(plan).to_csv(index=False), encoding="utf-8")
+        files[1].write_text(markdown(plan) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error.strerror}): free some space, or get access to it") from error
+    finished = [figures.read_run(job.path) for job in plan.initial.values() if job.finished]
+    if finished:
+        figure, _ = figures.initial_values(finished, "dropouto", "output dropout")
+        files += figures.save(figure, folder / "schedules")
+    return files
+
+
+if __name__ == "__main__":
+    sys.exit(main())
