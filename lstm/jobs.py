@@ -76,12 +76,15 @@ class Job:
         if other:
             raise UserError(f"{path} was made with another {', '.join(other)}: redo it with --overwrite")
 
-    def run(self, overwrite: bool) -> None:
-        """Finish the run, showing its lines behind its name. Raises UserError with the message of one that failed."""
+    def run(self, overwrite: bool) -> bool:
+        """Finish the run, showing its lines behind its name; whether there was anything to do.
+
+        Raises UserError with the message of a run that failed.
+        """
         command = self.command(overwrite)
         if command is None:
             say(f"{self.name}: already finished, in {self.path} (--overwrite redoes it)")
-            return
+            return False
         last = "no word from it"
         process = subprocess.Popen(
             command, cwd=ROOT, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -94,7 +97,8 @@ class Job:
         if status == INTERRUPTED:
             raise KeyboardInterrupt
         if status:
-            raise UserError(f"the {self.name} run failed: {last}")
+            raise UserError(f"the run {self.name} failed: {last}")
+        return True
 
     def result(self) -> pandas.Series:
         """The row of result.csv. Raises UserError where there is none."""
@@ -107,7 +111,7 @@ class Job:
 def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Callable[[], None] = lambda: None) -> None:
     """Run what is not finished yet, `at_once` at a time, each after those that it needs.
 
-    done: called after each. Where one fails, those that do not need it still run; then UserError is raised with the
+    done: called after each that was not finished before. Where one fails, those that do not need it still run; then UserError is raised with the
     first failure's message. Ctrl-C reaches the processes by itself: they stop with a checkpoint, and then this does.
     """
     jobs = {job.name: job for job in jobs}
@@ -125,9 +129,10 @@ def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Cal
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     name = running.pop(future)
                     try:
-                        future.result()
+                        anew = future.result()
                         order.done(name)
-                        done()
+                        if anew:
+                            done()
                     except UserError as error:
                         failures.append(str(error))
         except KeyboardInterrupt:
