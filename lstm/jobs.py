@@ -111,33 +111,33 @@ class Job:
 def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Callable[[], None] = lambda: None) -> None:
     """Run what is not finished yet, `at_once` at a time, each after those that it needs.
 
-    done: called after each that was not finished before. Where one fails, those that do not need it still run; then UserError is raised with the
-    first failure's message. Ctrl-C reaches the processes by itself: they stop with a checkpoint, and then this does.
+    done: called after each that was not finished before. Where one fails, those that do not need it still run; then
+    UserError is raised with the first failure's message. Ctrl-C reaches the processes by itself: they stop with a
+    checkpoint, and then this does.
     """
     jobs = {job.name: job for job in jobs}
     order = TopologicalSorter({name: job.needs for name, job in jobs.items()})
     order.prepare()
+    waiting: list[str] = []
     running: dict[Future, str] = {}
     failures: list[str] = []
     with ThreadPoolExecutor(at_once) as pool:
-        try:
-            while order.is_active():
-                for name in order.get_ready():
-                    running[pool.submit(jobs[name].run, overwrite)] = name
-                if not running:
-                    break  # what is left needs what failed
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    name = running.pop(future)
-                    try:
-                        anew = future.result()
-                        order.done(name)
-                        if anew:
-                            done()
-                    except UserError as error:
-                        failures.append(str(error))
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
-            raise
+        while True:
+            waiting += order.get_ready()
+            while waiting and len(running) < at_once:
+                name = waiting.pop(0)
+                running[pool.submit(jobs[name].run, overwrite)] = name
+            if not running:
+                break  # what is left, if anything, needs what failed
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(future)
+                try:
+                    anew = future.result()
+                    order.done(name)
+                    if anew:
+                        done()
+                except UserError as error:
+                    failures.append(str(error))
     if failures:
         others = f" (and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
         raise UserError(failures[0] + others)

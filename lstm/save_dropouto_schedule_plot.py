@@ -15,30 +15,34 @@ LOGS = "dropouto_schedule_init*"
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend."""
-    parser = options.OneLineParser(prog="save_dropouto_schedule_plot.py", description=__doc__)
-    parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help=f"a run's folder (default: the newest of each logs/{LOGS})"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "plots" / "stn_dropouto_schedules",
-        metavar="PATH",
-        help="the figure's path, without .pdf and .png (default: plots/stn_dropouto_schedules)",
-    )
-    args = parser.parse_args(argv)
+    flags = parser()
+    args = flags.parse_args(argv)
     try:
         runs, skipped = read_runs([options.find(run, "the run") for run in args.runs] or find_runs())
         figure, without_steps = figures.initial_values(runs, "dropouto", "output dropout")
         files = figures.save(figure, args.out)
     except UserError as error:
-        complain(parser.prog, error)
+        complain(flags.prog, error)
         return 2
     for line in skipped + without_steps:
-        complain(parser.prog, f"left out: {line}")
+        complain(flags.prog, f"left out: {line}")
     for file in files:
         say(f"wrote {file}")
     return 0
+
+
+def parser() -> options.OneLineParser:
+    parser = options.OneLineParser(prog="save_dropouto_schedule_plot.py", description=__doc__)
+    add = parser.add_argument
+    add("runs", nargs="*", metavar="RUN", help=f"a run's folder (default: the newest of each logs/{LOGS})")
+    add(
+        "--out",
+        type=Path,
+        default=ROOT / "plots" / "stn_dropouto_schedules",
+        metavar="PATH",
+        help="the figure's path, but for .pdf and .png (default: plots/stn_dropouto_schedules)",
+    )
+    return parser
 
 
 def find_runs() -> list[Path]:

@@ -5,15 +5,18 @@ from stn.errors import UserError
 from stn.hyperparameters import Draw, Hyperparameters, Tuned
 from stn.layers import HyperEmbedding, HyperLinear
 from stn.lstm import HyperLSTM
-from stn.schedules import Constant
+from stn.schedules import Constant, Gaussian, Replay, Sinusoid
 
 __all__ = [
     "Constant",
     "Draw",
+    "Gaussian",
     "HyperEmbedding",
     "HyperLSTM",
     "HyperLinear",
     "Hyperparameters",
+    "Replay",
+    "Sinusoid",
     "Tuned",
     "UserError",
     "frozen",

@@ -117,10 +117,8 @@ def read_run(path: Path | str) -> Run:
 def schedules(runs: Sequence[Run]) -> Drawing:
     """Each hyperparameter's value against weight steps, a panel each; constants are thin dashed lines.
 
-    A shaded band reaches one scale of a tuned one's perturbation below and above its value.
-
-    Where a value changed in a run without val.csv, all are drawn against epochs. Raises UserError where no run has
-    a row yet.
+    A shaded band reaches one scale of a tuned one's perturbation below and above its value. Where a value changed in a
+    run without val.csv, all are drawn against epochs. Raises UserError where no run has a row yet.
     """
     with matplotlib.rc_context(STYLE):
         by = _schedule_axis(runs)
@@ -130,6 +128,7 @@ def schedules(runs: Sequence[Run]) -> Drawing:
         # Dashes go to runs that move: a lone one among constants is solid.
         moving = [run.path for run in drawn if _changes(curves[run.path])]
         styles = {path: {"linestyle": dashes} for path, dashes in zip(moving, cycle(DASHES))}
+        longest = 1.02 * max(x[-1] for run in drawn for x, _ in curves[run.path].values()) or 1
         figure, panels, spare = _grid(len(names))
         for panel, name in zip(panels, names, strict=True):
             for run, color in zip(drawn, cycle(COLORS)):
@@ -137,7 +136,7 @@ def schedules(runs: Sequence[Run]) -> Drawing:
                     if band := run.band(name, by):
                         panel.fill_between(curves[run.path][name][0], *band, color=color, alpha=0.15, linewidth=0)
                     _draw_schedule(panel, *curves[run.path][name], color, styles.get(run.path, CONSTANT))
-            _finish_schedule(panel, name)
+            _finish_schedule(panel, name, longest)
         for panel in _lowest(panels):
             panel.set_xlabel("weight step" if by == "train_step" else "epoch")
         figure.align_ylabels(panels)
@@ -306,12 +305,13 @@ def _draw_schedule(panel: Axes, x: numpy.ndarray, values: numpy.ndarray, color: 
         panel.plot(x, values, color=color, **style)
 
 
-def _finish_schedule(panel: Axes, name: str) -> None:
+def _finish_schedule(panel: Axes, name: str, longest: float) -> None:
     panel.set_ylabel(name)
-    panel.margins(x=0.02, y=0.08)
-    panel.set_xlim(left=0)  # so that the warm-up shows
-    if min(float(numpy.min(line.get_ydata())) for line in panel.lines) >= 0:
-        panel.set_ylim(0, 1.08 * max(float(numpy.max(line.get_ydata())) for line in panel.lines) or 1)
+    panel.margins(y=0.08)
+    panel.set_xlim(0, longest)  # from 0, so that the warm-up shows
+    low, high = panel.dataLim.intervaly
+    if low >= 0:
+        panel.set_ylim(0, 1.08 * high) if high else panel.set_ylim(-0.04, 1)
     panel.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.yaxis.set_major_locator(MaxNLocator(4))

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from lstm import demo
+from lstm.jobs import TRAIN, Job
 from lstm.model import HYPERPARAMETERS
-from stn.errors import UserError
-from stn.runs import read_status
+from stn.runs import newest_run, read_status
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,9 +33,9 @@ def made_up_run(path, val_ppl, test_ppl, found=(0.5, 0.25)):
 
 
 def test_table_shows_results_and_the_best_epochs_values(tmp_path):
-    fixed = made_up_run(tmp_path / "fixed", 200.04, 190.0, found=(0.5, 0.5))
-    tuned = made_up_run(tmp_path / "tuned", 150.26, 140.0, found=(0.5, 0.25, 0.125))
-    lines = demo.table(fixed, tuned).splitlines()
+    fixed = made_up_run(tmp_path / "fixed" / "2026-01-02", 200.04, 190.0, found=(0.5, 0.5))
+    tuned = made_up_run(tmp_path / "tuned" / "2026-01-02", 150.26, 140.0, found=(0.5, 0.25, 0.125))
+    lines = demo.table(*(Job("", TRAIN, str(run.parent), list) for run in (fixed, tuned))).splitlines()
     assert len({len(line) for line in lines if line}) == 1
     cells = [line.split() for line in lines if line]
     assert cells[:4] == [
@@ -48,71 +48,7 @@ def test_table_shows_results_and_the_best_epochs_values(tmp_path):
     assert [cell[0] for cell in cells[4:]] == list(HYPERPARAMETERS)
 
 
-def test_table_without_a_result_names_the_run(tmp_path):
-    runs = [made_up_run(tmp_path / name, 2.0, 1.0) for name in ("fixed", "tuned")]
-    (runs[1] / "result.csv").unlink()
-    with pytest.raises(UserError, match="tuned"):
-        demo.table(*runs)
-
-
-def test_failure_passes_on_the_message():
-    failing = [
-        sys.executable,
-        "-c",
-        "import sys; print('working'); print('train.py: no room', file=sys.stderr); exit(2)",
-    ]
-    fine = [sys.executable, "-c", "print('done')"]
-    with pytest.raises(UserError, match=r"the tuned run failed: train\.py: no room"):
-        demo.train({"fixed": fine, "tuned": failing})
-
-
-def test_lines_come_behind_the_runs_names(capsys):
-    demo.train({"fixed": [sys.executable, "-c", "print('one'); print('two')"], "tuned": None})
-    assert capsys.readouterr().out.splitlines() == ["fixed | one", "fixed | two"]
-
-
 TIMEOUT = 300  # seconds: only a hang is an error here
-FLAGS = ["--data", "builtin", "--epochs", "3"]
-
-
-@pytest.mark.parametrize(
-    ("status", "checkpoint", "overwrite", "expected"),
-    [
-        ("finished", True, False, None),
-        ("finished", True, True, "--overwrite"),
-        ("running", True, False, "--resume"),
-        ("interrupted", True, False, "--resume"),
-        ("running", False, False, "--overwrite"),
-        (None, False, False, "--overwrite"),
-    ],
-)
-def test_command_by_what_is_there(tmp_path, status, checkpoint, overwrite, expected):
-    if status:
-        run = tmp_path / "2026-01-02"
-        run.mkdir()
-        (run / "args.yaml").write_text(yaml.safe_dump({"epochs": 3, "data": "elsewhere"}))
-        (run / "status").write_text(status)
-        if checkpoint:
-            (run / "checkpoint.pt").touch()
-    command = demo.command("tuned", str(tmp_path), FLAGS, overwrite)
-    assert command is None if expected is None else expected in command
-
-
-def test_a_run_with_other_settings_is_refused(tmp_path):
-    run = tmp_path / "2026-01-02"
-    run.mkdir()
-    (run / "args.yaml").write_text(yaml.safe_dump({"epochs": 4}))
-    with pytest.raises(UserError, match="another epochs"):
-        demo.command("tuned", str(tmp_path), FLAGS, overwrite=False)
-    assert demo.command("tuned", str(tmp_path), FLAGS, overwrite=True)
-
-
-def test_first_lines_make_a_smaller_corpus(tmp_path):
-    (tmp_path / "train.txt").write_text("a b\nc\nd\n")
-    folder = demo.first_lines(tmp_path, tmp_path / "small", {"train": 2})
-    assert (folder / "train.txt").read_text() == "a b\nc\n"
-    with pytest.raises(UserError, match="small"):
-        demo.first_lines(tmp_path / "nowhere", tmp_path / "small", {"train": 2})
 
 
 @pytest.fixture
@@ -150,7 +86,7 @@ def test_quick_demo_from_end_to_end(start, tmp_path):
     _, complaint = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130
     assert complaint.splitlines() == ["demo.py: stopped; start it again to continue"]
-    runs = {name: demo.newest(tmp_path / name) for name in ("fixed", "tuned")}
+    runs = {name: newest_run(tmp_path / name, None) for name in ("fixed", "tuned")}
     assert "interrupted" in map(read_status, runs.values())
 
     process = start()

@@ -213,3 +213,96 @@ def test_save_into_a_file_is_an_error(make_run, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file"):
         figures.save(draw(make_run()).figure, tmp_path / "file" / "schedules")
+
+
+# The band of the perturbation
+
+
+SCALED_EPOCH = table(
+    EPOCH_HEADER.replace(",lr", ",dropouto_scale,lr"),
+    [(0, 2.0, 6, 5.9, 403, 365, 2.0, 0.4, 0.5, 30), (1, 4.0, 5, 5.2, 244, 181, 2.0, 0.2, 1.5, 30)],
+)
+
+
+def sigmoid(x):
+    return 1 / (1 + numpy.exp(-x))
+
+
+def logit(p):
+    return numpy.log(p) - numpy.log1p(-p)
+
+
+def band(figure, name):
+    """The band's x, lower and upper edge."""
+    (collection,) = panel(figure, name).collections
+    (path,) = collection.get_paths()
+    xs = sorted({*path.vertices[:, 0]})
+    return xs, *zip(
+        *((min(ys), max(ys)) for x in xs for ys in [path.vertices[path.vertices[:, 0] == x, 1]]), strict=True
+    )
+
+
+def test_a_tuned_ones_scale_is_a_band_in_unconstrained_space(make_run):
+    path = make_run(epoch=SCALED_EPOCH)
+    (path / "args.yaml").write_text(yaml.safe_dump({"save_dir": "tuned", "ranges": {"dropouto": [0, 1]}}))
+    figure, _ = draw(path)
+    x, low, high = band(figure, "dropouto")
+    assert x == [2, 4, 6]
+    value, scale = numpy.array([0.5, 0.4, 0.25]), numpy.array([0.5, 0.5, 1.0])  # at 1, 2 and 3 s
+    assert low == pytest.approx(sigmoid(logit(value) - scale), rel=1e-5)
+    assert high == pytest.approx(sigmoid(logit(value) + scale), rel=1e-5)
+    assert not panel(figure, "alpha").collections
+    assert panel(figure, "dropouto").get_ylim()[1] > max(high)
+
+
+@pytest.mark.parametrize("settings", [{}, {"ranges": {}}, {"ranges": {"alpha": [0, 1]}}])
+def test_without_a_range_there_is_no_band(make_run, settings):
+    path = make_run(epoch=SCALED_EPOCH)
+    (path / "args.yaml").write_text(yaml.safe_dump({"save_dir": "tuned", **settings}))
+    figure, _ = draw(path)
+    assert not panel(figure, "dropouto").collections
+
+
+# Initial values
+
+
+@pytest.fixture
+def started(make_run):
+    """started(value): a run that tuned dropouto from there."""
+
+    def make(value, val=VAL_CSV):
+        path = make_run(f"init{value}", val=val)
+        (path / "args.yaml").write_text(yaml.safe_dump({"save_dir": f"init{value}", "dropouto": value}))
+        return path
+
+    return make
+
+
+def from_initial(*paths):
+    return figures.initial_values([figures.read_run(path) for path in paths], "dropouto", "output dropout")
+
+
+def test_schedules_from_initial_values(started):
+    figure, skipped = from_initial(started(0.9), started(0.05))
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["0.05", "0.9"]
+    assert points(axes.lines[1]) == [(0, 0.9), (2, 0.5), (4, 0.4), (6, 0.25)]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("iteration", "output dropout")
+    assert figure.get_figwidth() == pytest.approx(3.3) and skipped == []
+    assert len({(line.get_color(), str(line.get_linestyle())) for line in axes.lines}) == 2
+
+
+def test_five_initial_values_are_told_apart(started):
+    figure, _ = from_initial(*(started(value) for value in (0.05, 0.3, 0.5, 0.7, 0.9)))
+    lines = figure.axes[0].lines
+    assert len({line.get_color() for line in lines}) == 5
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["0.05", "0.3", "0.5", "0.7", "0.9"]
+
+
+def test_a_run_without_steps_is_named_and_left_out(started):
+    half = started(0.3, val=None)
+    _, (line,) = from_initial(started(0.05), half)
+    assert str(half) in line
+    with pytest.raises(UserError, match="nothing to draw"):
+        from_initial(half)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from stn import Constant, Hyperparameters, Tuned, UserError
+from stn import Constant, Hyperparameters, Replay, Tuned, UserError
+from stn.hyperparameters import neighbourhood
 
 INF = math.inf
 RANGES = {"bounded": (-2.0, 3.0), "above": (0.5, INF), "below": (-INF, 2.0), "unbounded": (-INF, INF)}
@@ -323,3 +324,51 @@ def test_state_dict_round_trip():
     fresh.load_state_dict(trained.state_dict())
     assert_close(fresh.log_values(), trained.log_values())
     assert_close(fresh.entropy(), trained.entropy())
+
+
+# Schedules
+
+
+def scheduled():
+    return Hyperparameters(
+        fixed=Constant(1.5),
+        moving=Replay("epoch", [0, 1], [0.25, 0.5]),
+        rate=Tuned(0.5, range=(0, 1)),
+        stepping=Replay("step", [0, 10], [0.0, 1.0]),
+    )
+
+
+def test_advance_moves_what_follows_a_schedule():
+    hyper = scheduled()
+    before = hyper.current()
+    hyper.advance(5, 1)
+    for draw in (hyper.current(), hyper.perturbed(3)):
+        assert (draw["fixed"], draw["moving"], draw["stepping"]) == (1.5, 0.5, 0.5)
+    assert (before["moving"], before["stepping"]) == (0.25, 0.0)  # a draw is for good
+    logged = dict(zip(hyper.log_names, hyper.log_values().tolist(), strict=True))
+    assert {name: logged[name] for name in hyper.names} == {"fixed": 1.5, "moving": 0.5, "rate": 0.5, "stepping": 0.5}
+
+
+def test_given_values_are_logged_exactly():
+    hyper = Hyperparameters(x=Replay("epoch", [0, 1], [0.1, 1 / 3]), rate=Tuned(0.5, range=(0, 1)))
+    hyper.advance(0, 1)
+    assert hyper.log_values()[0].item() == 1 / 3
+
+
+def test_changing_names_all_but_constants():
+    assert scheduled().changing == ("moving", "rate", "stepping")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "value", "to", "back"),
+    [
+        ((0, 1), 0.2, lambda v: math.log(v / (1 - v)), lambda x: 1 / (1 + math.exp(-x))),
+        ((-2, 3), 0.2, lambda v: math.log((v + 2) / (3 - v)), lambda x: -2 + 5 / (1 + math.exp(-x))),
+        ((0, math.inf), 0.2, lambda v: math.log(math.expm1(v)), lambda x: math.log1p(math.exp(x))),
+        ((-math.inf, math.inf), 0.2, float, float),
+    ],
+)
+def test_neighbourhood_is_one_scale_away_in_unconstrained_space(bounds, value, to, back):
+    below, above = neighbourhood([value, value], [0.5, 2.0], bounds)
+    assert below == pytest.approx([back(to(value) - 0.5), back(to(value) - 2)], rel=1e-5)
+    assert above == pytest.approx([back(to(value) + 0.5), back(to(value) + 2)], rel=1e-5)

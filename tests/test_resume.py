@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from lstm_runs import write_corpus
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from lstm import train
@@ -28,11 +29,7 @@ PATIENCE = 600  # seconds after which a process counts as stuck
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    folder, words = tmp_path_factory.mktemp("corpus"), random.Random(0)
-    for split, lines in (("train", 60), ("valid", 35), ("test", 20)):
-        text = [" ".join(words.choices("abcdef", k=words.randint(1, 5))) for _ in range(lines)]
-        (folder / f"{split}.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
-    return folder
+    return write_corpus(tmp_path_factory.mktemp("corpus"), train=60, valid=35, test=20)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from stn.datasets.text import batchify, chunk, load_corpus, num_chunks
+from stn.datasets.text import batchify, chunk, first_lines, load_corpus, num_chunks
 from stn.errors import UserError
 
 SPLITS = {"train": "the cat sat\nthe dog\n", "valid": "a cat\n", "test": "\nthe end\n"}
@@ -145,3 +145,11 @@ def test_one_pass_is_the_stream_and_the_stream_shifted_by_one(rows, width, bptt)
     inputs, targets = zip(*(chunk(data, i * bptt, bptt) for i in range(num_chunks(data, bptt))), strict=True)
     assert torch.equal(torch.cat(inputs), data[:-1])
     assert torch.equal(torch.cat(targets), data[1:])
+
+
+def test_first_lines_make_a_smaller_corpus(tmp_path):
+    (tmp_path / "train.txt").write_text("a b\nc\nd\n")
+    folder = first_lines(tmp_path, tmp_path / "small", {"train": 2})
+    assert (folder / "train.txt").read_text() == "a b\nc\n"
+    with pytest.raises(UserError, match="small"):
+        first_lines(tmp_path / "nowhere", tmp_path / "small", {"train": 2})

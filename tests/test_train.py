@@ -1,7 +1,5 @@
-import csv
 import math
 import os
-import random
 import runpy
 import shutil
 import subprocess
@@ -9,9 +7,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import lstm_runs
 import pytest
 import torch
 import yaml
+from lstm_runs import execute, only_run, refused, rows, settings, without_time, write_corpus
 
 from lstm import experiment, train
 from lstm.model import HYPERPARAMETERS
@@ -19,18 +19,8 @@ from stn.bilevel import evaluate
 from stn.runs import FORMAT, KIND, RunFolder
 
 ROOT = Path(__file__).parent.parent
-SMALL = "--emsize 4 --nhid 5 --batch_size 4 --bptt 6 --lr 1 --epochs 2 --warmup_steps 2 --threads 1 --disable_cuda"
+SMALL = f"{lstm_runs.SMALL} --warmup_steps 2"
 VALUES = list(HYPERPARAMETERS)
-
-
-def write_corpus(folder, lines=40, seed=0):
-    """A text of six words, of some three a line."""
-    words = random.Random(seed)
-    folder.mkdir(exist_ok=True)
-    for split, count in (("train", lines), ("valid", 25), ("test", 15)):
-        text = [" ".join(words.choices("abcdef", k=words.randint(1, 5))) for _ in range(count)]
-        (folder / f"{split}.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -53,48 +43,13 @@ def run(tmp_path, corpus, capsys):
         # A resumed run is told no more than where to look.
         given = [] if "--resume" in flags else ["--data", str(data), *SMALL.split()]
         argv = ["--save_dir", str(tmp_path / "logs"), *given, *flags.split()]
-        return execute(argv, capsys)
+        return execute(train, argv, capsys)
 
     return command
 
 
-def execute(argv, capsys):
-    try:
-        status = train.main(argv)
-    except SystemExit as stop:
-        status = stop.code
-    return status, *capsys.readouterr()
-
-
-def only_run(tmp_path):
-    (folder,) = (tmp_path / "logs").iterdir()
-    return folder
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def without_time(path):
-    return [{name: cell for name, cell in row.items() if name != "time"} for row in rows(path)]
-
-
-def settings(folder):
-    return yaml.safe_load((folder / "args.yaml").read_text())
-
-
 def status_of(folder):
     return (folder / "status").read_text().strip()
-
-
-def refused(outcome, *words):
-    """Exit status 2, and one line on stderr that holds all these words."""
-    status, _, error = outcome
-    assert status == 2
-    assert error.startswith("train.py: ") and error.endswith("\n") and error.count("\n") == 1
-    for word in words:
-        assert str(word) in error
 
 
 # What a run leaves
@@ -211,7 +166,10 @@ def test_zero_is_a_seed_like_any_other(run, tmp_path):
 
 def test_a_seed_of_ones_own_is_recorded_and_gives_the_same_again(run, tmp_path):
     assert run("--epochs 1")[0] == 0
-    seed, result = settings(only_run(tmp_path))["seed"], (only_run(tmp_path) / "result.csv").read_text()
+    seed, result = (
+        settings(only_run(tmp_path))["seed"],
+        (only_run(tmp_path) / "result.csv").read_text(),
+    )
     assert run(f"--epochs 1 --overwrite --seed {seed}")[0] == 0
     assert (only_run(tmp_path) / "result.csv").read_text() == result
 
@@ -222,7 +180,7 @@ def test_the_models_file_can_be_named(run, tmp_path):
 
 
 def test_help_names_every_flag_once(capsys):
-    status, out, error = execute(["--help"], capsys)
+    status, out, error = execute(train, ["--help"], capsys)
     assert status == 0 and error == ""
     for name in (*VALUES, *(f"tune_{name}" for name in VALUES), "tune_all", "tune_scales", "resume", "data"):
         assert f"--{name}" in out
@@ -248,7 +206,7 @@ def test_test_reports_the_best_model_and_touches_nothing(finished, capsys):
     before = {file: file.read_bytes() for file in finished.iterdir()}
     (result,) = rows(finished / "result.csv")
     for flags in (f"--resume {finished}", f"--save_dir {finished.parent} --prefix all"):
-        status, out, _ = execute(["--test", *flags.split()], capsys)
+        status, out, _ = execute(train, ["--test", *flags.split()], capsys)
         assert status == 0
         assert f"valid loss {float(result['val_loss']):.4f}" in out
         assert f"test loss {float(result['test_loss']):.4f}" in out
@@ -337,7 +295,7 @@ def test_logs_that_cannot_be_written(tmp_path, corpus, capsys, place):
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("in the way")
     argv = f"--save_dir {tmp_path}/logs/saves --data {corpus} {SMALL}".split()
-    refused(execute(argv, capsys), tmp_path / "logs" / "saves", "move away")
+    refused(execute(train, argv, capsys), tmp_path / "logs" / "saves", "move away")
     assert (tmp_path / place).read_text() == "in the way"
 
 
@@ -372,7 +330,7 @@ def unfinished(finished, tmp_path):
 
 
 def resume(capsys, folder, flags=""):
-    return execute(["--resume", str(folder), *flags.split()], capsys)
+    return execute(train, ["--resume", str(folder), *flags.split()], capsys)
 
 
 @pytest.mark.parametrize(
@@ -466,4 +424,4 @@ def test_resume_where_there_is_nothing(run, tmp_path, capsys):
 def test_resume_of_a_finished_run_asks_for_more_epochs(finished, tmp_path, capsys):
     folder = shutil.copytree(finished, tmp_path / "logs" / "2024-01-02")
     refused(resume(capsys, folder), "finished", "--epochs")
-    refused(execute(f"--resume --save_dir {tmp_path}/logs".split(), capsys), "finished")
+    refused(execute(train, f"--resume --save_dir {tmp_path}/logs".split(), capsys), "finished")

@@ -355,3 +355,37 @@ def test_time_goes_on_after_a_stop(trainer, folder):
     trainer(Scripted(), resume=True).train()
     times = column(folder, "epoch", "time")
     assert times == sorted(times) and times[0] > 1000
+
+
+# Schedules
+
+
+class Clock:
+    """A schedule whose value says when it was asked."""
+
+    def at(self, step, epoch):
+        return step + 100.0 * epoch
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_schedules_advance_with_each_weight_step(folder, tuned):
+    """Also within an alternation that an epoch's end divides; each step's value is what is logged."""
+    task, seen = Scripted(), []
+    training_loss = task.training_loss
+    task.training_loss = lambda draw: seen.append(draw["clock"]) or training_loss(draw)
+    rate = Tuned(0.5, range=(0, 1)) if tuned else Constant(0.5)
+    with RunFolder.create(folder, {}) as run:
+        hyper = Hyperparameters(rate=rate, clock=Clock())
+        Trainer(task, hyper, Settings(epochs=2, lr=1.0), run, Screen()).train()
+    assert seen[:6] == [0.0, 1.0, 2.0, 103.0, 104.0, 105.0]
+    if not tuned:
+        assert column(folder, "epoch", "clock") == [2.0, 105.0] and len(seen) == 6
+    else:
+        assert column(folder, "val", "clock") == [1.0, 103.0, 105.0]
+
+
+def test_without_tuning_an_epoch_is_evaluated_right_at_its_end(trainer, folder):
+    task = Scripted()
+    trainer(task, tuned=False, epochs=2, train_steps=2).train()
+    assert task.trace == "wwwEwwwE"
+    assert logged_steps(folder, "hyper/rate") == [1, 2, 3, 4, 5, 6]

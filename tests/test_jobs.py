@@ -1,0 +1,149 @@
+"""Training runs as processes: what is started, continued and left alone, and in which order."""
+
+import pytest
+import yaml
+
+from lstm import jobs
+from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
+from stn.errors import UserError
+
+FLAGS = ["--data", "builtin", "--epochs", "3"]
+
+
+def job(save_dir, flags=FLAGS, script=TRAIN, **others):
+    return Job("tuned", script, str(save_dir), lambda: list(flags), **others)
+
+
+@pytest.fixture
+def made_run(tmp_path):
+    """made_run(settings, status): a run's folder below tmp_path."""
+
+    def make(settings, status="finished", name="2026-01-02"):
+        run = tmp_path / name
+        run.mkdir()
+        (run / "args.yaml").write_text(yaml.safe_dump(settings))
+        (run / "status").write_text(status)
+        return run
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("status", "checkpoint", "overwrite", "expected"),
+    [
+        ("finished", True, False, None),
+        ("finished", True, True, "--overwrite"),
+        ("running", True, False, "--resume"),
+        ("interrupted", True, False, "--resume"),
+        ("running", False, False, "--overwrite"),
+        (None, False, False, "--overwrite"),
+    ],
+)
+def test_command_by_what_is_there(tmp_path, made_run, status, checkpoint, overwrite, expected):
+    if status:
+        run = made_run({"epochs": 3, "data": "elsewhere"}, status)
+        if checkpoint:
+            (run / "checkpoint.pt").touch()
+    command = job(tmp_path).command(overwrite)
+    assert command is None if expected is None else expected in command
+
+
+def test_a_run_with_other_settings_is_refused(tmp_path, made_run):
+    made_run({"epochs": 4})
+    with pytest.raises(UserError, match="another epochs"):
+        job(tmp_path).command(overwrite=False)
+    assert job(tmp_path).command(overwrite=True)
+
+
+def test_the_number_of_threads_may_differ(tmp_path, made_run):
+    made_run({"epochs": 3, "threads": 1})
+    assert job(tmp_path, threads=2).command(overwrite=False) is None
+
+
+def test_only_a_run_of_its_own_prefix_counts(tmp_path, made_run):
+    made_run({"epochs": 3}, name="2026-01-02-seed1")
+    assert job(tmp_path, prefix="seed1").command(overwrite=False) is None
+    assert {"--prefix", "seed2"} <= {*job(tmp_path, prefix="seed2").command(overwrite=False)}
+
+
+def test_a_replay_of_another_schedule_is_refused(tmp_path, made_run):
+    schedule = tmp_path / "epoch.csv"
+    schedule.write_text("epoch,dropouto\n0,0.5\n")
+    flags = ["--load_schedule", str(schedule)]
+    settings = {"load_schedule": str(schedule), "schedule_checksum": "another"}
+    run = made_run(settings)
+    with pytest.raises(UserError, match="another schedule_checksum"):
+        job(tmp_path, flags, TRAIN_BASIC).command(overwrite=False)
+    same = jobs.train_basic.checksum(schedule)
+    (run / "args.yaml").write_text(yaml.safe_dump({**settings, "schedule_checksum": same}))
+    assert job(tmp_path, flags, TRAIN_BASIC).command(overwrite=False) is None
+
+
+def test_a_result_that_is_missing_names_the_run(tmp_path, made_run):
+    run = made_run({})
+    with pytest.raises(UserError, match=str(run)):
+        job(tmp_path).result()
+    (run / "result.csv").write_text("val_ppl\n2.5\n")
+    assert job(tmp_path).result()["val_ppl"] == 2.5
+
+
+# Several
+
+
+@pytest.fixture
+def shell(monkeypatch, tmp_path):
+    """shell(name, command, needs): a job that runs a shell's command in tmp_path instead of a training."""
+    commands = {}
+    monkeypatch.setattr(Job, "command", lambda self, _: commands[self.name])
+    monkeypatch.setattr(jobs, "ROOT", tmp_path)
+
+    def make(name, command, needs=()):
+        commands[name] = ["sh", "-c", command] if command else None
+        return Job(name, TRAIN, "nowhere", list, needs=needs)
+
+    return make
+
+
+def test_lines_come_behind_the_runs_names(shell, capsys):
+    finish([shell("fixed", "echo one; echo; echo two"), shell("tuned", None)], at_once=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "|" in line] == ["fixed | one", "fixed | two"]
+    assert any(line.startswith("tuned: already finished") for line in lines)
+
+
+def test_failure_passes_on_the_message(shell):
+    failing = shell("tuned", "echo working; echo train.py: no room >&2; exit 2")
+    with pytest.raises(UserError, match=r"the run tuned failed: train\.py: no room$"):
+        finish([shell("fixed", "echo done"), failing], at_once=2)
+
+
+def test_what_needs_a_failure_is_not_run_and_the_rest_is(shell, tmp_path):
+    needy = shell("needy", "touch needy", needs=("bad",))
+    with pytest.raises(UserError, match=r"the run bad failed: no word from it$"):
+        finish([shell("bad", "exit 1"), needy, shell("good", "touch good")], at_once=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"good"}
+
+
+def test_a_job_waits_for_those_that_it_needs(shell, tmp_path):
+    """Whatever the order in which they are given; what is done is told after each that was run."""
+    told = []
+    late = shell("late", "cat early > late", needs=("early", "there"))
+    early = shell("early", "sleep 0.2; echo text > early")
+    finish(
+        [late, early, shell("there", None)], at_once=3, done=lambda: told.append({p.name for p in tmp_path.iterdir()})
+    )
+    assert (tmp_path / "late").read_text() == "text\n"
+    assert told == [{"early"}, {"early", "late"}]
+
+
+def test_no_more_at_once_than_asked_for(shell, tmp_path):
+    count = "touch run-$$; ls run-* | wc -l >> counts; sleep 0.05; rm run-$$"
+    finish([shell(f"job {number}", count) for number in range(6)], at_once=2)
+    assert {*(tmp_path / "counts").read_text().split()} <= {"1", "2"}
+
+
+def test_an_interrupted_run_interrupts(shell, tmp_path):
+    jobs = [shell("stopped", "exit 130"), *(shell(f"after {n}", f"touch {n}") for n in range(3))]
+    with pytest.raises(KeyboardInterrupt):
+        finish(jobs, at_once=1)
+    assert not [*tmp_path.iterdir()]

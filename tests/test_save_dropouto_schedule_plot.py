@@ -1,0 +1,91 @@
+"""The figure of schedules from several initial values: which runs it finds, and which it leaves out."""
+
+import matplotlib.image
+import pytest
+import yaml
+from lstm_runs import execute
+
+from lstm import save_dropouto_schedule_plot as script
+
+VAL = "global_step,time,dropouto,train_step\n3,1,{0},2\n6,2,{1},4\n9,3,{2},6\n"
+
+
+@pytest.fixture
+def make_run(tmp_path, monkeypatch):
+    """make_run(name, start, val): a run's folder below tmp_path/logs."""
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+
+    def make(name, start, val=VAL, date="2026-01-02"):
+        path = tmp_path / "logs" / name / date
+        path.mkdir(parents=True)
+        (path / "args.yaml").write_text(yaml.safe_dump({"dropouto": start}))
+        if val is not None:
+            (path / "val.csv").write_text(val.format(start, (start + 0.5) / 2, 0.5))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The runs that were handed to the figure, with their initial values."""
+    found = []
+    original = script.figures.initial_values
+
+    def recording(runs, *labels):
+        figure, skipped = original(runs, *labels)
+        found.append([line.get_label() for line in figure.axes[0].lines])
+        return figure, skipped
+
+    monkeypatch.setattr(script.figures, "initial_values", recording)
+    return found
+
+
+def test_finds_the_newest_of_each(make_run, drawn, tmp_path, capsys):
+    make_run("dropouto_schedule_init05", 0.1, date="2026-01-01")
+    make_run("dropouto_schedule_init05", 0.05, date="2026-01-02")
+    make_run("dropouto_schedule_init90", 0.9)
+    make_run("saves", 0.3)
+    status, out, error = execute(script, ["--out", tmp_path / "plots" / "figure"], capsys)
+    assert (status, error) == (0, "")
+    assert drawn == [["0.05", "0.9"]]
+    files = [tmp_path / "plots" / f"figure.{kind}" for kind in ("pdf", "png")]
+    assert out.splitlines() == [f"wrote {file}" for file in files]
+    assert files[0].read_bytes().startswith(b"%PDF")
+    height, width, _ = matplotlib.image.imread(files[1]).shape
+    assert width == 990 and height > 500  # a paper's column, 3.3 inches, at 300 dots per inch
+
+
+def test_takes_folders_as_arguments(make_run, drawn, tmp_path, capsys):
+    paths = [make_run("mine", 0.7), make_run("others", 0.3)]
+    assert execute(script, [*paths, "--out", tmp_path / "figure"], capsys)[0] == 0
+    assert drawn == [["0.3", "0.7"]]
+
+
+def test_by_default_it_is_written_to_plots(capsys):
+    assert execute(script, ["--help"], capsys)[0] == 0
+    assert script.parser().parse_args([]).out == script.ROOT / "plots" / "stn_dropouto_schedules"
+
+
+def test_missing_and_half_written_runs_are_named_and_skipped(make_run, drawn, tmp_path, capsys):
+    make_run("dropouto_schedule_init05", 0.05)
+    half = make_run("dropouto_schedule_init30", 0.3, val=None)
+    broken = make_run("dropouto_schedule_init50", 0.5, val="global_step,time,dropouto,train_step\n3,1,what,2\n")
+    missing = tmp_path / "logs" / "dropouto_schedule_init90"
+    missing.mkdir()
+    cut = make_run("dropouto_schedule_init70", 0.7)
+    (cut / "val.csv").write_text((cut / "val.csv").read_text()[:-4])  # within its last row
+    status, _, error = execute(script, ["--out", tmp_path / "figure"], capsys)
+    assert status == 0 and drawn == [["0.05", "0.7"]]
+    lines = error.splitlines()
+    assert len(lines) == 3 and all("left out" in line for line in lines)
+    for path in (half, broken, missing):
+        assert sum(str(path) in line for line in lines) == 1
+
+
+def test_nothing_to_draw(make_run, tmp_path, capsys):
+    for arguments, words in (([], "--tune_dropouto"), ([make_run("mine", 0.5, val=None)], "nothing to draw")):
+        status, _, error = execute(script, [*arguments, "--out", tmp_path / "figure"], capsys)
+        assert status == 2 and words in error and error.count("\n") == 1
+    status, _, error = execute(script, [tmp_path / "nowhere"], capsys)
+    assert status == 2 and "does not exist" in error

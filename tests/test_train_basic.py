@@ -1,0 +1,359 @@
+"""The baselines' command line: fixed, perturbed and replayed hyperparameters in an otherwise equal run."""
+
+import math
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+import torch.nn.functional as F
+from lstm_runs import SMALL, execute, only_run, refused, rows, settings, without_time, write_corpus
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from torch import nn
+
+from lstm import experiment, train, train_basic
+from lstm.model import AWDLSTM, HYPERPARAMETERS
+
+ROOT = Path(__file__).parent.parent
+NAMES = list(HYPERPARAMETERS)
+BARE = " ".join(f"--{name} 0" for name in NAMES)
+# The commands of the paper's repository, and what each makes of dropouto.
+PUBLISHED = {
+    "--dropouto=0.68 --prefix=dropouto": "0.68",
+    "--dropouto=0.68 --prefix=dropouto_gauss --perturb_type=gaussian --perturb_std=0.05 --perturb_dropouto": (
+        "0.68 with Gaussian noise of standard deviation 0.05 for each mini-batch"
+    ),
+    "--dropouto=0.68 --prefix=dropouto_sin --perturb_type=sinusoid --amplitude=0.1 --sinusoid_period=1200"
+    " --perturb_dropouto": "0.68 with a sinusoid of amplitude 0.1 and period 1200 mini-batches",
+    "--dropouto=0.78 --prefix=dropouto_final": "0.78",
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture
+def run(tmp_path, corpus, capsys):
+    """run(flags, script): a command line on the small corpus, logging below tmp_path; its outcome."""
+
+    def command(flags="", script=train_basic):
+        given = [] if "--resume" in flags else ["--data", corpus, *SMALL.split()]
+        return execute(script, ["--save_dir", tmp_path / "logs", *given, *flags.split()], capsys)
+
+    return command
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """The draw of each weight step, as the model gets it: {name: value}, all seven."""
+    values = []
+    encode = AWDLSTM.encode
+
+    def recording(model, tokens, state, draw):
+        if model.training:
+            values.append({name: draw[name] for name in NAMES})
+        return encode(model, tokens, state, draw)
+
+    monkeypatch.setattr(AWDLSTM, "encode", recording)
+    return values
+
+
+def scalars(folder, tag):
+    """(step, value) of what TensorBoard shows under a tag."""
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    return [
+        (event.step, value.tensor.float_val[0] if value.HasField("tensor") else value.simple_value)
+        for file in files
+        for event in EventFileLoader(str(file)).Load()
+        for value in event.summary.value
+        if value.tag == tag
+    ]
+
+
+# Plain
+
+
+def test_a_plain_run_has_plain_layers(run, tmp_path):
+    assert run()[0] == 0
+    saved = torch.load(only_run(tmp_path) / "model.pt", weights_only=True)["model"]
+    types, width, hidden = 7, 4, 5
+    layers = [nn.LSTM(width, hidden), nn.LSTM(hidden, width)]
+    weights = types * width + types + sum(weight.numel() for layer in layers for weight in layer.parameters())
+    assert sum(weight.numel() for name, weight in saved.items() if name != "decoder.weight") == weights
+    assert not any("response" in name or "gate" in name for name in saved)
+
+
+def test_a_plain_run_has_the_losses_of_an_independent_plain_model(run, tmp_path):
+    """nn.Embedding, nn.LSTM and a tied nn.Linear, trained by hand from the same weights."""
+    assert run(f"{BARE} --seed 5 --clip 0.1 --epochs 3")[0] == 0
+    folder = only_run(tmp_path)
+    args = Namespace(**settings(folder))
+    text = experiment.reload_corpus(args)
+    torch.manual_seed(args.seed)
+    _, task = train_basic.SCRIPT.build(args, text)
+
+    embedding, decoder = nn.Embedding(len(text.vocabulary), 4), nn.Linear(4, len(text.vocabulary))
+    layers = [nn.LSTM(4, 5), nn.LSTM(5, 4)]
+    decoder.weight = embedding.weight
+    ours = task.model.state_dict()
+    embedding.load_state_dict({"weight": ours["embedding.weight"]})
+    decoder.load_state_dict({name: ours[f"decoder.{name}"] for name in ("weight", "bias")})
+    for number, layer in enumerate(layers):
+        prefix = f"layers.{number}."
+        layer.load_state_dict({f"{n[len(prefix) :]}": w for n, w in ours.items() if n.startswith(prefix)})
+    weights = list({id(w): w for m in (embedding, decoder, *layers) for w in m.parameters()}.values())
+
+    def losses(tokens, bptt, update):
+        """Sum of losses over a text in columns (N, B), and how many."""
+        total = count = 0
+        states = [None, None]
+        for start in range(0, len(tokens) - 1, bptt):
+            chunk = tokens[start : start + bptt + 1]
+            hidden = embedding(chunk[:-1])
+            for number, layer in enumerate(layers):
+                hidden, state = layer(hidden, states[number])
+                states[number] = tuple(part.detach() for part in state)
+            loss = F.cross_entropy(decoder(hidden).flatten(0, 1), chunk[1:].flatten())
+            if update:
+                for gradient, weight in zip(torch.autograd.grad(loss, weights), weights, strict=True):
+                    weight.grad = gradient
+                norm = math.sqrt(sum(weight.grad.square().sum().item() for weight in weights))
+                with torch.no_grad():
+                    for weight in weights:
+                        weight -= 1.0 * weight.grad * min(1, 0.1 / norm)
+            total += loss.item() * chunk[1:].numel()
+            count += chunk[1:].numel()
+        return total / count
+
+    def columns(stream, batch):
+        rows = len(stream) // batch
+        return stream[: rows * batch].view(batch, rows).t()
+
+    for row in rows(folder / "epoch.csv"):
+        assert float(row["train_loss"]) == pytest.approx(losses(columns(text.train, 4), 6, update=True), rel=1e-5)
+        with torch.no_grad():
+            expected = losses(columns(text.valid, 10), 6, update=False)
+        assert float(row["val_loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+# Perturbed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_hyperparameter_can_be_perturbed_and_no_other_is(run, used, name):
+    assert run(f"--{name} 0.5 --perturb_{name} --seed 2")[0] == 0
+    for other in NAMES:
+        values = {step[other] for step in used}
+        assert len(values) == (len(used) if other == name else 1)
+    assert numpy.mean([step[name] for step in used]) == pytest.approx(0.5, abs=4 * 0.1 / math.sqrt(len(used)))
+
+
+def test_noises_of_different_hyperparameters_are_different(run, used):
+    assert run("--perturb_alpha --alpha 5 --perturb_beta --beta 5")[0] == 0
+    assert all(step["alpha"] != step["beta"] for step in used)
+
+
+def test_a_sinusoid_goes_by_mini_batches(run, used):
+    flags = "--dropouto 0.5 --perturb_dropouto --perturb_type sinusoid --amplitude 0.1 --sinusoid_period 8"
+    assert run(flags)[0] == 0
+    expected = [0.5 + 0.1 * math.sin(2 * math.pi * step / 8) for step in range(len(used))]
+    assert len(used) > 8 and [step["dropouto"] for step in used] == pytest.approx(expected)
+
+
+def test_rates_are_clipped_to_099_and_coefficients_at_0(run, used):
+    flags = "--perturb_dropouto --dropouto 0.9 --perturb_alpha --alpha 2 --perturb_beta --beta 0 --perturb_std 1"
+    assert run(flags)[0] == 0
+    for name, low, high in (("dropouto", 0, 0.99), ("beta", 0, math.inf)):
+        values = [step[name] for step in used]
+        assert min(values) == low and max(values) <= high
+    assert max(step["dropouto"] for step in used) == 0.99
+    assert max(step["alpha"] for step in used) > 2
+
+
+def test_the_values_used_are_logged(run, used, tmp_path):
+    assert run("--perturb_dropouto --dropouto 0.5 --log-interval 1")[0] == 0
+    folder = only_run(tmp_path)
+    logged = scalars(folder, "hyper/dropouto")
+    assert [step for step, _ in logged] == list(range(1, len(used) + 1))
+    assert [value for _, value in logged] == pytest.approx([step["dropouto"] for step in used])
+    length = len(used) // 2
+    assert [float(row["dropouto"]) for row in rows(folder / "epoch.csv")] == [
+        used[length - 1]["dropouto"],
+        used[-1]["dropouto"],
+    ]
+
+
+def test_log_interval_is_50_steps_unless_given(run, tmp_path):
+    assert run()[0] == 0
+    assert settings(only_run(tmp_path))["train_log_interval"] == 50
+
+
+def test_noise_leaves_other_random_numbers_as_they_are(run, tmp_path):
+    """Without any effect of the noise, a perturbed run is the fixed one."""
+    for prefix in ("fixed", "noisy --perturb_dropouto --perturb_std 0"):
+        assert run(f"--dropouto 0.5 --seed 1 --prefix {prefix}")[0] == 0
+    fixed, noisy = sorted((tmp_path / "logs").iterdir())
+    assert without_time(fixed / "epoch.csv") == without_time(noisy / "epoch.csv")
+
+
+def test_a_perturbed_run_resumes_as_if_it_had_not_stopped(run, tmp_path):
+    flags = "--perturb_dropouto --perturb_wdrop --dropouto 0.5 --seed 3 --log-interval 1"
+    assert run(f"{flags} --epochs 3 --prefix whole")[0] == 0
+    assert run(f"{flags} --epochs 1 --prefix parts")[0] == 0
+    parts, whole = sorted((tmp_path / "logs").iterdir())
+    assert run(f"--resume {parts} --epochs 3")[0] == 0
+    assert without_time(parts / "epoch.csv") == without_time(whole / "epoch.csv")
+    assert scalars(parts, "hyper/wdrop") == scalars(whole, "hyper/wdrop")
+
+
+# Replay
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, corpus):
+    """A self-tuned run's folder, all seven tuned, with its hyperparameters changing fast."""
+    logs = tmp_path_factory.mktemp("recorded")
+    flags = f"{SMALL} --epochs 4 --tune_all --hyper_lr 0.3 --warmup_steps 2 --seed 1"
+    assert train.main(["--data", str(corpus), "--save_dir", str(logs), *flags.split()]) == 0
+    (folder,) = logs.iterdir()
+    return folder
+
+
+def test_replay_by_step_puts_the_recorded_values_in_at_the_recorded_steps(run, used, recorded, tmp_path):
+    """All seven; the recording run's own model had them, too, one weight step after each hyperparameter step."""
+    status, out, _ = run(f"--load_schedule {recorded / 'val.csv'} --epochs 4 --log-interval 1")
+    assert status == 0
+    assert sum("replayed by step" in line and ", ".join(NAMES) in line for line in out.splitlines()) == 1
+    table = rows(recorded / "val.csv")
+    assert len(table) > 10
+    for name in NAMES:
+        for row in table:
+            if int(row["train_step"]) < len(used):
+                assert used[int(row["train_step"])][name] == float(row[name])
+        first, second = ((int(row["train_step"]), float(row[name])) for row in table[3:5])
+        assert second[0] - first[0] == 2
+        assert used[first[0] + 1][name] == pytest.approx((first[1] + second[1]) / 2)
+        assert used[0][name] == float(table[0][name])
+        logged = [value for _, value in scalars(only_run(tmp_path), f"hyper/{name}")]
+        assert logged == pytest.approx([step[name] for step in used])
+
+
+def test_replay_by_epoch_puts_row_e_in_during_epoch_e(run, used, recorded, tmp_path):
+    status, out, _ = run(f"--load_schedule {recorded / 'epoch.csv'} --epochs 6")
+    assert status == 0 and "held from epoch 3 on" in out
+    table, length = rows(recorded / "epoch.csv"), len(used) // 6
+    assert length * 6 == len(used) and len({row["dropouto"] for row in table}) == 4
+    for name in NAMES:
+        for step, values in enumerate(used):
+            assert values[name] == float(table[min(step // length, 3)][name])
+    # What is logged is what was used: a replay can be replayed.
+    found = rows(only_run(tmp_path) / "epoch.csv")
+    assert [{name: row[name] for name in NAMES} for row in found[:4]] == [
+        {name: row[name] for name in NAMES} for row in table
+    ]
+
+
+def test_replay_of_some_leaves_the_others_to_their_flags(run, used, tmp_path):
+    (tmp_path / "some.csv").write_text("epoch,dropouto\n0,0.25\n")
+    status, out, _ = run(f"--load_schedule {tmp_path / 'some.csv'} --dropouth 0.4 --wdrop 0.3 --perturb_wdrop")
+    assert status == 0 and "dropouto: replayed" in out
+    assert {(step["dropouto"], step["dropouth"]) for step in used} == {(0.25, 0.4)}
+    assert len({step["wdrop"] for step in used}) == len(used)
+
+
+def test_a_replay_resumes_only_with_its_schedule(run, recorded, tmp_path):
+    file = tmp_path / "epoch.csv"
+    file.write_text((recorded / "epoch.csv").read_text())
+    assert run(f"--load_schedule {file} --epochs 1")[0] == 0
+    folder = only_run(tmp_path)
+    file.write_text(file.read_text().replace("0.", "0.0"))
+    refused(run(f"--resume {folder} --epochs 2"), file, "not what the run was started with", script="train_basic.py")
+    file.write_text((recorded / "epoch.csv").read_text())
+    assert run(f"--resume {folder} --epochs 2")[0] == 0
+
+
+# Flags
+
+
+@pytest.mark.parametrize(("flags", "source"), PUBLISHED.items())
+def test_published_commands(flags, source):
+    args, given = train_basic.options.parse(train_basic.parser(), flags.split())
+    train_basic.resolve(args, given)
+    args.seed = 0
+    sources = train_basic.sources(args)
+    assert str(sources["dropouto"]) == source
+    assert {name: str(sources[name]) for name in NAMES if name != "dropouto"} == {
+        **dict.fromkeys(("alpha", "beta"), "0"),
+        **dict.fromkeys(("dropouti", "dropouth", "dropoute", "wdrop"), "0.05"),
+    }
+
+
+def test_published_defaults():
+    args = train_basic.parser().parse_args([])
+    assert (args.perturb_std, args.amplitude, args.sinusoid_period, args.train_log_interval) == (0.1, 0.2, 330, 50)
+    assert (args.model, args.load_schedule) == ("LSTM", None)
+
+
+def test_the_script_runs_from_inside_lstm(tmp_path, corpus):
+    """And finds a schedule that is named from the repository's root."""
+    schedule = ROOT / "logs" / "test_train_basic.csv"
+    schedule.write_text("epoch,dropouto\n0,0.25\n")
+    try:
+        command = ["train_basic.py", "--data", str(corpus), "--save_dir", str(tmp_path / "logs"), *SMALL.split()]
+        done = subprocess.run(
+            [sys.executable, *command, "--load_schedule=logs/test_train_basic.csv"],
+            cwd=ROOT / "lstm",
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        schedule.unlink()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {row["dropouto"] for row in rows(only_run(tmp_path) / "epoch.csv")} == {"0.25"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--perturb_std 0.1", ["--perturb_std", "nothing to act on"]),
+        ("--perturb_type sinusoid", ["--perturb_type", "nothing to act on"]),
+        ("--perturb_dropouto --amplitude 0.1", ["--amplitude", "--perturb_type gaussian"]),
+        ("--perturb_dropouto --perturb_type sinusoid --perturb_std 1", ["--perturb_std", "sinusoid"]),
+        ("--perturb_type square", ["--perturb_type", "square"]),
+        ("--perturb_std -1", ["--perturb_std", "-1"]),
+        ("--sinusoid_period 0", ["--sinusoid_period", "0"]),
+        ("--sinusoid_period nan", ["--sinusoid_period", "nan"]),
+        ("--model GRU", ["--model", "GRU"]),
+        ("--dropouto 1", ["--dropouto", "1"]),
+        ("--tune_dropouto", ["--tune_dropouto"]),
+        ("--load_schedule nowhere.csv", ["--load_schedule", "nowhere.csv", "does not exist"]),
+        ("--load_schedule {file} --dropouto 0.5", ["--dropouto", "--load_schedule", "sets dropouto"]),
+        ("--load_schedule {file} --perturb_dropouto", ["--perturb_dropouto", "sets dropouto"]),
+        ("--load_schedule {empty}", ["{empty}", "no row of values"]),
+        ("--load_schedule {folder}", ["{folder}", "cannot read"]),
+        ("--log-interval 0", ["--log-interval", "0"]),
+    ],
+)
+def test_flags_that_cannot_be(run, tmp_path, flags, words):
+    places = {"file": tmp_path / "s.csv", "empty": tmp_path / "empty.csv", "folder": tmp_path}
+    places["file"].write_text("epoch,dropouto\n0,0.25\n")
+    places["empty"].touch()
+    words = [word.format(**places) for word in words]
+    refused(run(flags.format(**places)), *words, script="train_basic.py")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_run_goes_on_with_the_script_that_started_it(run, tmp_path):
+    assert run("--epochs 1")[0] == 0
+    folder = only_run(tmp_path)
+    refused(run(f"--resume {folder} --epochs 2", script=train), "train_basic.py")
+    assert run(f"--resume {folder} --epochs 2")[0] == 0
+    status, out, _ = run(f"--resume {folder} --test")
+    assert status == 0 and "test loss" in out
