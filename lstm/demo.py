@@ -5,16 +5,16 @@ and train at once, a CPU thread each. Killed and started again, the demo goes on
 """
 
 import sys
+from functools import partial
 
 from lstm import options
-from lstm.experiment import INTERRUPTED, locate_corpus
+from lstm.experiment import locate_corpus
 from lstm.jobs import TRAIN, Job, finish
 from lstm.model import HYPERPARAMETERS
 from lstm.options import ROOT
-from lstm.progress import complain, say
+from lstm.progress import say
 from stn import figures
 from stn.datasets.text import first_lines
-from stn.errors import UserError
 
 # What both runs share, and what each adds to it.
 NETWORK = (
@@ -38,15 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a few seconds at a tiny size, to see that it works")
     parser.add_argument("--save_dir", help="the runs' folder below logs/ (default: demo, or demo_quick with --quick)")
     args = parser.parse_args(argv)
-    try:
-        demo(args.save_dir or ("demo_quick" if args.quick else "demo"), args.quick, args.overwrite)
-    except UserError as error:
-        complain("demo.py", error)
-        return 2
-    except KeyboardInterrupt:
-        complain("demo.py", "stopped; start it again to continue")
-        return INTERRUPTED
-    return 0
+    save_dir = args.save_dir or ("demo_quick" if args.quick else "demo")
+    work = partial(demo, save_dir, args.quick, args.overwrite)
+    return options.exit_status(parser.prog, work, "start it again to continue")
 
 
 def demo(save_dir: str, quick: bool, overwrite: bool) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from lstm.model import AWDLSTM
-from lstm.options import ALTERABLE, PTB, ROOT, OneLineParser, find, parse
-from lstm.progress import Screen, complain, say
+from lstm.options import ALTERABLE, INTERRUPTED, PTB, ROOT, OneLineParser, exit_status, find, parse
+from lstm.progress import Screen, say
 from lstm.task import LanguageModeling
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import Corpus, load_corpus
@@ -25,7 +25,6 @@ from stn.training import Settings, Trainer, final_result, load_model
 
 MIN_LR = 0.0003  # as published: below it training stops
 DTYPE = "float32"
-INTERRUPTED = 130  # the exit status that shells give a process stopped by Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -42,21 +41,18 @@ class Script:
 
     def run(self, argv: list[str] | None = None) -> int:
         """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-        try:
-            args, given = parse(self.parser, argv)
-            args.script = self.parser.prog
-            if args.test:
-                return self.test(args, given)
-            if args.resume is not None:
-                return self.resume(args, given)
-            self.resolve(args, given)
-            return self.start(args)
-        except UserError as error:
-            complain(self.parser.prog, error)
-            return 2
-        except KeyboardInterrupt:
-            complain(self.parser.prog, "stopped; a run that has begun to train continues with --resume")
-            return INTERRUPTED
+        hint = "a run that has begun to train continues with --resume"
+        return exit_status(self.parser.prog, lambda: self._run(argv), hint)
+
+    def _run(self, argv: list[str] | None) -> int:
+        args, given = parse(self.parser, argv)
+        args.script = self.parser.prog
+        if args.test:
+            return self.test(args, given)
+        if args.resume is not None:
+            return self.resume(args, given)
+        self.resolve(args, given)
+        return self.start(args)
 
     def start(self, args: Namespace) -> int:
         """A new run, from its flags; the exit status."""

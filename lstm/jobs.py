@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas
 
 from lstm import options, train, train_basic
-from lstm.experiment import INTERRUPTED, Script
-from lstm.options import ROOT
+from lstm.experiment import Script
+from lstm.options import INTERRUPTED, ROOT
 from lstm.progress import say
 from stn.errors import UserError
 from stn.runs import newest_run, read_settings, read_status

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from lstm.progress import complain
 from stn.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PTB = ROOT / "data" / "penn"
+INTERRUPTED = 130  # the exit status that shells give a process stopped by Ctrl-C
 # What a resumed run may change: none of it alters the steps that are taken.
 ALTERABLE = ("epochs", "patience", "train_log_interval", "val_log_interval", "checkpoint_seconds")
 
@@ -39,6 +41,21 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
     probe = argparse.Namespace(**{action.dest: unset for action in parser._actions})
     given = {name for name, value in vars(parser.parse_args(argv, probe)).items() if value is not unset}
     return parser.parse_args(argv), given
+
+
+def exit_status(script: str, work: Callable[[], int | None], where_it_stands: str) -> int:
+    """Do the work; its own exit status or 0, 2 for what the user can mend, INTERRUPTED after Ctrl-C.
+
+    The latter two are said in a line on stderr. where_it_stands: what Ctrl-C leaves, and how to go on.
+    """
+    try:
+        return work() or 0
+    except UserError as error:
+        complain(script, error)
+        return 2
+    except KeyboardInterrupt:
+        complain(script, f"stopped; {where_it_stands}")
+        return INTERRUPTED
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:

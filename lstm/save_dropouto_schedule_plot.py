@@ -1,6 +1,7 @@
 """Draw output dropout against iterations for self-tuning runs that started at different values."""
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 from lstm import options
@@ -10,29 +11,28 @@ from stn import figures
 from stn.errors import UserError
 from stn.runs import newest_run
 
+NAME = "save_dropouto_schedule_plot.py"
 LOGS = "dropouto_schedule_init*"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 2 for what the user can mend."""
-    flags = parser()
-    args = flags.parse_args(argv)
-    try:
-        runs, skipped = read_runs([options.find(run, "the run") for run in args.runs] or find_runs())
-        figure, without_steps = figures.initial_values(runs, "dropouto", "output dropout")
-        files = figures.save(figure, args.out)
-    except UserError as error:
-        complain(flags.prog, error)
-        return 2
+    """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
+    args = parser().parse_args(argv)
+    return options.exit_status(NAME, lambda: draw(args), "start it again")
+
+
+def draw(args: Namespace) -> None:
+    """Draw the runs that are there, and say what was left out."""
+    runs, skipped = read_runs([options.find(run, "the run") for run in args.runs] or find_runs())
+    figure, without_steps = figures.initial_values(runs, "dropouto", "output dropout")
     for line in skipped + without_steps:
-        complain(flags.prog, f"left out: {line}")
-    for file in files:
+        complain(NAME, f"left out: {line}")
+    for file in figures.save(figure, args.out):
         say(f"wrote {file}")
-    return 0
 
 
 def parser() -> options.OneLineParser:
-    parser = options.OneLineParser(prog="save_dropouto_schedule_plot.py", description=__doc__)
+    parser = options.OneLineParser(prog=NAME, description=__doc__)
     add = parser.add_argument
     add("runs", nargs="*", metavar="RUN", help=f"a run's folder (default: the newest of each logs/{LOGS})")
     add(

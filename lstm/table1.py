@@ -18,10 +18,10 @@ from typing import NamedTuple
 import pandas
 
 from lstm import demo, options
-from lstm.experiment import INTERRUPTED, Script, locate_corpus
+from lstm.experiment import Script, locate_corpus
 from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
 from lstm.options import PTB, ROOT
-from lstm.progress import complain, say
+from lstm.progress import say
 from stn import figures
 from stn.datasets.text import first_lines
 from stn.errors import UserError
@@ -121,15 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--overwrite", action="store_true", help="redo the runs that are there")
     add("--save_dir", default=None, help="the runs' folder below logs/ (default: table1/SIZE)")
     args = parser.parse_args(argv)
-    try:
-        table1(args)
-    except UserError as error:
-        complain("table1.py", error)
-        return 2
-    except KeyboardInterrupt:
-        complain("table1.py", "stopped; start it again to continue")
-        return INTERRUPTED
-    return 0
+    return options.exit_status(parser.prog, lambda: table1(args), "start it again to continue")
 
 
 def table1(args: Namespace) -> None:

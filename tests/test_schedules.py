@@ -119,9 +119,14 @@ def test_reads_an_epoch_csv(table):
 
 
 def test_reads_a_val_csv_where_the_last_of_several_hyperparameter_steps_counts(table):
-    path = table("global_step,time,dropouto,train_step\n3,1,0.1,2\n4,1,0.2,2\n7,1,0.4,4\n")
+    path = table("global_step,time,dropouto,train_step\n2,1,0.3,1\n4,1,0.1,2\n5,1,0.2,2\n8,1,0.4,4\n")
     schedule = read_schedule(path, RANGES)["dropouto"]
-    assert values(schedule, 6) == pytest.approx([0.2, 0.2, 0.2, 0.3, 0.4, 0.4])
+    assert values(schedule, 6) == pytest.approx([0.3, 0.3, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_goes_by_weight_step_where_it_can(table):
+    path = table("epoch,dropouto,train_step\n0,0.1,2\n0,0.2,4\n")
+    assert read_schedule(path, RANGES)["dropouto"].by == "step"
 
 
 def test_numbers_read_back_exactly(table):
