@@ -306,3 +306,19 @@ def test_a_run_without_steps_is_named_and_left_out(started):
     assert str(half) in line
     with pytest.raises(UserError, match="nothing to draw"):
         from_initial(half)
+
+
+def test_a_band_against_epochs_goes_by_the_epochs_rows(make_run):
+    """Where another run has no steps, all are drawn against epochs."""
+    path = make_run(epoch=SCALED_EPOCH)
+    (path / "args.yaml").write_text(yaml.safe_dump({"save_dir": "tuned", "ranges": {"dropouto": [0, 1]}}))
+    figure, _ = draw(path, make_run("replay", val=None))
+    x, low, _ = band(figure, "dropouto")
+    assert x == [0, 1]
+    assert low == pytest.approx(sigmoid(logit(numpy.array([0.4, 0.2])) - [0.5, 1.5]), rel=1e-5)
+
+
+def test_all_panels_reach_as_far_as_the_longest_run(make_run, fixed):
+    figure, _ = draw(make_run(), fixed)
+    limits = {axes.get_xlim() for axes in figure.axes if axes.axison}
+    assert len(limits) == 1 and limits.pop() == (0, pytest.approx(6, rel=0.05))

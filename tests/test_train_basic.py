@@ -177,7 +177,9 @@ def test_rates_are_clipped_to_099_and_coefficients_at_0(run, used):
 
 
 def test_the_values_used_are_logged(run, used, tmp_path):
-    assert run("--perturb_dropouto --dropouto 0.5 --log-interval 1")[0] == 0
+    status, out, _ = run("--perturb_dropouto --dropouto 0.5 --log-interval 1")
+    assert status == 0
+    assert sum(line.split()[:1] == ["dropo"] for line in out.splitlines()) == 2  # each epoch's line of values
     folder = only_run(tmp_path)
     logged = scalars(folder, "hyper/dropouto")
     assert [step for step, _ in logged] == list(range(1, len(used) + 1))
