@@ -48,10 +48,11 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
     folder = ROOT / "logs" / save_dir
     say("Two runs of one small LSTM: all hyperparameters fixed, and all of them tuned while it trains.")
     corpus = first_lines(locate_corpus("builtin")[0], folder / "corpus", QUICK_LINES if quick else LINES)
-    shared = [*COMMON.split(), "--data", str(corpus), *(f"{QUICK} {QUICK_TUNING}".split() if quick else [])]
+    shared = [*COMMON.split(), *(f"{QUICK} {QUICK_TUNING}".split() if quick else [])]
     # A flag that is given twice counts as given last.
     jobs = [
-        Job(name, TRAIN, f"{save_dir}/{name}", lambda own=own: [*own.split(), *shared]) for name, own in RUNS.items()
+        Job(name, TRAIN, f"{save_dir}/{name}", corpus, lambda own=own: [*own.split(), *shared])
+        for name, own in RUNS.items()
     ]
     finish(jobs, at_once=len(jobs), overwrite=overwrite)
     say("")

@@ -1,5 +1,6 @@
 """From flags to a finished run: data, model, folder, training, result. Shared by the language-model scripts."""
 
+import os
 import random
 import signal
 from argparse import Namespace
@@ -19,12 +20,22 @@ from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import Corpus, load_corpus
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.runs import RunFolder, newest_run, newest_unfinished, provenance, read_checkpoint, read_settings, run_path
+from stn.runs import (
+    SCHEDULE,
+    RunFolder,
+    newest_run,
+    newest_unfinished,
+    provenance,
+    read_checkpoint,
+    read_settings,
+    run_path,
+)
 from stn.schedules import Schedule
 from stn.training import Settings, Trainer, final_result, load_model
 
 MIN_LR = 0.0003  # as published: below it training stops
 DTYPE = "float32"
+PARENT = "STN_PARENT"  # environment variable: the process that this one works for
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,8 @@ class Script:
         # Before the folder is made: what cannot be built should leave no trace.
         hyper, task = self.build(Namespace(**settings), corpus)
         with RunFolder.create(path, settings, args.overwrite) as run:
+            if schedule := vars(args).get("load_schedule"):
+                run.keep_schedule(Path(schedule))
             introduce(description, corpus, hyper, task, run)
             return train(args, hyper, task, run)
 
@@ -90,7 +103,7 @@ class Script:
         with RunFolder.open(path) as run:
             if run.status == "finished" and not longer:
                 raise UserError(f"the run in {path} is finished: give more --epochs or --patience to train it on")
-            args = adopt(args, given, run.settings)
+            args = adopt(args, given, path)
             torch.set_num_threads(args.threads)
             corpus = reload_corpus(args)
             hyper, task = self.build(args, corpus)
@@ -105,7 +118,7 @@ class Script:
     def test(self, args: Namespace, given: set[str]) -> int:
         """Evaluate a run's best model without training or touching the run; the exit status."""
         path = find_run(args, newest_run)
-        args = adopt(args, given, read_settings(path))
+        args = adopt(args, given, path)
         args.device = str(choose_device(args))
         torch.set_num_threads(args.threads)
         corpus = reload_corpus(args)
@@ -172,13 +185,17 @@ def which_model(best: Mapping | None) -> str:
 
 
 class Interrupt:
-    """Within its context the first Ctrl-C asks for a stop, and a second one stops at once."""
+    """Within its context the first Ctrl-C asks for a stop, and a second one stops at once.
+
+    So does the end of the process that PARENT names, if any, which then cannot pass a Ctrl-C on.
+    """
 
     def __init__(self):
         self._asked = False
 
     def asked(self) -> bool:
-        return self._asked
+        parent = os.environ.get(PARENT)
+        return self._asked or (parent is not None and parent != str(os.getppid()))
 
     def __enter__(self) -> None:
         self._previous = signal.signal(signal.SIGINT, self._ask)
@@ -219,11 +236,12 @@ def reload_corpus(args: Namespace) -> Corpus:
     return corpus
 
 
-def adopt(args: Namespace, given: set[str], settings: Mapping) -> Namespace:
-    """The settings of the run that is resumed, with what may change taken from the flags that were given.
+def adopt(args: Namespace, given: set[str], path: Path) -> Namespace:
+    """The settings of the run that goes on, with what may change taken from the flags that were given.
 
     Raises UserError that names every other flag given with another value than the run's.
     """
+    settings = read_settings(path)
     if "overwrite" in given:
         raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
     needed = {*vars(args), "device", "dtype", "data_checksum"} - {"resume", "overwrite", "test"}
@@ -247,6 +265,8 @@ def adopt(args: Namespace, given: set[str], settings: Mapping) -> Namespace:
     if differing:
         raise UserError(f"cannot continue with {', '.join(differing)}: leave that out, or start a new run")
     changes = {name: getattr(args, name) for name in given & {*ALTERABLE, "data"}}
+    if settings.get("load_schedule"):
+        changes["load_schedule"] = str(path / SCHEDULE)
     return Namespace(**{**settings, **changes})
 
 

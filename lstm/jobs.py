@@ -1,28 +1,34 @@
-"""Training runs as processes of their own: started, continued or found finished, several at once."""
+"""Training runs as processes: started, continued or found finished, several at once."""
 
+import math
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pandas
 
 from lstm import options, train, train_basic
-from lstm.experiment import Script
+from lstm.experiment import PARENT, Script
 from lstm.options import INTERRUPTED, ROOT
 from lstm.progress import say
+from stn.datasets.text import load_corpus
 from stn.errors import UserError
-from stn.runs import newest_run, read_settings, read_status
+from stn.runs import newest_run, read_settings, read_status, wait_until_free
 
 TRAIN, TRAIN_BASIC = train.SCRIPT, train_basic.SCRIPT
+PATIENCE = 30.0  # seconds that a killed process's orphan gets to let go of its run
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run in logs/<save_dir>, under a prefix if any.
+    """A run on a corpus, in logs/<save_dir>, under a prefix if any.
 
     flags: gives what the run is started with, once the jobs in `needs` are finished. threads: how many CPU threads a
     new run gets; one that is continued keeps its own.
@@ -31,6 +37,7 @@ class Job:
     name: str
     script: Script
     save_dir: str
+    data: Path
     flags: Callable[[], list[str]]
     prefix: str | None = None
     threads: int = 1
@@ -55,89 +62,152 @@ class Job:
         """
         module = [sys.executable, "-m", f"lstm.{Path(self.script.parser.prog).stem}"]
         flags, path = self.flags(), self.path
-        where = ["--save_dir", self.save_dir, *(["--prefix", self.prefix] if self.prefix else [])]
-        start = [*module, *flags, "--threads", str(self.threads), *where, "--overwrite"]
+        where = [
+            "--data",
+            str(self.data),
+            "--save_dir",
+            self.save_dir,
+            *(["--prefix", self.prefix] if self.prefix else []),
+        ]
+        start = [*module, *flags, *where, "--threads", str(self.threads), "--overwrite"]
         if overwrite or path is None:
             return start
         self.refuse_other_settings(path, flags)
         if read_status(path) == "finished":
             return None
+        wait_until_free(path, PATIENCE)
         return [*module, "--resume", str(path)] if (path / "checkpoint.pt").exists() else start
 
     def refuse_other_settings(self, path: Path, flags: list[str]) -> None:
-        """Raise UserError where a run was not made with these flags."""
+        """Raise UserError where a run was not made with these flags, on this corpus and schedule."""
         args, given = options.parse(self.script.parser, flags)
         self.script.resolve(args, given)
-        settings = read_settings(path)
-        wanted = {name: getattr(args, name) for name in given - {"data"}}
+        wanted = {name: getattr(args, name) for name in given - {"load_schedule"}}
+        wanted["data_checksum"] = corpus_checksum(self.data)
         if "schedule_checksum" in args:
             wanted["schedule_checksum"] = args.schedule_checksum
+        settings = read_settings(path)
         other = [name for name, value in sorted(wanted.items()) if settings.get(name) != value]
         if other:
-            raise UserError(f"{path} was made with another {', '.join(other)}: redo it with --overwrite")
+            raise UserError(
+                f"{path} was made with another {', '.join(other)}: remove that folder and start again, "
+                "or redo all with --overwrite"
+            )
 
-    def run(self, overwrite: bool) -> bool:
-        """Finish the run, showing its lines behind its name; whether there was anything to do.
-
-        Raises UserError with the message of a run that failed.
-        """
+    def start(self, overwrite: bool) -> subprocess.Popen | None:
+        """The process that finishes the run; None where it is finished. Raises UserError as `command` does."""
         command = self.command(overwrite)
         if command is None:
             say(f"{self.name}: already finished, in {self.path} (--overwrite redoes it)")
-            return False
-        last = "no word from it"
-        process = subprocess.Popen(
-            command, cwd=ROOT, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            return None
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, PARENT: str(os.getpid())},
+            text=True,
+            errors="replace",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=0,  # a terminal's Ctrl-C reaches it through `finish` alone, and once
         )
+
+    def follow(self, process: subprocess.Popen) -> None:
+        """Show the process's lines behind the run's name until it ends.
+
+        Raises UserError with the last line where it failed, KeyboardInterrupt where it was interrupted.
+        """
+        last = "no word from it"
         for line in process.stdout:
             if line.strip():
                 last = line.strip()
                 say(f"{self.name} | {line.rstrip()}")
         status = process.wait()
-        if status == INTERRUPTED:
+        if status in (INTERRUPTED, -signal.SIGINT):
             raise KeyboardInterrupt
         if status:
             raise UserError(f"the run {self.name} failed: {last}")
-        return True
 
     def result(self) -> pandas.Series:
-        """The row of result.csv. Raises UserError where there is none."""
+        """The row of result.csv. Raises UserError where it is missing, cut off or holds no numbers."""
         try:
-            return pandas.read_csv(self.path / "result.csv").iloc[0]
+            row = pandas.read_csv(self.path / "result.csv", dtype=float).iloc[0]
         except (OSError, ValueError, IndexError) as error:
-            raise UserError(f"{self.path} has no readable result.csv: redo it with --overwrite") from error
+            raise UserError(f"{self.path} has no readable result.csv: remove that folder and start again") from error
+        if any(map(math.isnan, row)):
+            raise UserError(f"{self.path}/result.csv is cut off: remove that folder and start again")
+        return row
+
+
+@cache
+def corpus_checksum(folder: Path) -> str:
+    return load_corpus(folder).checksum
 
 
 def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Callable[[], None] = lambda: None) -> None:
     """Run what is not finished yet, `at_once` at a time, each after those that it needs.
 
     done: called after each that was not finished before. Where one fails, those that do not need it still run; then
-    UserError is raised with the first failure's message. Ctrl-C reaches the processes by itself: they stop with a
-    checkpoint, and then this does.
+    UserError is raised with the first failure's message. On Ctrl-C the processes are stopped, each with a checkpoint.
     """
-    jobs = {job.name: job for job in jobs}
-    order = TopologicalSorter({name: job.needs for name, job in jobs.items()})
-    order.prepare()
-    waiting: list[str] = []
-    running: dict[Future, str] = {}
-    failures: list[str] = []
-    with ThreadPoolExecutor(at_once) as pool:
-        while True:
-            waiting += order.get_ready()
-            while waiting and len(running) < at_once:
-                name = waiting.pop(0)
-                running[pool.submit(jobs[name].run, overwrite)] = name
-            if not running:
-                break  # what is left, if anything, needs what failed
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                name = running.pop(future)
-                try:
-                    anew = future.result()
-                    order.done(name)
-                    if anew:
-                        done()
-                except UserError as error:
-                    failures.append(str(error))
-    if failures:
-        others = f" (and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
-        raise UserError(failures[0] + others)
+    with _Crew(jobs, at_once, overwrite) as crew:
+        while crew.start():
+            for _ in range(crew.collect()):
+                done()
+    if crew.failures:
+        others = f" (and {len(crew.failures) - 1} more failed)" if len(crew.failures) > 1 else ""
+        raise UserError(crew.failures[0] + others)
+
+
+class _Crew:
+    """The processes of some jobs; leaving its context with an exception interrupts those under way."""
+
+    def __init__(self, jobs: Iterable[Job], at_once: int, overwrite: bool):
+        self.jobs = {job.name: job for job in jobs}
+        self.at_once, self.overwrite = at_once, overwrite
+        self.order = TopologicalSorter({name: job.needs for name, job in self.jobs.items()})
+        self.order.prepare()
+        self.waiting: list[str] = []
+        self.running: dict[Future, tuple[str, subprocess.Popen]] = {}
+        self.failures: list[str] = []
+        self.pool = ThreadPoolExecutor(at_once)
+
+    def start(self) -> bool:
+        """Start what can be; whether anything runs. What is left otherwise, if anything, needs what failed."""
+        self.waiting += self.order.get_ready()
+        while self.waiting and len(self.running) < self.at_once:
+            name = self.waiting.pop(0)
+            job = self.jobs[name]
+            try:
+                process = job.start(self.overwrite)
+            except UserError as error:
+                self.failures.append(str(error))
+                continue
+            if process is None:
+                self.order.done(name)
+                self.waiting += self.order.get_ready()
+            else:
+                self.running[self.pool.submit(job.follow, process)] = name, process
+        return bool(self.running)
+
+    def collect(self) -> int:
+        """Wait until one ends; how many have ended well."""
+        ended = wait(self.running, return_when=FIRST_COMPLETED).done
+        names = {future: self.running.pop(future)[0] for future in ended}
+        failed = 0
+        for future, name in names.items():
+            try:
+                future.result()
+                self.order.done(name)
+            except UserError as error:
+                self.failures.append(str(error))
+                failed += 1
+        return len(ended) - failed
+
+    def __enter__(self) -> "_Crew":
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None:
+            for _name, process in self.running.values():
+                process.send_signal(signal.SIGINT)
+        self.pool.shutdown()

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from stn.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PTB = ROOT / "data" / "penn"
-INTERRUPTED = 130  # the exit status that shells give a process stopped by Ctrl-C
+INTERRUPTED, BROKEN_PIPE = 130, 141  # the exit status that shells give a process stopped by SIGINT, by SIGPIPE
 # What a resumed run may change: none of it alters the steps that are taken.
 ALTERABLE = ("epochs", "patience", "train_log_interval", "val_log_interval", "checkpoint_seconds")
 
@@ -56,6 +57,9 @@ def exit_status(script: str, work: Callable[[], int | None], where_it_stands: st
     except KeyboardInterrupt:
         complain(script, f"stopped; {where_it_stands}")
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has gone: what is left of it must not fail again at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:

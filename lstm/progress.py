@@ -9,7 +9,7 @@ from stn.training import Status, perplexity
 
 
 class Screen:
-    """Bars go to stderr, and only to a terminal; lines go to stdout. names: the tuned hyperparameters to show."""
+    """Bars go to stderr, and only to a terminal; lines go to stdout. names: the hyperparameters to show."""
 
     def __init__(self, names: tuple[str, ...]):
         self.names = names

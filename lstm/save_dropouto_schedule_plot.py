@@ -9,7 +9,7 @@ from lstm.options import ROOT
 from lstm.progress import complain, say
 from stn import figures
 from stn.errors import UserError
-from stn.runs import newest_run
+from stn.runs import newest_of_any_prefix
 
 NAME = "save_dropouto_schedule_plot.py"
 LOGS = "dropouto_schedule_init*"
@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def draw(args: Namespace) -> None:
     """Draw the runs that are there, and say what was left out."""
-    runs, skipped = read_runs([options.find(run, "the run") for run in args.runs] or find_runs())
+    runs = read_runs(args.runs or find_runs())
     figure, without_steps = figures.initial_values(runs, "dropouto", "output dropout")
-    for line in skipped + without_steps:
+    for line in without_steps:
         complain(NAME, f"left out: {line}")
     for file in figures.save(figure, args.out):
         say(f"wrote {file}")
@@ -45,26 +45,29 @@ def parser() -> options.OneLineParser:
     return parser
 
 
-def find_runs() -> list[Path]:
-    """The folders of runs below logs/, of which the newest run counts. Raises UserError where there is none."""
+def find_runs() -> list[str]:
+    """The folders below logs/ of which the newest run counts. Raises UserError where there is none."""
     parents = sorted((ROOT / "logs").glob(LOGS))
     if not parents:
         raise UserError(
             f"there is no run logs/{LOGS}: python lstm/train.py --dropouto 0.05 --tune_dropouto "
             "--save_dir dropouto_schedule_init05 makes one"
         )
-    return parents
+    return [str(parent) for parent in parents]
 
 
-def read_runs(paths: list[Path]) -> tuple[list[figures.Run], list[str]]:
-    """The runs that can be read, of a folder of runs the newest, and why each other cannot."""
-    runs, skipped = [], []
-    for path in paths:
+def read_runs(paths: list[str]) -> list[figures.Run]:
+    """The runs that can be read, of a folder of runs the newest; each other is named. Raises UserError without one."""
+    runs = []
+    for path in dict.fromkeys(paths):
         try:
-            runs.append(figures.read_run(path if (path / "args.yaml").exists() else newest_run(path, None)))
+            folder = options.find(path, "the run")
+            runs.append(figures.read_run(folder if (folder / "args.yaml").exists() else newest_of_any_prefix(folder)))
         except UserError as error:
-            skipped.append(str(error))
-    return runs, skipped
+            complain(NAME, f"left out: {error}")
+    if not runs:
+        raise UserError("nothing is left to draw: give the folders of self-tuning runs")
+    return runs
 
 
 if __name__ == "__main__":

@@ -21,20 +21,22 @@ from lstm import demo, options
 from lstm.experiment import Script, locate_corpus
 from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
 from lstm.options import PTB, ROOT
-from lstm.progress import say
+from lstm.progress import complain, say
 from stn import figures
 from stn.datasets.text import first_lines
 from stn.errors import UserError
+from stn.files import write_atomically
 
 
 @dataclass(frozen=True)
 class Size:
-    """common: flags of all runs, beyond their scripts' defaults. tuning: those that the STNs add.
+    """caption: what the table says of it. common: flags of all runs, beyond their scripts' defaults.
 
-    lines: of each split of the built-in corpus; without them the text is Penn Treebank. threads: of each run; without
-    it the runs at once share the machine.
+    tuning: flags that the STNs add. lines: of each split of the built-in corpus; Penn Treebank without it. threads: of
+    each run; without it the runs at once share the machine.
     """
 
+    caption: str
     common: str = ""
     tuning: str = ""
     lines: dict[str, int] | None = None
@@ -42,10 +44,25 @@ class Size:
 
 
 SIZES = {
-    "paper": Size(),
-    "small": Size("--emsize 200 --nhid 200 --batch_size 20 --bptt 35 --epochs 14 --nonmono 2"),
-    "demo": Size(demo.NETWORK, "--warmup_steps 160 --hyper_lr 0.02", demo.LINES, threads=1),
-    "quick": Size(f"{demo.NETWORK} {demo.QUICK}", demo.QUICK_TUNING, demo.QUICK_LINES, threads=1),
+    "paper": Size("2 x 650 units on Penn Treebank, as published."),
+    "small": Size(
+        "2 x 200 units on Penn Treebank; the published numbers are of 2 x 650 units.",
+        "--emsize 200 --nhid 200 --batch_size 20 --bptt 35 --epochs 14 --nonmono 2",
+    ),
+    "demo": Size(
+        "2 x 64 units on a part of the built-in corpus; the published numbers are of 2 x 650 units on Penn Treebank.",
+        demo.NETWORK,
+        "--warmup_steps 160 --hyper_lr 0.02",
+        demo.LINES,
+        threads=1,
+    ),
+    "quick": Size(
+        "Next to nothing, to see that it works; the published numbers are of 2 x 650 units on Penn Treebank.",
+        f"{demo.NETWORK} {demo.QUICK}",
+        demo.QUICK_TUNING,
+        demo.QUICK_LINES,
+        threads=1,
+    ),
 }
 
 
@@ -53,40 +70,39 @@ SIZES = {
 class Row:
     """A row of the table.
 
-    published: validation and test perplexity in the paper, at its size. flags: the run's own, given the STN of the same
-    seed; needs_stn: they need it finished.
+    published: validation and test perplexity in the paper, at its size. flags: the run's own. from_stn: adds those that
+    come from the finished STN of the same seed.
     """
 
     label: str
     published: tuple[float, float]
     script: Script
-    flags: Callable[[Job], str]
-    needs_stn: bool = False
+    flags: str = ""
+    from_stn: Callable[[Job], list[str]] | None = None
 
 
 FIXED = "--dropouto 0.68"
 GAUSSIAN = f"{FIXED} --perturb_dropouto --perturb_type gaussian --perturb_std 0.05"
 SINUSOID = f"{FIXED} --perturb_dropouto --perturb_type sinusoid --amplitude 0.1 --sinusoid_period 1200"
 STN = "--tune_dropouto --dropouto"
+NAME = "table1.py"
 INITIAL_VALUES = (0.05, 0.3, 0.5, 0.7, 0.9)
 ROWS = {
-    "fixed": Row("fixed at 0.68", (85.83, 83.19), TRAIN_BASIC, lambda _: FIXED),
-    "gaussian": Row("0.68 with Gaussian noise", (85.87, 82.29), TRAIN_BASIC, lambda _: GAUSSIAN),
-    "sinusoid": Row("0.68 with a sinusoid", (85.29, 82.15), TRAIN_BASIC, lambda _: SINUSOID),
+    "fixed": Row("fixed at 0.68", (85.83, 83.19), TRAIN_BASIC, FIXED),
+    "gaussian": Row("0.68 with Gaussian noise", (85.87, 82.29), TRAIN_BASIC, GAUSSIAN),
+    "sinusoid": Row("0.68 with a sinusoid", (85.29, 82.15), TRAIN_BASIC, SINUSOID),
     "final": Row(
         "fixed at the STN's final value",
         (89.65, 86.90),
         TRAIN_BASIC,
-        lambda stn: f"--dropouto {final_value(stn)}",
-        needs_stn=True,
+        from_stn=lambda stn: ["--dropouto", str(final_value(stn))],
     ),
-    "stn": Row("STN", (82.58, 79.02), TRAIN, lambda _: f"{STN} {INITIAL_VALUES[0]}"),
+    "stn": Row("STN", (82.58, 79.02), TRAIN, f"{STN} {INITIAL_VALUES[0]}"),
     "replay": Row(
         "replay of the STN's schedule",
         (82.87, 79.93),
         TRAIN_BASIC,
-        lambda stn: f"--load_schedule {stn.path / 'epoch.csv'}",
-        needs_stn=True,
+        from_stn=lambda stn: ["--load_schedule", str(stn.path / "epoch.csv")],
     ),
 }
 
@@ -94,6 +110,7 @@ ROWS = {
 class Plan(NamedTuple):
     """rows: each row's runs, one for each seed. initial: the STN from each initial value, of the first seed."""
 
+    caption: str
     rows: dict[str, list[Job]]
     initial: dict[float, Job]
 
@@ -107,7 +124,7 @@ class Plan(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-    parser = options.OneLineParser(prog="table1.py", description=__doc__)
+    parser = options.OneLineParser(prog=NAME, description=__doc__)
     add = parser.add_argument
     add(
         "--size",
@@ -139,34 +156,29 @@ def table1(args: Namespace) -> None:
 
 def make_plan(size: Size, save_dir: str, seeds: int, at_once: int) -> Plan:
     """The runs of a table, each in logs/<save_dir>/<row>/<date>-seed<n>."""
-    shared = f"{size.common} --data {corpus(size, ROOT / 'logs' / save_dir)}"
+    data = corpus(size, ROOT / "logs" / save_dir)
     threads = size.threads or max(1, (os.cpu_count() or 1) // at_once)
 
-    def job(folder: str, seed: int, script: Script, flags: Callable[[], str], needs: tuple[str, ...] = ()) -> Job:
-        tuning = size.tuning if script is TRAIN else ""
+    def job(folder: str, seed: int, script: Script, own: str, from_stn=None, stn: Job | None = None) -> Job:
+        flags = f"{size.common} {size.tuning if script is TRAIN else ''} --seed {seed} {own}".split()
         return Job(
             name=f"{folder}, seed {seed}",
             script=script,
             save_dir=f"{save_dir}/{folder}",
-            flags=lambda: f"{shared} {tuning} --seed {seed} {flags()}".split(),
+            data=data,
+            flags=lambda: [*flags, *(from_stn(stn) if from_stn else [])],
             prefix=f"seed{seed}",
             threads=threads,
-            needs=needs,
+            needs=(stn.name,) if from_stn else (),
         )
 
-    stns = {seed: job("stn", seed, TRAIN, partial(ROWS["stn"].flags, None)) for seed in range(1, seeds + 1)}
+    stns = {seed: job("stn", seed, TRAIN, ROWS["stn"].flags) for seed in range(1, seeds + 1)}
     rows = {
-        name: [
-            job(name, seed, row.script, partial(row.flags, stn), (stn.name,) if row.needs_stn else ())
-            for seed, stn in stns.items()
-        ]
+        name: [job(name, seed, row.script, row.flags, row.from_stn, stn) for seed, stn in stns.items()]
         for name, row in ROWS.items()
     }
-    initial = {
-        value: job(f"init{100 * value:02.0f}", 1, TRAIN, lambda value=value: f"{STN} {value}")
-        for value in INITIAL_VALUES[1:]
-    }
-    return Plan(rows, {INITIAL_VALUES[0]: rows["stn"][0], **initial})
+    initial = {value: job(f"init{100 * value:02.0f}", 1, TRAIN, f"{STN} {value}") for value in INITIAL_VALUES[1:]}
+    return Plan(size.caption, rows, {INITIAL_VALUES[0]: rows["stn"][0], **initial})
 
 
 def corpus(size: Size, folder: Path) -> Path:
@@ -179,8 +191,11 @@ def corpus(size: Size, folder: Path) -> Path:
 
 
 def final_value(stn: Job) -> float:
-    """The output dropout that a finished STN ended at."""
-    return float(figures.read_run(stn.path).epoch["dropouto"].iloc[-1])
+    """The output dropout that a finished STN ended at. Raises UserError where its folder does not say."""
+    epochs = figures.read_run(stn.path).epoch
+    if epochs.empty or "dropouto" not in epochs:
+        raise UserError(f"{stn.path}/epoch.csv does not hold the STN's schedule: remove that folder and start again")
+    return float(epochs["dropouto"].iloc[-1])
 
 
 def results(plan: Plan) -> pandas.DataFrame:
@@ -215,7 +230,7 @@ def markdown(plan: Plan) -> str:
         for row in results(plan).itertuples()
     ]
     ends = [[f"{value:g}", f"{final_value(job):.3f}" if job.finished else "–"] for value, job in plan.initial.items()]
-    return f"{grid(header, lines)}\n\n{grid(['STN from', 'ended at'], ends)}"
+    return f"{plan.caption}\n\n{grid(header, lines)}\n\n{grid(['STN from', 'ended at'], ends)}"
 
 
 def with_spread(mean: float, std: float) -> str:
@@ -237,14 +252,13 @@ def grid(header: list[str], lines: list[list[str]]) -> str:
 def write(plan: Plan, folder: Path) -> list[Path]:
     """table1.csv, table1.md and the figure of the schedules, as far as runs are finished; the files written."""
     files = [folder / "table1.csv", folder / "table1.md"]
-    try:
-        files[0].write_text(results(plan).to_csv(index=False), encoding="utf-8")
-        files[1].write_text(markdown(plan) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {folder} ({error.strerror}): free some space, or get access to it") from error
+    for file, text in zip(files, (results(plan).to_csv(index=False), markdown(plan) + "\n"), strict=True):
+        write_atomically(file, lambda new, text=text: new.write(text.encode()))
     finished = [figures.read_run(job.path) for job in plan.initial.values() if job.finished]
     if finished:
-        figure, _ = figures.initial_values(finished, "dropouto", "output dropout")
+        figure, skipped = figures.initial_values(finished, "dropouto", "output dropout")
+        for line in skipped:
+            complain(NAME, f"left out of the figure: {line}")
         files += figures.save(figure, folder / "schedules")
     return files
 

@@ -24,10 +24,10 @@ def sources(args: argparse.Namespace) -> dict[str, Schedule]:
     """Where each hyperparameter's values come from: replayed, perturbed, or else constant."""
     replayed = {}
     if args.load_schedule is not None:
-        path = options.find(args.load_schedule, "the run's --load_schedule")
+        path = Path(args.load_schedule)
+        replayed = read_schedule(path, RANGES)
         if checksum(path) != args.schedule_checksum:
             raise UserError(f"{path} is not what the run was started with: restore it, or start a new run")
-        replayed = read_schedule(path, RANGES)
     return {name: replayed.get(name) or own_source(args, name) for name in HYPERPARAMETERS}
 
 

@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from stn.errors import UserError
+from stn.files import mendable, write_atomically
 from stn.hyperparameters import neighbourhood
 from stn.runs import read_settings
 from stn.schedules import BOOKKEEPING, SCALE
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COLUMN, PAGE = 3.3, 7.0  # widths in inches of a paper's column and of its page
 # Okabe & Ito (2008): told apart with any colour vision; the line styles tell runs apart in grey.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", (0, (5, 1)), (0, (4, 1, 1, 1)), (0, (1, 0.8)))
+DASHES = ("-", (0, (5, 1)), (0, (4, 1, 1, 1)), (0, (1, 0.8)), (0, (4, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 CONSTANT = {"linestyle": (0, (2, 2)), "linewidth": 0.8}
 LOG_FACTOR = 4  # perplexities that span more than this get a logarithmic axis
@@ -87,6 +88,11 @@ class Run:
         table, x = (self.epoch, "epoch") if by == "epoch" or self.val.empty else (self.val, by)
         names = [name for name in table.columns if name not in BOOKKEEPING and not name.endswith(SCALE)]
         return {name: (table[x].to_numpy(), table[name].to_numpy()) for name in names} if len(table) else {}
+
+    def tuned(self, name: str) -> bool:
+        """Whether there are steps that tuned this hyperparameter, and the settings say where it started."""
+        known = name in self.settings.get("ranges", {}) and isinstance(self.settings.get(name), int | float)
+        return known and len(self.val) > 0 and {"train_step", name} <= {*self.val.columns}
 
     def band(self, name: str, by: str) -> tuple[list[float], list[float]] | None:
         """One scale of a tuned hyperparameter's perturbation below and above its curve; None where it is not known.
@@ -154,14 +160,14 @@ def initial_values(runs: Sequence[Run], name: str, label: str) -> Drawing:
     label: what the hyperparameter is called in the figure. Raises UserError where no run has a step of it yet.
     """
     with matplotlib.rc_context(STYLE):
-        having = [run for run in runs if len(run.val) and {"train_step", name} <= {*run.val.columns, *run.settings}]
-        drawn, skipped = _split(runs, having, f"holds no steps of {name} yet")
+        drawn, skipped = _split(runs, [run for run in runs if run.tuned(name)], f"holds no steps that tuned {name} yet")
         figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
         panel = figure.subplots()
         drawn.sort(key=lambda run: run.settings[name])
         for run, color, dashes in zip(drawn, cycle(COLORS), cycle(DASHES)):
+            start, steps = run.settings[name], run.val["train_step"]
             # Up to the first hyperparameter step it stays where it starts.
-            steps, values = ([0, *run.val["train_step"]], [run.settings[name], *run.val[name]])
+            steps, values = [0, steps.iloc[0], *steps], [start, start, *run.val[name]]
             panel.plot(steps, values, color=color, linestyle=dashes, label=f"{run.settings[name]:g}")
         panel.set(xlabel="iteration", ylabel=label, ylim=(0, None))
         panel.set_xlim(left=0)
@@ -214,13 +220,10 @@ def save(figure: Figure, path: Path | str) -> list[Path]:
     """Write path.pdf and path.png, making the folder; the files written. Raises UserError where it cannot."""
     path = Path(path)
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("pdf", "png")]
-    try:
+    with mendable(path.parent), matplotlib.rc_context(STYLE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(STYLE):
-            for file in files:
-                figure.savefig(file)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}): choose another folder") from error
+        for file in files:
+            write_atomically(file, lambda new, file=file: figure.savefig(new, format=file.suffix[1:]))
     return files
 
 
@@ -330,7 +333,7 @@ def _scale_perplexity(panel: Axes, runs: Sequence[Run]) -> None:
     if not len(values) or values.max() < LOG_FACTOR * values.min():
         return
     panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    panel.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))
     panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     panel.yaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_minor_formatter(NullFormatter())
@@ -365,11 +368,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
     parser.add_argument("--out", type=Path, default=Path("plots"), metavar="FOLDER", help="default: %(default)s")
     args = parser.parse_args(argv)
-    status = 0
-    try:
-        runs = [read_run(_find(path)) for path in dict.fromkeys(args.runs)]
-    except UserError as error:
-        return _complain(error)
+    runs, status = [], 0
+    for path in dict.fromkeys(args.runs):
+        try:
+            runs.append(read_run(_find(path)))
+        except UserError as error:
+            status = _complain(f"left out: {error}")
+    if not runs:
+        return status
     for draw in (schedules, perplexities):
         try:
             figure, skipped = draw(runs)

@@ -7,6 +7,7 @@
     checkpoint.pt                       the newest checkpoint, and how long each log was when it was taken
     result.csv                          one row, when the run is done
     model.pt                            the best model, when the run is done
+    schedule.csv                        what the run replays, if anything
     .lock                               held by the process that uses the folder
 
 A process may be killed at any moment. Whole files are replaced atomically; logs only grow, and a resumed run
@@ -18,7 +19,6 @@ hides errors and leaves half a record on a full disk.
 
 import contextlib
 import csv
-import errno
 import importlib.metadata
 import io
 import os
@@ -28,7 +28,7 @@ import subprocess
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import date as Date
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,14 +42,16 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from stn.errors import UserError
+from stn.files import cause, mendable, write_atomically
 
 FORMAT = 1  # of checkpoints
 KIND = "stn run checkpoint"
 STATUSES = ("running", "interrupted", "failed", "finished")
 TABLES = ("train", "valid", "val", "epoch")
 
+SCHEDULE = "schedule.csv"
 _ARGS, _STATUS, _CHECKPOINT, _RESULT, _MODEL = "args.yaml", "status", "checkpoint.pt", "result.csv", "model.pt"
-_TEMPORARY = tuple(f"{name}.tmp" for name in (_ARGS, _STATUS, _CHECKPOINT, _RESULT, _MODEL))
+_TEMPORARY = tuple(f"{name}.tmp" for name in (_ARGS, _STATUS, _CHECKPOINT, _RESULT, _MODEL, SCHEDULE))
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d{10})\.stn")
 _ANEW = "start anew with --overwrite, or beside it with --prefix"
 
@@ -78,7 +80,7 @@ class RunFolder:
         """
         path = Path(path)
         text = _yaml(settings)
-        with _mendable(path):
+        with mendable(path):
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path, yaml.safe_load(text))
             with contextlib.ExitStack() as undo:
@@ -89,7 +91,7 @@ class RunFolder:
                     file.unlink()
                 # args.yaml last: it is what makes the folder a run.
                 run.mark("running")
-                _write_atomically(path / _ARGS, lambda file: file.write(text.encode()))
+                write_atomically(path / _ARGS, lambda file: file.write(text.encode()))
                 undo.pop_all()
         return run
 
@@ -101,13 +103,19 @@ class RunFolder:
         """
         path = Path(path)
         settings = read_settings(path)
-        with _mendable(path):
+        with mendable(path):
             return cls(path, settings)
 
     def change_settings(self, changes: Mapping[str, Any]) -> None:
         """Set some settings anew, in `settings` and args.yaml."""
         self.settings = {**self.settings, **changes}
-        _write_atomically(self.path / _ARGS, lambda file: file.write(_yaml(self.settings).encode()))
+        write_atomically(self.path / _ARGS, lambda file: file.write(_yaml(self.settings).encode()))
+
+    def keep_schedule(self, file: Path) -> None:
+        """Copy the schedule that the run replays into its folder, which from then on needs no other file."""
+        with mendable(file, "read"):
+            content = file.read_bytes()
+        write_atomically(self.path / SCHEDULE, lambda copy: copy.write(content))
 
     @property
     def status(self) -> str:
@@ -118,7 +126,7 @@ class RunFolder:
         """Set the status, one of STATUSES."""
         if status not in STATUSES:
             raise ValueError(f"status {status!r} is none of {STATUSES}")
-        _write_atomically(self.path / _STATUS, lambda file: file.write(f"{status}\n".encode()))
+        write_atomically(self.path / _STATUS, lambda file: file.write(f"{status}\n".encode()))
 
     def log(self, table: str, row: Mapping[str, Any]) -> None:
         """Append a row to <table>.csv, the header before the first; it is with the OS on return.
@@ -130,7 +138,7 @@ class RunFolder:
         if table not in TABLES:
             raise ValueError(f"table {table!r} is none of {TABLES}")
         path = self.path / f"{table}.csv"
-        with _mendable(path):
+        with mendable(path):
             if table not in self._tables:
                 self._require_open()
                 self._tables[table] = _Table(path)
@@ -151,7 +159,7 @@ class RunFolder:
                 _write_event(self._events, Event(wall_time=time.time(), file_version="brain.Event:2"))
             _write_event(self._events, event)
         except OSError as error:
-            warnings.warn(f"TensorBoard misses steps of {self.path}: {_cause(error)}", stacklevel=2)
+            warnings.warn(f"TensorBoard misses steps of {self.path}: {cause(error)}", stacklevel=2)
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replace the checkpoint, after all that was logged is on disk.
@@ -160,13 +168,13 @@ class RunFolder:
         Raises UserError where it cannot be written; the previous checkpoint is then as it was.
         """
         self._require_open()
-        with _mendable(self.path):
+        with mendable(self.path):
             lengths = {file.name: file.stat().st_size for file in _log_files(self.path)}
             for log in self._open_logs():
                 log.sync()
                 lengths[log.path.name] = log.length
         content = {"format": FORMAT, "kind": KIND, "state": dict(state), "logs": lengths}
-        _write_atomically(self.path / _CHECKPOINT, lambda file: _save(content, file))
+        write_atomically(self.path / _CHECKPOINT, lambda file: _save(content, file))
 
     def load_checkpoint(self, map_location: Any = "cpu") -> dict:
         """Return the state last saved and take the folder back to that moment; status becomes "running".
@@ -178,7 +186,7 @@ class RunFolder:
         self._require_open()
         content = _read_checkpoint(self.path, map_location)
         self._close_logs()
-        with _mendable(self.path):
+        with mendable(self.path):
             _refuse_lost_logs(self.path, content["logs"])
             self.mark("running")
             _rewind(self.path, content["logs"])
@@ -187,16 +195,16 @@ class RunFolder:
     def write_result(self, row: Mapping[str, Any]) -> None:
         """Write result.csv: a header and this one row."""
         text = _csv_line(row) + _csv_line(map(_plain, row.values()))
-        _write_atomically(self.path / _RESULT, lambda file: file.write(text.encode()))
+        write_atomically(self.path / _RESULT, lambda file: file.write(text.encode()))
 
     def save_model(self, state: Mapping[str, Any], name: str = _MODEL) -> None:
         """Write a model's state to a file of this name in the folder."""
-        _write_atomically(self.path / name, lambda file: _save(dict(state), file))
+        write_atomically(self.path / name, lambda file: _save(dict(state), file))
 
     def close(self) -> None:
         """Close the files and let go of the lock; the status stays as it is. Closing again does nothing."""
         try:
-            with _mendable(self.path):
+            with mendable(self.path):
                 self._close_logs()
         finally:
             self._lock.release()
@@ -224,7 +232,7 @@ class RunFolder:
 def read_settings(path: Path | str) -> dict:
     """The settings in a run's args.yaml. Raises UserError where there is no run or they cannot be read."""
     file = Path(path) / _ARGS
-    with _mendable(file, "read"):
+    with mendable(file, "read"):
         if not file.is_file():
             raise UserError(f"there is no run in {path} (no {_ARGS}): check the folder's name")
         try:
@@ -262,6 +270,16 @@ def newest_run(parent: Path | str, prefix: str | None) -> Path:
     return _runs(Path(parent), prefix)[-1]
 
 
+def newest_of_any_prefix(parent: Path | str) -> Path:
+    """The newest run (by its folder's name) under parent, whatever its prefix. Raises UserError without one."""
+    parent = Path(parent)
+    with mendable(parent, "read"):
+        runs = sorted(args.parent for args in parent.glob(f"*/{_ARGS}"))
+    if not runs:
+        raise UserError(f"there is no run in {parent}: check the folder's name")
+    return runs[-1]
+
+
 def newest_unfinished(parent: Path | str, prefix: str | None) -> Path:
     """The newest run under parent, of exactly this prefix, that is not finished. Raises UserError without one."""
     runs = _runs(Path(parent), prefix)
@@ -278,7 +296,7 @@ def _runs(parent: Path, prefix: str | None) -> list[Path]:
     """The runs of exactly this prefix, oldest first; at least one."""
     suffix = f"-{prefix}" if prefix else ""
     pattern = re.compile(r"\d{4}-\d{2}-\d{2}" + re.escape(suffix), re.ASCII)
-    with _mendable(parent, "read"):
+    with mendable(parent, "read"):
         found = parent.iterdir() if parent.is_dir() else ()
         runs = sorted(run for run in found if pattern.fullmatch(run.name) and (run / _ARGS).is_file())
     if not runs:
@@ -403,7 +421,7 @@ def _own_files(folder: Path) -> list[Path]:
 
     Never a checkpoint without its logs, nor logs without the args.yaml that shows whose they are.
     """
-    others = (folder / name for name in (_STATUS, _RESULT, _MODEL, *_TEMPORARY, _ARGS))
+    others = (folder / name for name in (_STATUS, _RESULT, _MODEL, SCHEDULE, *_TEMPORARY, _ARGS))
     return [*filter(Path.exists, [folder / _CHECKPOINT]), *_log_files(folder), *filter(Path.exists, others)]
 
 
@@ -428,8 +446,8 @@ def _result_in_words(path: Path) -> str:
     return ""
 
 
-def _lock(path: Path) -> filelock.FileLock:
-    lock = filelock.FileLock(path / ".lock", timeout=0, thread_local=False)
+def _lock(path: Path, seconds: float = 0) -> filelock.FileLock:
+    lock = filelock.FileLock(path / ".lock", timeout=seconds, thread_local=False)
     try:
         lock.acquire()
     except filelock.Timeout as error:
@@ -439,33 +457,13 @@ def _lock(path: Path) -> filelock.FileLock:
     return lock
 
 
+def wait_until_free(path: Path | str, seconds: float) -> None:
+    """Wait until no process uses the run. Raises UserError where one still does after so many seconds."""
+    _lock(Path(path), seconds).release()
+
+
 def _yaml(settings: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-
-
-def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have a file replaced by what `write` puts into it, or left as it is; on disk on return."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with _mendable(path):
-        try:
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _save(content: dict, file: BinaryIO) -> None:
@@ -482,7 +480,7 @@ def _read_checkpoint(folder: Path, map_location: Any) -> dict:
     path = folder / _CHECKPOINT
     if not path.exists():
         raise UserError(f"{path.parent} has no checkpoint yet, the run ended too early: {_ANEW}")
-    with _mendable(path, "read"):
+    with mendable(path, "read"):
         path.open("rb").close()
     try:
         # torch.load does not compare checksums; a flipped bit would go unseen.
@@ -523,37 +521,6 @@ def _rewind(folder: Path, lengths: Mapping[str, int]) -> None:
             file.unlink()
     for name in (_RESULT, *_TEMPORARY):
         (folder / name).unlink(missing_ok=True)
-
-
-_SPACE = "free some space, then continue with --resume"
-_PERMISSION = "get access to it, or choose another folder"
-_IN_THE_WAY = "move away the file that is in the way, or choose another folder"
-_REMEDIES = {
-    errno.ENOSPC: _SPACE,
-    errno.EDQUOT: _SPACE,
-    errno.EFBIG: "raise the limit on file sizes (ulimit -f), then continue with --resume",
-    errno.EACCES: _PERMISSION,
-    errno.EPERM: _PERMISSION,
-    errno.EROFS: _PERMISSION,
-    errno.EEXIST: _IN_THE_WAY,
-    errno.ENOTDIR: _IN_THE_WAY,
-    errno.EISDIR: _IN_THE_WAY,
-    errno.ENAMETOOLONG: "choose a shorter --prefix",
-}
-
-
-@contextlib.contextmanager
-def _mendable(path: Path, doing: str = "write") -> Iterator[None]:
-    """Turn what the operating system refuses into a UserError with the path, the cause and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot {doing} {path}: {_cause(error)}") from error
-
-
-def _cause(error: OSError) -> str:
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return f"{reason}; {_REMEDIES.get(error.errno, 'mend this, or choose another folder')}"
 
 
 def _one_line(error: object) -> str:

@@ -146,14 +146,14 @@ def read_schedule(path: Path, ranges: Mapping[str, tuple[float, float]]) -> dict
 def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header, and each row's cells behind its line's number; at least one row, all as long as the header."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): give a run's epoch.csv or val.csv") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: give a run's epoch.csv or val.csv") from error
     if text and not text.endswith("\n"):
         raise UserError(f"{path} ends in the middle of a line: remove that line, or end it with a newline")
-    reader = csv.reader(io.StringIO(text))
+    reader = csv.reader(io.StringIO(text), strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:

@@ -272,7 +272,9 @@ def started(make_run):
 
     def make(value, val=VAL_CSV):
         path = make_run(f"init{value}", val=val)
-        (path / "args.yaml").write_text(yaml.safe_dump({"save_dir": f"init{value}", "dropouto": value}))
+        (path / "args.yaml").write_text(
+            yaml.safe_dump({"save_dir": f"init{value}", "dropouto": value, "ranges": {"dropouto": [0, 1]}})
+        )
         return path
 
     return make
@@ -286,7 +288,7 @@ def test_schedules_from_initial_values(started):
     figure, skipped = from_initial(started(0.9), started(0.05))
     (axes,) = figure.axes
     assert [line.get_label() for line in axes.lines] == ["0.05", "0.9"]
-    assert points(axes.lines[1]) == [(0, 0.9), (2, 0.5), (4, 0.4), (6, 0.25)]
+    assert points(axes.lines[1]) == [(0, 0.9), (2, 0.9), (2, 0.5), (4, 0.4), (6, 0.25)]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("iteration", "output dropout")
     assert figure.get_figwidth() == pytest.approx(3.3) and skipped == []
     assert len({(line.get_color(), str(line.get_linestyle())) for line in axes.lines}) == 2
@@ -306,6 +308,21 @@ def test_a_run_without_steps_is_named_and_left_out(started):
     assert str(half) in line
     with pytest.raises(UserError, match="nothing to draw"):
         from_initial(half)
+
+
+@pytest.mark.parametrize("settings", [{}, {"dropouto": "half"}, {"ranges": {}}, {"dropouto": None}])
+def test_a_run_that_does_not_say_where_it_started_or_tuned_another_is_left_out(started, settings):
+    odd = started(0.3)
+    found = yaml.safe_load((odd / "args.yaml").read_text())
+    (odd / "args.yaml").write_text(yaml.safe_dump({**found, **settings} if settings else {}))
+    _, (line,) = from_initial(started(0.05), odd)
+    assert str(odd) in line
+
+
+def test_a_run_whose_steps_lack_the_hyperparameter_is_left_out(started):
+    other = started(0.3, val="global_step,time,alpha,train_step\n3,1,2,2\n")
+    _, (line,) = from_initial(started(0.05), other)
+    assert str(other) in line
 
 
 def test_a_band_against_epochs_goes_by_the_epochs_rows(make_run):

@@ -1,5 +1,12 @@
 """Training runs as processes: what is started, continued and left alone, and in which order."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -7,11 +14,17 @@ from lstm import jobs
 from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
 from stn.errors import UserError
 
-FLAGS = ["--data", "builtin", "--epochs", "3"]
+FLAGS = ["--epochs", "3"]
+CORPUS = Path("corpus")
 
 
 def job(save_dir, flags=FLAGS, script=TRAIN, **others):
-    return Job("tuned", script, str(save_dir), lambda: list(flags), **others)
+    return Job("tuned", script, str(save_dir), CORPUS, lambda: list(flags), **others)
+
+
+@pytest.fixture(autouse=True)
+def one_corpus(monkeypatch):
+    monkeypatch.setattr(jobs, "corpus_checksum", {CORPUS: "of the corpus"}.get)
 
 
 @pytest.fixture
@@ -21,7 +34,7 @@ def made_run(tmp_path):
     def make(settings, status="finished", name="2026-01-02"):
         run = tmp_path / name
         run.mkdir()
-        (run / "args.yaml").write_text(yaml.safe_dump(settings))
+        (run / "args.yaml").write_text(yaml.safe_dump({"data_checksum": "of the corpus", **settings}))
         (run / "status").write_text(status)
         return run
 
@@ -41,7 +54,7 @@ def made_run(tmp_path):
 )
 def test_command_by_what_is_there(tmp_path, made_run, status, checkpoint, overwrite, expected):
     if status:
-        run = made_run({"epochs": 3, "data": "elsewhere"}, status)
+        run = made_run({"epochs": 3}, status)
         if checkpoint:
             (run / "checkpoint.pt").touch()
     command = job(tmp_path).command(overwrite)
@@ -70,21 +83,29 @@ def test_a_replay_of_another_schedule_is_refused(tmp_path, made_run):
     schedule = tmp_path / "epoch.csv"
     schedule.write_text("epoch,dropouto\n0,0.5\n")
     flags = ["--load_schedule", str(schedule)]
-    settings = {"load_schedule": str(schedule), "schedule_checksum": "another"}
-    run = made_run(settings)
-    with pytest.raises(UserError, match="another schedule_checksum"):
+    made_run({"schedule_checksum": "another"})
+    with pytest.raises(UserError, match="another schedule_checksum: remove that folder"):
         job(tmp_path, flags, TRAIN_BASIC).command(overwrite=False)
-    same = jobs.train_basic.checksum(schedule)
-    (run / "args.yaml").write_text(yaml.safe_dump({**settings, "schedule_checksum": same}))
+    made_run({"schedule_checksum": jobs.train_basic.checksum(schedule)}, name="2026-01-03")
     assert job(tmp_path, flags, TRAIN_BASIC).command(overwrite=False) is None
+
+
+def test_a_run_on_another_text_is_refused(tmp_path, made_run):
+    made_run({"epochs": 3, "data_checksum": "of another"})
+    with pytest.raises(UserError, match="another data_checksum"):
+        job(tmp_path).command(overwrite=False)
 
 
 def test_a_result_that_is_missing_names_the_run(tmp_path, made_run):
     run = made_run({})
     with pytest.raises(UserError, match=str(run)):
         job(tmp_path).result()
-    (run / "result.csv").write_text("val_ppl\n2.5\n")
-    assert job(tmp_path).result()["val_ppl"] == 2.5
+    (run / "result.csv").write_text("val_ppl,test_ppl\n2.5,3.5\n")
+    assert [*job(tmp_path).result()] == [2.5, 3.5]
+    for cut in ("val_ppl,test_ppl\n2.5", "val_ppl,test_ppl\n", "val_ppl,test_ppl\n2.5,x\n", ""):
+        (run / "result.csv").write_text(cut)
+        with pytest.raises(UserError, match=str(run)):
+            job(tmp_path).result()
 
 
 # Several
@@ -99,7 +120,7 @@ def shell(monkeypatch, tmp_path):
 
     def make(name, command, needs=()):
         commands[name] = ["sh", "-c", command] if command else None
-        return Job(name, TRAIN, "nowhere", list, needs=needs)
+        return Job(name, TRAIN, "nowhere", CORPUS, list, needs=needs)
 
     return make
 
@@ -147,3 +168,43 @@ def test_an_interrupted_run_interrupts(shell, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         finish(jobs, at_once=1)
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.fixture
+def sleeper(tmp_path):
+    """A process that finishes one job, which sleeps, and leaves a word if it is interrupted."""
+    job = "trap 'echo interrupted > word; exit 130' INT; touch begun; while true; do sleep 0.05; done"
+    script = f"""
+import pathlib
+from lstm import jobs
+jobs.ROOT = pathlib.Path({str(tmp_path)!r})
+jobs.Job.command = lambda self, _: ["sh", "-c", {job!r}]
+jobs.finish([jobs.Job("sleeper", jobs.TRAIN, "nowhere", pathlib.Path("corpus"), list)], at_once=1)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    wait_for(tmp_path / "begun")
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def wait_for(path, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_ctrl_c_is_passed_on_to_the_processes_once(sleeper, tmp_path, group):
+    """Whether it comes from the terminal, to all of its processes, or to this one alone."""
+    (os.killpg if group else os.kill)(sleeper.pid, signal.SIGINT)
+    _, error = sleeper.communicate(timeout=60)
+    assert b"KeyboardInterrupt" in error
+    assert (tmp_path / "word").read_text() == "interrupted\n"

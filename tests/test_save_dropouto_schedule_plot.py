@@ -18,7 +18,7 @@ def make_run(tmp_path, monkeypatch):
     def make(name, start, val=VAL, date="2026-01-02"):
         path = tmp_path / "logs" / name / date
         path.mkdir(parents=True)
-        (path / "args.yaml").write_text(yaml.safe_dump({"dropouto": start}))
+        (path / "args.yaml").write_text(yaml.safe_dump({"dropouto": start, "ranges": {"dropouto": [0, 1]}}))
         if val is not None:
             (path / "val.csv").write_text(val.format(start, (start + 0.5) / 2, 0.5))
         return path
@@ -44,7 +44,7 @@ def drawn(monkeypatch):
 def test_finds_the_newest_of_each(make_run, drawn, tmp_path, capsys):
     make_run("dropouto_schedule_init05", 0.1, date="2026-01-01")
     make_run("dropouto_schedule_init05", 0.05, date="2026-01-02")
-    make_run("dropouto_schedule_init90", 0.9)
+    make_run("dropouto_schedule_init90", 0.9, date="2026-01-02-prefix")
     make_run("saves", 0.3)
     status, out, error = execute(script, ["--out", tmp_path / "plots" / "figure"], capsys)
     assert (status, error) == (0, "")
@@ -83,9 +83,15 @@ def test_missing_and_half_written_runs_are_named_and_skipped(make_run, drawn, tm
         assert sum(str(path) in line for line in lines) == 1
 
 
+def test_a_run_that_is_given_and_missing_is_named_and_skipped(make_run, drawn, tmp_path, capsys):
+    status, _, error = execute(script, [tmp_path / "nowhere", make_run("mine", 0.5), "--out", tmp_path / "f"], capsys)
+    assert status == 0 and drawn == [["0.5"]]
+    assert error.count("\n") == 1 and str(tmp_path / "nowhere") in error and "does not exist" in error
+
+
 def test_nothing_to_draw(make_run, tmp_path, capsys):
     for arguments, words in (([], "--tune_dropouto"), ([make_run("mine", 0.5, val=None)], "nothing to draw")):
         status, _, error = execute(script, [*arguments, "--out", tmp_path / "figure"], capsys)
         assert status == 2 and words in error and error.count("\n") == 1
     status, _, error = execute(script, [tmp_path / "nowhere"], capsys)
-    assert status == 2 and "does not exist" in error
+    assert status == 2 and "does not exist" in error and "nothing is left" in error

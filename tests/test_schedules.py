@@ -124,6 +124,10 @@ def test_reads_a_val_csv_where_the_last_of_several_hyperparameter_steps_counts(t
     assert values(schedule, 6) == pytest.approx([0.3, 0.3, 0.2, 0.3, 0.4, 0.4])
 
 
+def test_a_byte_order_mark_does_no_harm(table):
+    assert read_schedule(table("\ufeffepoch,alpha\n0,1\n"), RANGES)["alpha"].at(0, 0) == 1
+
+
 def test_goes_by_weight_step_where_it_can(table):
     path = table("epoch,dropouto,train_step\n0,0.1,2\n0,0.2,4\n")
     assert read_schedule(path, RANGES)["dropouto"].by == "step"
@@ -160,6 +164,7 @@ def test_numbers_read_back_exactly(table):
         ("time,alpha\n0,1\n", "no column of epoch and train_step"),
         ("epoch,alpha\n0,0.5\n".encode("utf-16"), "not UTF-8"),
         (b"epoch,alpha\n0,\xff\n", "not UTF-8"),
+        ('epoch,alpha\n0,"1\n', "line 2: "),
     ],
 )
 def test_what_is_no_schedule_is_named(table, text, words):

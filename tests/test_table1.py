@@ -1,23 +1,17 @@
 """The first table: which runs it makes, what it makes of them, and that it goes on where it was."""
 
-import contextlib
 import statistics
 
 import pytest
 import torch
 from lstm_runs import execute, rows, settings
 
-from lstm import experiment, table1
+from lstm import table1
 from lstm.jobs import TRAIN, Job
 from stn.runs import newest_run, read_status
 
 ROWS = ("fixed", "gaussian", "sinusoid", "final", "stn", "replay")
 FOLDERS = {*ROWS, "init30", "init50", "init70", "init90"}
-
-
-class Uninterruptible(contextlib.nullcontext):
-    def asked(self):
-        return False
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +25,7 @@ def same_threads():
 def run(tmp_path, capsys, monkeypatch):
     """run(*flags): the command at its quickest, its runs in this process and below tmp_path; its outcome."""
     tiny = table1.Size(
+        "A tiny table.",
         "--emsize 4 --nhid 4 --batch_size 10 --bptt 10 --epochs 2 --lr 1 --disable_cuda",
         "--warmup_steps 2 --hyper_lr 0.3",
         {"train": 60, "valid": 30, "test": 15},
@@ -38,13 +33,13 @@ def run(tmp_path, capsys, monkeypatch):
     )
     monkeypatch.setitem(table1.SIZES, "quick", tiny)
 
-    def run_here(job, overwrite):
+    def start_here(job, overwrite):
         command = job.command(overwrite)
         assert command is None or job.script.run(command[3:]) == 0
-        return command is not None
+        return command
 
-    monkeypatch.setattr(Job, "run", run_here)
-    monkeypatch.setattr(experiment, "Interrupt", Uninterruptible)  # signals are for a process's main thread
+    monkeypatch.setattr(Job, "start", start_here)
+    monkeypatch.setattr(Job, "follow", lambda *_: None)
     return lambda *flags: execute(table1, ["--size", "quick", "--save_dir", tmp_path, *flags], capsys)
 
 
@@ -71,7 +66,7 @@ def test_the_table_from_end_to_end(run, tmp_path):
             assert float(table[name][column]) == pytest.approx(statistics.mean(found))
             assert float(table[name][f"{column}_std"]) == pytest.approx(statistics.stdev(found))
     page = (tmp_path / "table1.md").read_text()
-    assert page in out
+    assert page in out and page.startswith("A tiny table.\n\n| output dropout ")
     for initial in ("0.05", "0.3", "0.5", "0.7", "0.9"):
         assert f"| {initial} " in page
     assert all((tmp_path / f"schedules.{kind}").stat().st_size for kind in ("pdf", "png"))
@@ -92,7 +87,7 @@ def test_the_table_from_end_to_end(run, tmp_path):
 
 
 def test_it_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
-    original, started = Job.run, []
+    original, started = Job.start, []
 
     def interrupted_at_the_fourth(job, overwrite):
         started.append(job.name)
@@ -101,7 +96,7 @@ def test_it_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
         return original(job, overwrite)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Job, "run", interrupted_at_the_fourth)
+        patch.setattr(Job, "start", interrupted_at_the_fourth)
         status, _, error = run()
     assert status == 130 and error == "table1.py: stopped; start it again to continue\n"
     assert sum(int(row["seeds"]) for row in rows(tmp_path / "table1.csv")) == 3  # the table as far as it goes
@@ -119,7 +114,7 @@ def test_it_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch):
 
 
 def test_published_numbers_stand_beside_each_row(tmp_path):
-    plan = table1.make_plan(table1.Size(lines={"train": 1}), str(tmp_path), seeds=1, at_once=1)
+    plan = table1.make_plan(table1.Size("", lines={"train": 1}), str(tmp_path), seeds=1, at_once=1)
     table = table1.results(plan)
     assert [*table["published_val_ppl"]] == [85.83, 85.87, 85.29, 89.65, 82.58, 82.87]
     assert [*table["published_test_ppl"]] == [83.19, 82.29, 82.15, 86.90, 79.02, 79.93]
@@ -129,12 +124,12 @@ def test_published_numbers_stand_beside_each_row(tmp_path):
 
 def test_runs_at_once_share_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(table1.os, "cpu_count", lambda: 8)
-    plan = table1.make_plan(table1.Size(lines={"train": 1}), str(tmp_path), seeds=1, at_once=3)
+    plan = table1.make_plan(table1.Size("", lines={"train": 1}), str(tmp_path), seeds=1, at_once=3)
     assert {job.threads for job in plan.jobs} == {2}
 
 
 def test_what_others_need_comes_first(tmp_path):
-    plan = table1.make_plan(table1.Size(lines={"train": 1}), str(tmp_path), seeds=3, at_once=1)
+    plan = table1.make_plan(table1.Size("", lines={"train": 1}), str(tmp_path), seeds=3, at_once=1)
     assert [job.script is TRAIN for job in plan.jobs[:4]] == [True, True, True, False]
     assert len(plan.jobs) == 6 * 3 + 4
 
@@ -144,6 +139,29 @@ def test_penn_treebank_is_needed_but_for_the_demo(tmp_path, monkeypatch, capsys)
     status, _, error = execute(table1, ["--size", "small", "--save_dir", tmp_path / "logs"], capsys)
     assert status == 2 and error.count("\n") == 1
     assert "data/penn" in error and "./getdata.sh" in error and "--size demo" in error
+
+
+def test_a_stn_without_its_schedule_is_named(run, tmp_path):
+    assert run()[0] == 0
+    file = run_of(tmp_path, "stn") / "epoch.csv"
+    file.write_text("")
+    status, _, error = run()
+    assert status == 2 and str(file) in error and "remove that folder" in error and error.count("\n") == 1
+
+
+def test_a_run_that_cannot_be_drawn_is_named(run, tmp_path):
+    assert run()[0] == 0
+    run_of(tmp_path, "init30").joinpath("val.csv").unlink()
+    status, _, error = run()
+    assert status == 0 and "left out of the figure" in error and "init30" in error
+
+
+def test_a_folder_may_have_a_space_in_its_name(tmp_path):
+    plan = table1.make_plan(table1.Size("", lines={"train": 1}), f"{tmp_path}/a b", seeds=1, at_once=1)
+    (tmp_path / "a b" / "stn" / "2026-01-02-seed1").mkdir(parents=True)
+    (tmp_path / "a b" / "stn" / "2026-01-02-seed1" / "args.yaml").touch()
+    assert f"{tmp_path}/a b/corpus" in plan.rows["fixed"][0].command(overwrite=False)
+    assert f"{tmp_path}/a b/stn/2026-01-02-seed1/epoch.csv" in plan.rows["replay"][0].command(overwrite=False)
 
 
 @pytest.mark.parametrize("flags", [["--seeds", "0"], ["--jobs", "0"], ["--size", "huge"]])

@@ -151,5 +151,16 @@ def test_first_lines_make_a_smaller_corpus(tmp_path):
     (tmp_path / "train.txt").write_text("a b\nc\nd\n")
     folder = first_lines(tmp_path, tmp_path / "small", {"train": 2})
     assert (folder / "train.txt").read_text() == "a b\nc\n"
-    with pytest.raises(UserError, match="small"):
+    with pytest.raises(UserError, match="nowhere"):
         first_lines(tmp_path / "nowhere", tmp_path / "small", {"train": 2})
+
+
+def test_first_lines_that_are_there_are_not_written_again(tmp_path):
+    """Runs may be reading them, and the folder may have become read-only."""
+    (tmp_path / "train.txt").write_text("a b\nc\nd\n")
+    file = first_lines(tmp_path, tmp_path / "small", {"train": 2}) / "train.txt"
+    before = file.stat()
+    first_lines(tmp_path, tmp_path / "small", {"train": 2})
+    assert file.stat() == before
+    first_lines(tmp_path, tmp_path / "small", {"train": 1})
+    assert file.read_text() == "a b\n"

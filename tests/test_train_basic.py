@@ -214,6 +214,17 @@ def test_a_perturbed_run_resumes_as_if_it_had_not_stopped(run, tmp_path):
     assert scalars(parts, "hyper/wdrop") == scalars(whole, "hyper/wdrop")
 
 
+def test_a_run_whose_parent_has_gone_stops_with_a_checkpoint(run, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv(experiment.PARENT, "0")
+        assert run("--seed 1")[0] == 130
+    folder = only_run(tmp_path)
+    assert (folder / "status").read_text() == "interrupted\n" and not (folder / "epoch.csv").exists()
+    monkeypatch.setenv(experiment.PARENT, str(os.getppid()))
+    assert run(f"--resume {folder}")[0] == 0
+    assert len(rows(folder / "epoch.csv")) == 2
+
+
 # Replay
 
 
@@ -269,15 +280,31 @@ def test_replay_of_some_leaves_the_others_to_their_flags(run, used, tmp_path):
     assert len({step["wdrop"] for step in used}) == len(used)
 
 
-def test_a_replay_resumes_only_with_its_schedule(run, recorded, tmp_path):
+def test_a_replay_needs_no_more_than_its_own_folder(run, recorded, tmp_path):
     file = tmp_path / "epoch.csv"
     file.write_text((recorded / "epoch.csv").read_text())
     assert run(f"--load_schedule {file} --epochs 1")[0] == 0
+    file.unlink()
     folder = only_run(tmp_path)
-    file.write_text(file.read_text().replace("0.", "0.0"))
-    refused(run(f"--resume {folder} --epochs 2"), file, "not what the run was started with", script="train_basic.py")
-    file.write_text((recorded / "epoch.csv").read_text())
-    assert run(f"--resume {folder} --epochs 2")[0] == 0
+    assert run(f"--resume {folder} --epochs 3")[0] == 0
+    assert run(f"--resume {folder} --test")[0] == 0
+    found, wanted = rows(folder / "epoch.csv"), rows(recorded / "epoch.csv")
+    assert [row["wdrop"] for row in found] == [row["wdrop"] for row in wanted[:3]]
+    assert run("--overwrite")[0] == 0
+    assert not (folder / "schedule.csv").exists()
+
+
+def test_a_replay_whose_copy_was_changed_is_refused(run, recorded, tmp_path):
+    assert run(f"--load_schedule {recorded / 'epoch.csv'} --epochs 1")[0] == 0
+    copy = only_run(tmp_path) / "schedule.csv"
+    text = copy.read_text()
+    resume = f"--resume {copy.parent} --epochs 2"
+    copy.write_text(text.replace("0.", "0.0"))
+    refused(run(resume), copy, "not what the run was started with", script="train_basic.py")
+    copy.unlink()
+    refused(run(resume), copy, "cannot read", script="train_basic.py")
+    copy.mkdir()
+    refused(run(resume), copy, "cannot read", script="train_basic.py")
 
 
 # Flags

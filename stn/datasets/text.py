@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stn.errors import UserError
+from stn.files import mendable, write_atomically
 
 SPLITS = ("train", "valid", "test")
 END_OF_LINE = "<eos>"
@@ -118,11 +119,12 @@ def _encode(text: str, ids: dict[str, int]) -> Tensor:
 
 def first_lines(corpus: Path, folder: Path, counts: dict[str, int]) -> Path:
     """Make `folder` a corpus of the first lines of another's splits; the folder. Raises UserError where it cannot."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for split, count in counts.items():
-            lines = (corpus / f"{split}.txt").read_text(encoding="utf-8").splitlines(keepends=True)
-            (folder / f"{split}.txt").write_text("".join(lines[:count]), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {folder} ({error.strerror}): choose another --save_dir") from error
+    for split, count in counts.items():
+        file = folder / f"{split}.txt"
+        content = b"".join(_read(corpus / file.name).splitlines(keepends=True)[:count])
+        with mendable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # What is there stays as it is: runs may be reading it.
+            if not file.exists() or file.read_bytes() != content:
+                write_atomically(file, lambda new, content=content: new.write(content))
     return folder
