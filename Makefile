@@ -2,7 +2,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 
 demo: $(VENV)/installed
 	$(PYTHON) lstm/demo.py
@@ -13,6 +13,9 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
+
+bench: $(VENV)/installed
+	$(PYTHON) benchmarks/lstm_step.py
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	python3 -m venv $(VENV)

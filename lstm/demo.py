@@ -18,7 +18,7 @@ from stn.datasets.text import first_lines
 
 # What both runs share, and what each adds to it.
 NETWORK = (
-    "--disable_cuda --checkpoint_seconds 15"
+    "--disable_cuda --dtype float32 --checkpoint_seconds 15"
     " --emsize 64 --nhid 64 --batch_size 20 --bptt 35 --epochs 25 --lr 20 --nonmono 2"
 )
 COMMON = (

@@ -16,10 +16,12 @@ from lstm.model import AWDLSTM
 from lstm.options import ALTERABLE, INTERRUPTED, PTB, ROOT, OneLineParser, exit_status, find, parse
 from lstm.progress import Screen, say
 from lstm.task import LanguageModeling
+from stn import precision
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import Corpus, load_corpus
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
+from stn.memory import keep_freed_memory
 from stn.runs import (
     SCHEDULE,
     RunFolder,
@@ -34,7 +36,6 @@ from stn.schedules import Schedule
 from stn.training import Settings, Trainer, final_result, load_model
 
 MIN_LR = 0.0003  # as published: below it training stops
-DTYPE = "float32"
 PARENT = "STN_PARENT"  # environment variable: the process that this one works for
 
 
@@ -56,6 +57,7 @@ class Script:
         return exit_status(self.parser.prog, lambda: self._run(argv), hint)
 
     def _run(self, argv: list[str] | None) -> int:
+        keep_freed_memory()
         args, given = parse(self.parser, argv)
         args.script = self.parser.prog
         if args.test:
@@ -74,11 +76,13 @@ class Script:
         folder, description = locate_corpus(args.data)
         corpus = load_corpus(folder)
         path = run_path(ROOT / "logs" / args.save_dir, args.prefix, date.today())
+        device = choose_device(args)
+        dtype, why = precision.choose(args.dtype, device)
         args.data = str(folder)
         settings = {
             **{name: value for name, value in vars(args).items() if name not in ("resume", "overwrite", "test")},
-            "device": str(choose_device(args)),
-            "dtype": DTYPE,
+            "device": str(device),
+            "dtype": str(dtype).removeprefix("torch."),
             "threads": args.threads or torch.get_num_threads(),
             "data_checksum": corpus.checksum,
             "ranges": {
@@ -93,7 +97,7 @@ class Script:
         with RunFolder.create(path, settings, args.overwrite) as run:
             if schedule := vars(args).get("load_schedule"):
                 run.keep_schedule(Path(schedule))
-            introduce(description, corpus, hyper, task, run)
+            introduce(description, corpus, hyper, task, run, why)
             return train(args, hyper, task, run)
 
     def resume(self, args: Namespace, given: set[str]) -> int:
@@ -110,9 +114,8 @@ class Script:
             load_model(task, hyper, read_checkpoint(path))  # refuses another model's before the logs are cut back
             state = run.load_checkpoint()
             run.change_settings({name: value for name, value in vars(args).items() if name in ALTERABLE})
-            introduce(
-                f"resuming at epoch {state['epoch']}, weight step {state['train_step']}", corpus, hyper, task, run
-            )
+            where = f"resuming at epoch {state['epoch']}, weight step {state['train_step']}"
+            introduce(where, corpus, hyper, task, run, "as before")
             return train(args, hyper, task, run, state)
 
     def test(self, args: Namespace, given: set[str]) -> int:
@@ -135,7 +138,8 @@ class Script:
         val_penalties = vars(args).get("val_penalties", False)  # of hyperparameter steps, where there are any
         hyper = Hyperparameters(**self.sources(args)).to(device)
         try:
-            model = AWDLSTM(len(corpus.vocabulary), args.emsize, args.nhid, args.nlayers, hyper.num_tuned).to(device)
+            sizes = len(corpus.vocabulary), args.emsize, args.nhid, args.nlayers, hyper.num_tuned
+            model = AWDLSTM(*sizes, dtype=getattr(torch, args.dtype)).to(device)
         except (RuntimeError, MemoryError) as error:
             raise UserError("the model does not fit into memory: lower --emsize, --nhid or --nlayers") from error
         return hyper, LanguageModeling(model, corpus, args.batch_size, args.bptt, val_penalties, device)
@@ -252,8 +256,8 @@ def adopt(args: Namespace, given: set[str], path: Path) -> Namespace:
             f"the run's args.yaml lacks {', '.join(missing[:3])}{', …' if missing[3:] else ''}: it is of another "
             "version, start a new run"
         )
-    if settings["dtype"] != DTYPE:
-        raise UserError(f"the run computes in {settings['dtype']}, this version in {DTYPE}: start a new run")
+    if settings["dtype"] not in precision.CHOICES:
+        raise UserError(f"the run computes in {settings['dtype']}, which this version does not: start a new run")
     if "data" in given:
         args.data = str(locate_corpus(args.data)[0])
     free = {*ALTERABLE, "resume", "test", "data"}
@@ -270,7 +274,9 @@ def adopt(args: Namespace, given: set[str], path: Path) -> Namespace:
     return Namespace(**{**settings, **changes})
 
 
-def introduce(description: str, corpus: Corpus, hyper: Hyperparameters, task: LanguageModeling, run: RunFolder) -> None:
+def introduce(
+    description: str, corpus: Corpus, hyper: Hyperparameters, task: LanguageModeling, run: RunFolder, why_dtype: str
+) -> None:
     """The run's first lines: what is trained on what, where, and where it is logged."""
     weights = sum(weight.numel() for weight in task.model.parameters())
     settings = run.settings
@@ -282,7 +288,8 @@ def introduce(description: str, corpus: Corpus, hyper: Hyperparameters, task: La
     say(f"{weights:,} weights; tuned: {', '.join(hyper.columns) or 'nothing'}")
     for schedule, names in changing_schedules(hyper).items():
         say(f"{', '.join(names)}: {schedule}")
-    say(f"{settings['device']}, {settings['dtype']}, {settings['threads']} CPU threads, seed {settings['seed']}")
+    say(f"{settings['device']}, {settings['threads']} CPU threads, seed {settings['seed']}")
+    say(f"products in {settings['dtype']}, {why_dtype}")
     say(f"logs in {run.path}")
 
 

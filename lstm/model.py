@@ -4,6 +4,7 @@ import math
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from stn.dropout import embedding_dropout, locked_dropout
@@ -36,10 +37,16 @@ class AWDLSTM(nn.Module):
 
     Reads from a draw: `dropoute` (word types), `dropouti` (embedded inputs), `dropouth` (between layers), `dropouto`
     (last output), `wdrop` (recurrent weights). The last layer is as wide as the embedding, to which it is tied.
+
+    dtype: what activations between layers are kept, and matrix products computed in (default: the weights'). Weights,
+    states and logits keep the weights'.
     """
 
-    def __init__(self, num_types: int, emsize: int, nhid: int, nlayers: int, num_hyper: int):
+    def __init__(
+        self, num_types: int, emsize: int, nhid: int, nlayers: int, num_hyper: int, dtype: torch.dtype | None = None
+    ):
         super().__init__()
+        self.dtype = dtype or torch.get_default_dtype()
         widths = [emsize] + [nhid] * (nlayers - 1) + [emsize]
         self.embedding = HyperEmbedding(num_types, emsize, num_hyper)
         self.layers = nn.ModuleList(HyperLSTM(fan_in, hidden, num_hyper) for fan_in, hidden in pairwise(widths))
@@ -49,12 +56,12 @@ class AWDLSTM(nn.Module):
     def forward(self, tokens: Tensor, state: list[State] | None, draw: Draw) -> tuple[Tensor, list[State]]:
         """tokens (T, B), a state for each layer or None -> logits (T, B, num_types), states."""
         dropped, _, state = self.encode(tokens, state, draw)
-        return self.decoder(dropped), state
+        return self.decoder(dropped.to(self.decoder.weight.dtype)), state
 
     def encode(self, tokens: Tensor, state: list[State] | None, draw: Draw) -> tuple[Tensor, Tensor, list[State]]:
         """The last layer's outputs (T, B, emsize), dropped and raw, and each layer's state after the last step."""
         state = state or [None] * len(self.layers)
-        outputs = self.embedding(tokens, draw.h)
+        outputs = self.embedding(tokens, draw.h).to(self.dtype)
         if self.training:
             outputs = embedding_dropout(outputs, tokens, self.embedding.weight.shape[0], draw["dropoute"])
             outputs = locked_dropout(outputs, draw["dropouti"])
@@ -70,11 +77,15 @@ class AWDLSTM(nn.Module):
 
 def activation_penalty(dropped: Tensor, alpha: float | Tensor) -> Tensor:
     """AR (Merity et al. 2018): alpha times the mean square of the dropped outputs (T, B, F)."""
-    return alpha * dropped.square().mean()
+    return alpha * _mean_square(dropped)
 
 
 def temporal_penalty(raw: Tensor, beta: float | Tensor) -> Tensor:
     """TAR (Merity et al. 2018): beta times the mean square change of the raw outputs (T, B, F); 0 for a single step."""
     if len(raw) < 2:
         return raw.new_zeros(())
-    return beta * (raw[1:] - raw[:-1]).square().mean()
+    return beta * _mean_square(raw[1:] - raw[:-1])
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    return x.square().mean(dtype=torch.promote_types(x.dtype, torch.float32))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lstm.progress import complain
+from stn import precision
 from stn.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,6 +114,12 @@ def add_run_flags(parser: argparse.ArgumentParser, log_interval: tuple[str, ...]
         metavar="FOLDER",
         help="folder of train.txt, valid.txt and test.txt, or 'builtin' for the built-in corpus "
         "(default: data/penn, and where that is absent the built-in corpus)",
+    )
+    add(
+        "--dtype",
+        choices=precision.CHOICES,
+        default="auto",
+        help="what matrix products are computed in; auto is bfloat16 where the processor multiplies it natively",
     )
     add("--disable_cuda", action="store_true", help="use the CPU even where there is a GPU")
     add("--gpu", type=nonnegative_int, default=0, help="which GPU to use")

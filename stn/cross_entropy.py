@@ -16,8 +16,11 @@ CHUNK_ROWS = 256
 def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats of targets (…) under logits x weightᵀ + bias: x (…, F), weight (V, F), bias (V,).
 
-    Equals `F.cross_entropy(F.linear(x, weight, bias), targets)`. Refuses double backward.
+    Equals `F.cross_entropy(F.linear(x, weight, bias), targets)`. Products are computed in x's dtype, which may be
+    bfloat16; the softmax, the loss and the sum of the weight's gradient keep the weight's. Refuses double backward.
     """
+    if not torch.is_grad_enabled():  # a Function is told what requires gradients, and not that none are wanted
+        x, weight, bias = x.detach(), weight.detach(), bias.detach()
     return _LinearCrossEntropy.apply(x.flatten(0, -2), weight, bias, targets.flatten())
 
 
@@ -25,15 +28,18 @@ class _LinearCrossEntropy(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, targets):
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        factor = weight.to(x.dtype)
         grad_x = torch.empty_like(x) if needs_x else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias) if needs_bias else None
-        losses = x.new_empty(len(x))
-        buffer = x.new_empty(min(CHUNK_ROWS, len(x)), len(weight))
+        losses = weight.new_empty(len(x))
+        products = x.new_empty(min(CHUNK_ROWS, len(x)), len(weight))
+        buffer = products if x.dtype == weight.dtype else products.to(weight.dtype)
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             target = targets[rows, None]
-            logits = torch.addmm(bias, x[rows], weight.T, out=buffer[: len(target)])
+            product = torch.mm(x[rows], factor.T, out=products[: len(target)])
+            logits = torch.add(product, bias, out=buffer[: len(target)])
             largest = logits.amax(1, keepdim=True)
             target_logits = logits.gather(1, target) - largest
             exponentials = logits.sub_(largest).exp_()
@@ -43,12 +49,13 @@ class _LinearCrossEntropy(Function):
                 # The gradient of the mean loss in the logits: (softmax - one-hot) / rows.
                 grad_logits = exponentials.mul_(1 / (totals * len(x)))
                 grad_logits.scatter_add_(1, target, grad_logits.new_full((len(target), 1), -1 / len(x)))
+                if needs_bias:
+                    grad_bias += grad_logits.sum(0)
+                grad_logits = product.copy_(grad_logits)
             if needs_x:
-                torch.mm(grad_logits, weight, out=grad_x[rows])
+                torch.mm(grad_logits, factor, out=grad_x[rows])
             if needs_weight:
-                grad_weight.addmm_(grad_logits.T, x[rows])
-            if needs_bias:
-                grad_bias += grad_logits.sum(0)
+                _add_product(grad_weight, grad_logits.T, x[rows])
         ctx.save_for_backward(grad_x, grad_weight, grad_bias)
         return losses.mean()
 
@@ -57,3 +64,11 @@ class _LinearCrossEntropy(Function):
         refuse_double_backward("linear_cross_entropy")
         gradients = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
         return *gradients, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b, in total's dtype."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b

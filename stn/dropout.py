@@ -42,9 +42,14 @@ def _is_zero(rate: float | Tensor) -> bool:
 
 
 def _as_tensor(rate: float | Tensor, like: Tensor) -> Tensor:
-    return torch.as_tensor(rate, dtype=like.dtype, device=like.device)
+    return torch.as_tensor(rate, dtype=_at_least_single(like.dtype), device=like.device)
 
 
 def _mask(rate: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
     keep = (1 - rate).clamp(min=MIN_KEEP)
-    return (torch.rand(shape, dtype=like.dtype, device=like.device) < keep) / keep
+    # bfloat16 tells only 256 random numbers apart, too few for a rate.
+    return ((torch.rand(shape, dtype=rate.dtype, device=like.device) < keep) / keep).to(like.dtype)
+
+
+def _at_least_single(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

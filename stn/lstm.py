@@ -7,6 +7,9 @@ Both products of a step carry a best response (MacKay et al. 2019, section 5.2):
 
 where g and c are the gates' rows V h and C h. Elementary and response weights are stacked, so that one product
 serves both; all input products form one product over T·B rows, and so does every weight gradient.
+
+Products are computed in the inputs' dtype, which may be bfloat16; parameters, the cell state, everything pointwise and
+what is summed over steps keep the parameters' own.
 """
 
 import math
@@ -21,6 +24,10 @@ from stn.dropout import drop_connect
 from stn.layers import HyperLayer, respond
 
 State = tuple[Tensor, Tensor]
+
+# Gradients through a function, given the function's value; each writes to `grad_input`, in one pass over memory.
+through_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
+through_tanh = torch.ops.aten.tanh_backward.grad_input
 
 
 class HyperLSTM(HyperLayer):
@@ -49,11 +56,13 @@ class HyperLSTM(HyperLayer):
     ) -> tuple[Tensor, State]:
         """x (T, B, in), state two of (1, B, hidden), h (B, H) or (1, H) -> output (T, B, hidden), state.
 
+        The output has x's dtype, the state that of the parameters.
+
         weight_drop: rate of DropConnect on the recurrent weights, elementary and response under one mask;
             give it in training only.
         """
         if state is None:
-            zeros = x.new_zeros(1, x.shape[1], self.hidden_size)
+            zeros = x.new_zeros(1, x.shape[1], self.hidden_size, dtype=self.weight_hh_l0.dtype)
             state = zeros, zeros
         weights = self._plain() if not self.num_hyper else self._folded(h) if len(h) == 1 else self._stacked(h)
         weight_ih, weight_hh, bias, gate_ih, gate_hh = weights
@@ -61,7 +70,7 @@ class HyperLSTM(HyperLayer):
         output, cell = _Recurrence.apply(
             x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
         )
-        return output, (output[-1:], cell[None])
+        return output, (output[-1:].to(cell.dtype), cell[None])
 
     # Each of these gives (input weights, recurrent weights, bias (1 or B, 4·hidden), input gate, recurrent gate).
 
@@ -101,30 +110,33 @@ class _Recurrence(Function):
     def forward(ctx, x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
         steps, batch, hidden = len(x), len(h0), h0.shape[1]
         rows = 4 * hidden
+        weight_ih, weight_hh = weight_ih.to(x.dtype), weight_hh.to(x.dtype)
         products = F.linear(x, weight_ih)  # (T, B, R)
-        activations = products[..., :rows]  # becomes z_t, then the four activated gates, in place
-        if gate_ih is not None:
-            activations.addcmul_(products[..., rows:], gate_ih)
-        activations += bias
-
-        outputs, cells = x.new_empty(steps, batch, hidden), x.new_empty(steps, batch, hidden)
+        activations = products[..., :rows].to(c0.dtype)  # becomes z_t, then the four activated gates, in place
+        recurrent = None if gate_ih is None else torch.empty_like(products)
+        outputs, cells = x.new_empty(steps, batch, hidden), c0.new_empty(steps, batch, hidden)
         tanh_cells = torch.empty_like(cells)
-        recurrent = x.new_empty(steps, batch, len(weight_hh))
         transposed = weight_hh.T.contiguous()  # small products run twice as fast on this layout
-        h, c = h0, c0
-        for t in range(steps):
-            z = activations[t]
-            torch.mm(h, transposed, out=recurrent[t])
-            z += recurrent[t, :, :rows]
-            if gate_hh is not None:
-                z.addcmul_(recurrent[t, :, rows:], gate_hh)
-            z[:, : 2 * hidden].sigmoid_()
-            z[:, 2 * hidden : 3 * hidden].tanh_()
-            z[:, 3 * hidden :].sigmoid_()
-            i, f, g, o = z.chunk(4, -1)
-            c = torch.mul(f, c, out=cells[t]).addcmul_(i, g)
+
+        # All that a step needs is done within it, while it is in the cache.
+        h, c = h0.to(x.dtype), c0
+        i, f, g, o = (part.unbind() for part in activations.chunk(4, -1))
+        input_gate_and_forget = activations[..., : 2 * hidden].unbind()
+        for t, z in enumerate(activations.unbind()):
+            z += bias
+            if gate_ih is None:
+                _add_product(z, h, transposed)
+            else:
+                product = torch.mm(h, transposed, out=recurrent[t])
+                z += product[:, :rows]
+                z.addcmul_(products[t, :, rows:], gate_ih)
+                z.addcmul_(product[:, rows:], gate_hh)
+            input_gate_and_forget[t].sigmoid_()
+            g[t].tanh_()
+            o[t].sigmoid_()
+            c = torch.mul(f[t], c, out=cells[t]).addcmul_(i[t], g[t])
             torch.tanh(c, out=tanh_cells[t])
-            h = torch.mul(o, tanh_cells[t], out=outputs[t])
+            h = torch.mul(o[t], tanh_cells[t], out=outputs[t])
 
         input_response = recurrent_response = None
         if gate_ih is not None:
@@ -147,44 +159,53 @@ class _Recurrence(Function):
         rows = 4 * hidden
         needs = ctx.needs_input_grad
 
-        d_cell, d_output = _local_derivatives(activations, tanh_cells, cells, c0)
-        # grad_products: gradients of each step's elementary product and, beside it, of its response product.
+        # Gradients of each step's elementary products, the same for input and recurrence, and of its response products.
         grad_products = x.new_empty(steps, batch, len(weight_hh))
+        grad_input_response = x.new_empty(steps, batch, len(weight_ih) - rows)
+        grad_bias = h0.new_zeros(batch, rows)
+        grad_gate_ih, grad_gate_hh = (None, None) if gate_ih is None else h0.new_zeros(2, batch, rows)
         grad_h, grad_c = torch.zeros_like(h0), grad_cell.clone()
-        tanh_derivative, forget = d_output[1], activations[..., hidden : 2 * hidden]
+        through_product = x.new_zeros(batch, hidden)
+        i, f, g, o = (part.unbind() for part in activations.chunk(4, -1))
+        grad_i, grad_f, grad_g, grad_o = (part.unbind() for part in grad_products[..., :rows].chunk(4, -1))
+        scratch = torch.empty_like(grad_c)
         for t in reversed(range(steps)):
-            grad_h += grad_outputs[t]
-            grad_c.addcmul_(grad_h, tanh_derivative[t])
+            torch.add(grad_outputs[t], through_product, out=grad_h)
+            through_sigmoid(torch.mul(grad_h, tanh_cells[t], out=scratch), o[t], grad_input=grad_o[t])
+            torch.mul(grad_h, o[t], out=scratch)
+            grad_c += through_tanh(scratch, tanh_cells[t], grad_input=scratch)
+            through_sigmoid(torch.mul(grad_c, g[t], out=scratch), i[t], grad_input=grad_i[t])
+            through_sigmoid(torch.mul(grad_c, cells[t - 1] if t else c0, out=scratch), f[t], grad_input=grad_f[t])
+            through_tanh(torch.mul(grad_c, i[t], out=scratch), g[t], grad_input=grad_g[t])
+            grad_c *= f[t]
             grad_z = grad_products[t, :, :rows]
-            torch.mul(d_cell[t], grad_c[:, None], out=grad_z[:, : 3 * hidden].unflatten(-1, (3, hidden)))
-            torch.mul(d_output[0, t], grad_h, out=grad_z[:, 3 * hidden :])
-            if gate_hh is not None:
+            grad_bias += grad_z
+            if gate_ih is not None:
+                torch.mul(grad_z, gate_ih, out=grad_input_response[t])
                 torch.mul(grad_z, gate_hh, out=grad_products[t, :, rows:])
-            torch.mm(grad_products[t], weight_hh, out=grad_h)
-            grad_c *= forget[t]
+                grad_gate_ih.addcmul_(grad_z, input_response[t])
+                grad_gate_hh.addcmul_(grad_z, recurrent_response[t])
+            torch.mm(grad_products[t], weight_hh, out=through_product)
 
-        grad_z = grad_products[..., :rows]
-        grad_x = grad_weight_ih = grad_weight_hh = grad_gate_ih = grad_gate_hh = None
-        grad_bias = grad_z.sum(0) if ctx.bias_rows > 1 else grad_z.sum((0, 1))[None]
+        if ctx.bias_rows == 1:
+            grad_bias = grad_bias.sum(0, keepdim=True)
+        grad_x = grad_weight_ih = grad_weight_hh = None
         if needs[4]:
-            previous = torch.cat([h0[None], outputs[:-1]])
-            grad_weight_hh = grad_products.flatten(0, 1).T @ previous.flatten(0, 1)
-        if gate_hh is not None:
-            grad_gate_ih = (grad_z * input_response).sum(0)
-            grad_gate_hh = (grad_z * recurrent_response).sum(0)
-            torch.mul(grad_z, gate_ih, out=grad_products[..., rows:])
+            previous = torch.cat([h0[None].to(x.dtype), outputs[:-1]])
+            grad_weight_hh = (grad_products.flatten(0, 1).T @ previous.flatten(0, 1)).to(c0.dtype)
+        if gate_ih is not None:
+            grad_products[..., rows:] = grad_input_response
         if needs[0]:
             grad_x = grad_products @ weight_ih
         if needs[3]:
-            grad_weight_ih = grad_products.flatten(0, 1).T @ x.flatten(0, 1)
-        return grad_x, grad_h, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_gate_ih, grad_gate_hh
+            grad_weight_ih = (grad_products.flatten(0, 1).T @ x.flatten(0, 1)).to(c0.dtype)
+        grad_h0 = through_product.to(c0.dtype)
+        return grad_x, grad_h0, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_gate_ih, grad_gate_hh
 
 
-def _local_derivatives(activations, tanh_cells, cells, c0) -> tuple[Tensor, Tensor]:
-    """Derivatives within each step: of the cell in z's first three parts (T, B, 3, hidden), and of the output in z's
-    last part and in the cell (2, T, B, hidden)."""
-    i, f, g, o = activations.chunk(4, -1)
-    previous = torch.cat([c0[None], cells[:-1]])
-    d_cell = torch.stack([g * i * (1 - i), previous * f * (1 - f), i * (1 - g * g)], dim=2)
-    d_output = torch.stack([tanh_cells * o * (1 - o), o * (1 - tanh_cells * tanh_cells)])
-    return d_cell, d_output
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b, in total's dtype."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b

@@ -5,7 +5,7 @@ import random
 
 import yaml
 
-SMALL = "--emsize 4 --nhid 5 --batch_size 4 --bptt 6 --lr 1 --epochs 2 --threads 1 --disable_cuda"
+SMALL = "--dtype float32 --emsize 4 --nhid 5 --batch_size 4 --bptt 6 --lr 1 --epochs 2 --threads 1 --disable_cuda"
 
 
 def write_corpus(folder, train=40, valid=25, test=15, seed=0):

@@ -91,3 +91,23 @@ def test_double_backward_is_refused(upstream):
         loss = linear_cross_entropy(x, weight, bias, targets)
         (gradient,) = torch.autograd.grad(loss.square() if upstream == "differentiable" else loss, x, create_graph=True)
         (gradient.square().sum() + x.sum()).backward()
+
+
+def test_bfloat16_rounds_products_and_nothing_else():
+    """Logits err by three roundings of 2⁻⁹ (input, weight, product) of their size; the loss is summed exactly."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(40, 64), torch.randn(300, 64) / 8, torch.randn(300)
+    targets = torch.randint(300, (40,))
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        tensors = [x.to(dtype).requires_grad_(), weight.clone().requires_grad_(), bias.clone().requires_grad_()]
+        loss = linear_cross_entropy(*tensors, targets)
+        assert loss.dtype == torch.float32
+        gradients = torch.autograd.grad(loss, tensors)
+        assert [gradient.dtype for gradient in gradients] == [dtype, torch.float32, torch.float32]
+        results.append((loss, gradients))
+    (exact, exact_gradients), (rounded, rounded_gradients) = results
+    largest = (x @ weight.T).abs().max()
+    assert 0 < abs(rounded - exact) < 3 * 2**-9 * largest
+    for a, b in zip(rounded_gradients, exact_gradients, strict=True):
+        assert (a.float() - b).norm() < 10 * 2**-9 * b.norm()

@@ -127,3 +127,11 @@ def test_the_dtype_is_the_inputs_whatever_the_rates(dtype):
     rate = torch.full((BATCH,), 0.5, dtype=torch.float32)
     assert locked_dropout(torch.ones(STEPS, BATCH, 8, dtype=dtype), rate).dtype == dtype
     assert drop_connect(rate[0], torch.ones(8, 8, dtype=dtype))[0].dtype == dtype
+
+
+def test_a_rate_is_exact_in_bfloat16():
+    """Which tells only 256 random numbers apart: a rate of 0.001 would drop nothing or four times too much."""
+    x = torch.ones(1, 1000, 1000, dtype=torch.bfloat16)
+    dropped = (locked_dropout(x, 0.001) == 0).double().mean().item()
+    assert dropped == pytest.approx(0.001, abs=5 * (0.001 / 1e6) ** 0.5)
+    assert locked_dropout(x, 0.5).dtype == torch.bfloat16

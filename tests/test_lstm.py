@@ -1,5 +1,6 @@
 import pytest
 import torch
+from reference import step_by_step
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import functional_call
@@ -26,24 +27,6 @@ def random_inputs(rows=BATCH, num_hyper=HYPER, steps=STEPS):
     """x, h0, c0, h"""
     shapes = (steps, BATCH, INPUTS), (1, BATCH, HIDDEN), (1, BATCH, HIDDEN), (rows, num_hyper)
     return [torch.randn(shape, requires_grad=True) for shape in shapes]
-
-
-def step_by_step(layer, x, h0, c0, h, mask=1.0):
-    def product(part, inputs, mask=1.0):
-        weight, bias, response_weight, response_bias, gate = (
-            getattr(layer, f"{name}_{part}_l0")
-            for name in ("weight", "bias", "response_weight", "response_bias", "gate")
-        )
-        v, c = (h @ gate.T).chunk(2, dim=-1)
-        return inputs @ (weight * mask).T + bias + v * (inputs @ (response_weight * mask).T) + c * response_bias
-
-    hidden, cell, outputs = h0[0], c0[0], []
-    for x_t in x:
-        i, f, g, o = (product("ih", x_t) + product("hh", hidden, mask)).chunk(4, dim=-1)
-        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-        hidden = o.sigmoid() * cell.tanh()
-        outputs.append(hidden)
-    return torch.stack(outputs), (hidden[None], cell[None])
 
 
 def flat(result):
@@ -211,3 +194,55 @@ def test_as_many_rows_of_h_as_examples():
     layer, (x, h0, c0, _) = random_layer(), random_inputs()
     with pytest.raises(RuntimeError):
         layer(x, (h0, c0), torch.randn(BATCH + 1, HYPER))
+
+
+# bfloat16: products in it, all else in the parameters' type
+
+ROUNDING = 2.0**-9  # bfloat16's largest relative rounding error, of 8 significant bits
+
+
+def run_in(dtype):
+    """Outputs and gradients of a layer wide enough for errors to average, with its inputs in this type."""
+    torch.manual_seed(0)
+    layer = HyperLSTM(48, 64, HYPER)
+    x = torch.randn(30, BATCH, 48).to(dtype).requires_grad_()
+    h = torch.randn(BATCH, HYPER, requires_grad=True)
+    torch.manual_seed(1)
+    output, (hidden, cell) = layer(x, None, h, 0.3)
+    weights = torch.cos(torch.arange(output.numel())).reshape(output.shape)
+    objective = (output.to(weights.dtype) * weights).sum()
+    tensors = {"x": x, "h": h, **dict(layer.named_parameters())}
+    gradients = torch.autograd.grad(objective, [*tensors.values()])
+    return {"output": output, "hidden": hidden, "cell": cell}, dict(zip(tensors, gradients, strict=True))
+
+
+def test_bfloat16_errs_by_its_rounding():
+    """Along a path through a step lie some ten roundings: of input, hidden state, two weights, their two products and
+    their gradients. To first order they add up to ten times one rounding at the most; steps further back count less
+    and less."""
+    exact, exact_gradients = run_in(torch.float64)
+    rounded, rounded_gradients = run_in(torch.bfloat16)
+    for names, pair in ((exact, (exact, rounded)), (exact_gradients, (exact_gradients, rounded_gradients))):
+        for name in names:
+            expected, actual = (part[name].detach().double() for part in pair)
+            error = ((actual - expected).norm() / expected.norm()).item()
+            assert 0 < error < 10 * ROUNDING, (name, error)
+
+
+def test_in_bfloat16_parameters_and_states_keep_their_type():
+    outputs, gradients = run_in(torch.bfloat16)
+    assert outputs["output"].dtype == gradients["x"].dtype == torch.bfloat16
+    assert {outputs["hidden"].dtype, outputs["cell"].dtype} == {torch.float64}
+    assert {gradient.dtype for name, gradient in gradients.items() if name != "x"} == {torch.float64}
+
+
+def test_the_cell_state_is_not_rounded():
+    """With an open forget gate and closed others it stays as it is for ever."""
+    layer = HyperLSTM(2, 3, 0)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        layer.bias_ih_l0[:] = torch.tensor([-1e4, 1e4, 0.0, 0.0]).repeat_interleave(3)
+    start = torch.full((1, 1, 3), 1 + 2.0**-20)
+    _, (_, cell) = layer(torch.zeros(5, 1, 2, dtype=torch.bfloat16), (torch.zeros(1, 1, 3), start), None)
+    assert (cell == start).all()

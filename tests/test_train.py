@@ -425,3 +425,32 @@ def test_resume_of_a_finished_run_asks_for_more_epochs(finished, tmp_path, capsy
     folder = shutil.copytree(finished, tmp_path / "logs" / "2024-01-02")
     refused(resume(capsys, folder), "finished", "--epochs")
     refused(execute(train, f"--resume --save_dir {tmp_path}/logs".split(), capsys), "finished")
+
+
+# bfloat16
+
+
+def test_a_run_in_bfloat16_says_so_and_resumes_in_it(run, tmp_path, capsys):
+    """Its best model has float32 weights; what it computes in cannot change on the way."""
+    status, out, _ = run("--dtype bfloat16 --tune_all --seed 1 --epochs 2")
+    assert status == 0 and "products in bfloat16, as asked for" in out
+    folder = only_run(tmp_path)
+    assert settings(folder)["dtype"] == "bfloat16"
+    saved = torch.load(folder / "model.pt", weights_only=True)
+    assert {weight.dtype for weight in saved["model"].values()} == {torch.float32}
+    refused(execute(train, ["--resume", folder, "--epochs", "3", "--dtype", "float32"], capsys), "--dtype", "bfloat16")
+    assert execute(train, ["--resume", folder, "--epochs", "3"], capsys)[0] == 0
+    alone = tmp_path / "alone"
+    assert run(f"--dtype bfloat16 --tune_all --seed 1 --epochs 3 --save_dir {alone}")[0] == 0
+    (other,) = alone.iterdir()
+    assert without_time(folder / "epoch.csv") == without_time(other / "epoch.csv")
+
+
+def test_auto_is_resolved_once_and_said(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    status, out, _ = run("--dtype auto --epochs 1")
+    assert status == 0 and "products in bfloat16, which this processor multiplies natively" in out
+    folder = only_run(tmp_path)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
+    assert train.main(["--resume", str(folder), "--epochs", "2"]) == 0
+    assert settings(folder)["dtype"] == "bfloat16"

@@ -1,0 +1,324 @@
+"""What a step of the self-tuning language model costs, beside the matrix products that it cannot do without.
+
+All that is compared is measured side by side in one run: in each round everything is timed once, one after another, and
+the table shows medians over rounds, the spread between the quartiles, and ratios of medians.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import cost_model
+import torch
+from operators import profiled
+from reference import PlainModel, training_loss
+from torch import Tensor
+
+from lstm.model import AWDLSTM, HYPERPARAMETERS
+from lstm.task import EVALUATION_BATCH, EVALUATION_ROWS, LanguageModeling
+from stn.bilevel import evaluate, hyper_step, weight_step
+from stn.datasets.text import Corpus
+from stn.hyperparameters import Hyperparameters, Tuned
+from stn.memory import keep_freed_memory
+from stn.schedules import Constant
+
+ROOT = Path(__file__).resolve().parent.parent
+RATE = 0.05
+CLIP = 0.25
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """steps: bptt. tuned: how many of the seven hyperparameters are tuned. Layers: two."""
+
+    steps: int = 70
+    batch: int = 40
+    width: int = 650
+    types: int = 10_000
+    tuned: int = 7
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.batch
+
+
+PAPER = Shape()
+
+
+class Subject:
+    """A self-tuning model at work on a random text of Zipf's distribution; each method is one thing to be timed."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype):
+        torch.manual_seed(0)
+        frequencies = 1 / torch.arange(1, shape.types + 1)
+        lengths = (shape.tokens * 8 + shape.batch, shape.tokens * 4 + shape.batch, 10 * EVALUATION_BATCH["test"])
+        splits = [torch.multinomial(frequencies, length, replacement=True) for length in lengths]
+        corpus = Corpus(*splits, tuple(map(str, range(shape.types))), "")
+        tuned = list(HYPERPARAMETERS)[: shape.tuned]
+        self.hyper = Hyperparameters(
+            **{
+                name: Tuned(RATE, spec.range, per_example=spec.per_example, feed="squashed")
+                if name in tuned
+                else Constant(RATE)
+                for name, spec in HYPERPARAMETERS.items()
+            }
+        )
+        self.model = AWDLSTM(shape.types, shape.width, shape.width, 2, self.hyper.num_tuned, dtype)
+        self.task = LanguageModeling(self.model, corpus, shape.batch, shape.steps)
+        self.shape = shape
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 1.0, fused=True)
+        self.hyper_optimizer = torch.optim.Adam([self.hyper.unconstrained], 0.01) if tuned else None
+
+    def weight_step(self) -> None:
+        weight_step(self.task, self.hyper, self.optimizer, CLIP)
+
+    def hyper_step(self) -> None:
+        hyper_step(self.task, self.hyper, self.hyper_optimizer, None)
+
+    def oracle_step(self) -> None:
+        """The weight step by the obvious implementation, on the same weights."""
+        tokens, targets = self.task.train.next()
+        state = self.task.train.state or [
+            tuple(torch.zeros(2, 1, self.shape.batch, layer.hidden_size)) for layer in self.model.layers
+        ]
+        self.model.train()
+        loss, state = training_loss(self.model, tokens, targets, state, self.hyper.perturbed(self.shape.batch))
+        self.task.train.carry(state)
+        update(self.optimizer, loss)
+
+    def eval(self) -> None:
+        evaluate(self.task, self.hyper, "valid")
+
+    @property
+    def eval_tokens(self) -> int:
+        return self.task.evaluation["valid"][1:].numel()
+
+
+class Plain:
+    """The same architecture of PyTorch's own layers, without tuning; in bfloat16 by autocast."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype):
+        torch.manual_seed(0)
+        self.model = PlainModel(shape.types, shape.width, shape.width, RATE)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 1.0, fused=True)
+        self.tokens, self.targets = torch.randint(shape.types, (2, shape.steps, shape.batch))
+        self.autocast = partial(torch.autocast, "cpu", dtype, enabled=dtype != torch.float32)
+
+    def step(self) -> None:
+        with self.autocast():
+            loss, _ = self.model(self.tokens, self.targets, [None, None])
+        update(self.optimizer, loss)
+
+
+def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
+    optimizer.step()
+
+
+class Products:
+    """Matrix products alone, in buffers made beforehand."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+        self.calls: list[Callable[[], object]] = []
+
+    def add(self, rows: int, inner: int, columns: int, times: int = 1) -> "Products":
+        """[rows × inner × columns], `times` times one after another."""
+        a, b = (torch.randn(size).to(self.dtype) for size in ((rows, inner), (inner, columns)))
+        out = torch.empty(rows, columns, dtype=self.dtype)
+        self.calls += [partial(torch.mm, a, b, out=out)] * times
+        return self
+
+    def __call__(self) -> None:
+        for call in self.calls:
+            call()
+
+
+def weight_products(shape: Shape, dtype: torch.dtype) -> Products:
+    """A weight step's: of two layers and the decoder, forward, for the input's and for the weights' gradients."""
+    products, width, rows = Products(dtype), shape.width, (8 if shape.tuned else 4) * shape.width
+    for _ in range(2):
+        products.add(shape.tokens, width, rows).add(shape.tokens, rows, width).add(rows, shape.tokens, width)
+        products.add(shape.batch, width, rows, shape.steps).add(shape.batch, rows, width, shape.steps)
+        products.add(rows, shape.tokens, width)
+    products.add(shape.tokens, width, shape.types).add(shape.tokens, shape.types, width)
+    return products.add(shape.types, shape.tokens, width)
+
+
+def eval_products(subject: Subject, dtype: torch.dtype) -> Products:
+    """An evaluation's, the response folded into the weights."""
+    shape, batch = subject.shape, EVALUATION_BATCH["valid"]
+    products, left, width = Products(dtype), subject.eval_tokens // batch, shape.width
+    while left:
+        steps = min(left, EVALUATION_ROWS // batch)
+        for _ in range(2):
+            products.add(steps * batch, width, 4 * width).add(batch, width, 4 * width, steps)
+        products.add(steps * batch, width, shape.types)
+        left -= steps
+    return products
+
+
+def interleaved(subjects: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each in every round, after one to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in subjects}
+    for number in range(rounds + 1):
+        for name, run in subjects.items():
+            started = time.perf_counter()
+            run()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def measure(shape: Shape, dtype: torch.dtype, rounds: int) -> dict[str, list[float]]:
+    """Seconds in each round of everything that the table compares."""
+    subject, plain = Subject(shape, dtype), Plain(shape, dtype)
+    subjects = {
+        "matmul_s": weight_products(shape, dtype),
+        "weight_step_s": subject.weight_step,
+        "hyper_step_s": subject.hyper_step,
+        "plain_lstm_step_s": plain.step,
+        "eval_matmul_s": eval_products(subject, dtype),
+        "eval_s": subject.eval,
+    }
+    if dtype == torch.float32:
+        subjects["oracle_step_s"] = subject.oracle_step
+    seconds = interleaved(subjects, rounds)
+    return seconds | {"eval_tokens": [float(subject.eval_tokens)]}
+
+
+def summarize(shape: Shape, seconds: dict[str, list[float]], peak_mib: float) -> dict[str, float]:
+    """Medians, speeds and the process's peak memory, by the names that --json writes."""
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    eval_tokens = medians.pop("eval_tokens")
+    return medians | {
+        "train_tokens_per_s": shape.tokens / medians["weight_step_s"],
+        "eval_tokens_per_s": eval_tokens / medians["eval_s"],
+        "peak_rss_mib": peak_mib,
+    }
+
+
+# What is compared with what, and the largest ratio to aim at in float32 and bfloat16.
+RATIOS = {
+    "weight step / its products": ("weight_step_s", "matmul_s", 1.25, 1.45),
+    "hyperparameter step / weight step": ("hyper_step_s", "weight_step_s", 0.75, 0.75),
+    "weight step / step-by-step autograd": ("weight_step_s", "oracle_step_s", 0.65, None),
+    "weight step / plain nn.LSTM step": ("weight_step_s", "plain_lstm_step_s", 1.7, 1.25),
+    "evaluation / its products": ("eval_s", "eval_matmul_s", 1.5, 2.0),
+}
+
+
+def report(name: str, seconds: dict[str, list[float]], summary: dict[str, float]) -> str:
+    lines = [f"{name}", f"  {'':<36}{'median':>10}{'quartiles':>20}"]
+    for key, times in seconds.items():
+        if key != "eval_tokens":
+            low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+            lines.append(f"  {key:<36}{summary[key]:>8.3f} s{f'{low:.3f} to {high:.3f} s':>20}")
+    lines.append(f"  {'':<36}{'ratio':>10}{'aim':>20}")
+    for label, (above, below, *aims) in RATIOS.items():
+        if below in summary:
+            aim = aims[list(DTYPES).index(name)]
+            lines.append(f"  {label:<36}{summary[above] / summary[below]:>10.2f}{f'<= {aim}':>20}")
+    for key in ("train_tokens_per_s", "eval_tokens_per_s"):
+        lines.append(f"  {key:<36}{summary[key]:>10,.0f}")
+    lines.append(f"  {'peak_rss_mib':<36}{summary['peak_rss_mib']:>10,.0f}{'<= 1536' if name == 'float32' else '':>20}")
+    return "\n".join(lines)
+
+
+def peak_memory(dtype: str) -> float:
+    """MiB that training takes at the most, of a process of its own."""
+    command = [sys.executable, __file__, "--peak", dtype]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"the process that measures the peak memory failed: {done.stderr}")
+    return float(done.stdout)
+
+
+def train_and_say_peak(dtype: str) -> None:
+    """Three alternations and an evaluation, then the peak of the resident memory in MiB on stdout."""
+    subject = Subject(PAPER, DTYPES[dtype])
+    for _ in range(3):
+        subject.weight_step()
+        subject.weight_step()
+        subject.hyper_step()
+    subject.eval()
+    # Not getrusage's, which a process inherits from the one that started it.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(int(status["VmHWM"].split()[0]) / 1024)
+
+
+def sweep(dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[Shape, float]]]:
+    """The median seconds of a weight step along each dimension, the others as at paper size."""
+    return {
+        name: [
+            (shape, statistics.median(interleaved({"step": Subject(shape, dtype).weight_step}, rounds)["step"]))
+            for shape in (replace(PAPER, **{name: value}) for value in values)
+        ]
+        for name, values in cost_model.SWEEPS.items()
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="lstm_step.py", description=__doc__)
+    add = parser.add_argument
+    add("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: both)")
+    add("--rounds", type=int, default=7, metavar="N", help="how often all is timed (default: %(default)s)")
+    add("--threads", type=int, default=None, metavar="N", help="CPU threads (default: as many as PyTorch chooses)")
+    add("--json", type=Path, default=None, metavar="FILE", help="write the medians to this file too")
+    add("--sweep", action="store_true", help="vary T, B, width, vocabulary and hyperparameters instead, and plot")
+    add(
+        "--out",
+        type=Path,
+        default=ROOT / "plots" / "lstm_step",
+        metavar="PATH",
+        help="the plots' path, but for the dtype",
+    )
+    add("--profile", action="store_true", help="show where a weight step's time goes instead")
+    add("--peak", choices=DTYPES, default=None, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    keep_freed_memory()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.peak:
+        train_and_say_peak(args.peak)
+        return
+    print(
+        f"2 x {PAPER.width} units, batch {PAPER.batch}, bptt {PAPER.steps}, {PAPER.types:,} types, "
+        f"{PAPER.tuned} tuned; {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"{torch.cpu.get_capabilities()['cpu_name']}"
+    )
+    results = {}
+    for name in args.dtype:
+        dtype = DTYPES[name]
+        if args.profile:
+            print(name, profiled(Subject(PAPER, dtype).weight_step), sep="\n")
+        elif args.sweep:
+            sweeps = sweep(dtype, args.rounds)
+            points = [point for line in sweeps.values() for point in line]
+            coefficients = cost_model.fit(*zip(*points, strict=True))
+            print(name, cost_model.in_words(sweeps, coefficients), sep="\n")
+            for file in cost_model.plot(sweeps, coefficients, args.out.with_name(f"{args.out.name}_{name}")):
+                print(f"wrote {file}")
+        else:
+            seconds = measure(PAPER, dtype, args.rounds)
+            results[name] = summarize(PAPER, seconds, peak_memory(name))
+            print(report(name, seconds, results[name]), flush=True)
+    if args.json and results:
+        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Freed memory that is kept costs no page again: counted in processes of their own."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stn import memory
+
+ROOT = Path(__file__).resolve().parents[1]
+FAULTS = """
+import resource, sys, torch
+from stn.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+size = 64 * 2**20
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(size, dtype=torch.uint8).add_(1)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+
+
+def page_faults(mode):
+    """How many pages a tensor of 64 MiB asks the system for, after others of its size."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", FAULTS, mode]
+    return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_kept_memory_needs_no_new_pages():
+    assert page_faults("keep") < 10 < page_faults("default")
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
+    assert memory.keep_freed_memory() is False
