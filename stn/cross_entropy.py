@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from stn.autograd import refuse_double_backward
+from stn.precision import add_product
 
 CHUNK_ROWS = 256
 
@@ -55,7 +56,7 @@ class _LinearCrossEntropy(Function):
             if needs_x:
                 torch.mm(grad_logits, factor, out=grad_x[rows])
             if needs_weight:
-                _add_product(grad_weight, grad_logits.T, x[rows])
+                add_product(grad_weight, grad_logits.T, x[rows])
         ctx.save_for_backward(grad_x, grad_weight, grad_bias)
         return losses.mean()
 
@@ -64,11 +65,3 @@ class _LinearCrossEntropy(Function):
         refuse_double_backward("linear_cross_entropy")
         gradients = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
         return *gradients, None
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b, in total's dtype."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b

@@ -22,6 +22,7 @@ from torch.autograd import Function
 from stn.autograd import refuse_double_backward
 from stn.dropout import drop_connect
 from stn.layers import HyperLayer, respond
+from stn.precision import add_product
 
 State = tuple[Tensor, Tensor]
 
@@ -125,7 +126,7 @@ class _Recurrence(Function):
         for t, z in enumerate(activations.unbind()):
             z += bias
             if gate_ih is None:
-                _add_product(z, h, transposed)
+                add_product(z, h, transposed)
             else:
                 product = torch.mm(h, transposed, out=recurrent[t])
                 z += product[:, :rows]
@@ -201,11 +202,3 @@ class _Recurrence(Function):
             grad_weight_ih = (grad_products.flatten(0, 1).T @ x.flatten(0, 1)).to(c0.dtype)
         grad_h0 = through_product.to(c0.dtype)
         return grad_x, grad_h0, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_gate_ih, grad_gate_hh
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b, in total's dtype."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b
