@@ -41,20 +41,18 @@ TERMS: dict[str, Callable] = {
 }
 
 
-def fit(shapes: Sequence, seconds: Sequence[float], rounds: int = 2000) -> numpy.ndarray:
-    """The model's coefficients, at least 0, that make the relative errors' squares least (by projected gradients)."""
+def fit(shapes: Sequence, seconds: Sequence[float]) -> numpy.ndarray:
+    """The model's coefficients by least squares of the relative errors, without the terms that turned out negative."""
     terms = numpy.array([[term(shape) for term in TERMS.values()] for shape in shapes]) / numpy.array(seconds)[:, None]
     scale = numpy.linalg.norm(terms, axis=0)
     scaled, found = terms / scale, numpy.zeros(len(TERMS))
-    # Lawson and Hanson's active set: solve for the positive ones alone, dropping those that turn negative.
     active = numpy.ones(len(TERMS), dtype=bool)
-    for _ in range(rounds):
+    while True:
         found[:] = 0
         found[active] = numpy.linalg.lstsq(scaled[:, active], numpy.ones(len(seconds)), rcond=None)[0]
         if (found >= 0).all():
-            break
+            return found / scale
         active &= found > 0
-    return found / scale
 
 
 def predict(shape, coefficients: numpy.ndarray) -> float:

@@ -23,6 +23,7 @@ from reference import PlainModel, training_loss
 from torch import Tensor
 
 from lstm.model import AWDLSTM, HYPERPARAMETERS
+from lstm.options import positive_int
 from lstm.task import EVALUATION_BATCH, EVALUATION_ROWS, LanguageModeling
 from stn.bilevel import evaluate, hyper_step, weight_step
 from stn.datasets.text import Corpus
@@ -275,8 +276,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="lstm_step.py", description=__doc__)
     add = parser.add_argument
     add("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: both)")
-    add("--rounds", type=int, default=7, metavar="N", help="how often all is timed (default: %(default)s)")
-    add("--threads", type=int, default=None, metavar="N", help="CPU threads (default: as many as PyTorch chooses)")
+    add("--rounds", type=positive_int, default=7, metavar="N", help="how often all is timed (default: %(default)s)")
+    add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: as many as PyTorch chooses)")
     add("--json", type=Path, default=None, metavar="FILE", help="write the medians to this file too")
     add("--sweep", action="store_true", help="vary T, B, width, vocabulary and hyperparameters instead, and plot")
     add(

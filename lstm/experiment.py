@@ -256,7 +256,7 @@ def adopt(args: Namespace, given: set[str], path: Path) -> Namespace:
             f"the run's args.yaml lacks {', '.join(missing[:3])}{', …' if missing[3:] else ''}: it is of another "
             "version, start a new run"
         )
-    if settings["dtype"] not in precision.CHOICES:
+    if settings["dtype"] not in precision.TYPES:
         raise UserError(f"the run computes in {settings['dtype']}, which this version does not: start a new run")
     if "data" in given:
         args.data = str(locate_corpus(args.data)[0])

@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
     """Have the C library keep freed memory for the next allocation, for the whole process; whether it can.
 
     By default glibc gives each large tensor's memory back to the system when it is freed, and the next one of that
-    size pays for every page again: some 15 % of a training step at paper size.
+    size pays for every page again: some 9 % of a training step at paper size.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

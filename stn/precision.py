@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 
 Choice = Literal["auto", "float32", "bfloat16"]
-CHOICES: tuple[Choice, ...] = ("auto", "float32", "bfloat16")
+TYPES: tuple[Choice, ...] = ("float32", "bfloat16")
+CHOICES: tuple[Choice, ...] = ("auto", *TYPES)
 
 
 def choose(choice: Choice, device: torch.device) -> tuple[torch.dtype, str]:
