@@ -277,7 +277,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: both)")
     add("--rounds", type=positive_int, default=7, metavar="N", help="how often all is timed (default: %(default)s)")
-    add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: as many as PyTorch chooses)")
+    add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: what PyTorch chooses)")
     add("--json", type=Path, default=None, metavar="FILE", help="write the medians to this file too")
     add("--sweep", action="store_true", help="vary T, B, width, vocabulary and hyperparameters instead, and plot")
     add(
