@@ -1,7 +1,8 @@
 """What a step of the self-tuning language model costs, beside the matrix products that it cannot do without.
 
 All that is compared is measured side by side in one run: in each round everything is timed once, one after another, and
-the table shows medians over rounds, the spread between the quartiles, and ratios of medians.
+the table shows medians over rounds and the quartiles. A ratio is the median of the rounds' ratios, since what
+disturbs a machine for seconds disturbs both that it compares.
 """
 
 import argparse
@@ -188,8 +189,8 @@ def measure(shape: Shape, dtype: torch.dtype, rounds: int) -> dict[str, list[flo
     subjects = {
         "matmul_s": weight_products(shape, dtype),
         "weight_step_s": subject.weight_step,
-        "hyper_step_s": subject.hyper_step,
         "plain_lstm_step_s": plain.step,
+        "hyper_step_s": subject.hyper_step,
         "eval_matmul_s": eval_products(subject, dtype),
         "eval_s": subject.eval,
     }
@@ -220,20 +221,27 @@ RATIOS = {
 }
 
 
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile; of a single value, three times that."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return low, middle, high
+
+
 def report(name: str, seconds: dict[str, list[float]], summary: dict[str, float]) -> str:
     lines = [f"{name}", f"  {'':<36}{'median':>10}{'quartiles':>20}"]
     for key, times in seconds.items():
         if key != "eval_tokens":
-            low, _, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
-            lines.append(f"  {key:<36}{summary[key]:>8.3f} s{f'{low:.3f} to {high:.3f} s':>20}")
-    lines.append(f"  {'':<36}{'ratio':>10}{'aim':>20}")
+            low, middle, high = quartiles(times)
+            lines.append(f"  {key:<36}{middle:>8.3f} s{f'{low:.3f} to {high:.3f} s':>20}")
+    lines.append(f"  {'':<36}{'ratio':>10}{'quartiles':>20}{'aim':>10}")
     for label, (above, below, *aims) in RATIOS.items():
-        if below in summary:
+        if below in seconds:
             aim = aims[list(DTYPES).index(name)]
-            lines.append(f"  {label:<36}{summary[above] / summary[below]:>10.2f}{f'<= {aim}':>20}")
+            low, middle, high = quartiles([a / b for a, b in zip(seconds[above], seconds[below], strict=True)])
+            lines.append(f"  {label:<36}{middle:>10.2f}{f'{low:.2f} to {high:.2f}':>20}{f'<= {aim}':>10}")
     for key in ("train_tokens_per_s", "eval_tokens_per_s"):
         lines.append(f"  {key:<36}{summary[key]:>10,.0f}")
-    lines.append(f"  {'peak_rss_mib':<36}{summary['peak_rss_mib']:>10,.0f}{'<= 1536' if name == 'float32' else '':>20}")
+    lines.append(f"  {'peak_rss_mib':<36}{summary['peak_rss_mib']:>10,.0f}{'<= 1536' if name == 'float32' else '':>30}")
     return "\n".join(lines)
 
 

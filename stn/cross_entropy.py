@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.autograd import Function
 
 from stn.autograd import refuse_double_backward
-from stn.precision import add_product
+from stn.products import add_product
 
-CHUNK_ROWS = 256
+CHUNK_ROWS = 1400  # few chunks, as each passes over the whole gradient of the weight
+
+log_softmax = torch.ops.aten._log_softmax.out  # torch.log_softmax cannot write to a given tensor
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ class _LinearCrossEntropy(Function):
         grad_x = torch.empty_like(x) if needs_x else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias) if needs_bias else None
-        losses = weight.new_empty(len(x))
+        losses, ones = weight.new_empty(len(x)), weight.new_ones(len(x))
         products = x.new_empty(min(CHUNK_ROWS, len(x)), len(weight))
         buffer = products if x.dtype == weight.dtype else products.to(weight.dtype)
         for start in range(0, len(x), CHUNK_ROWS):
@@ -41,27 +43,27 @@ class _LinearCrossEntropy(Function):
             target = targets[rows, None]
             product = torch.mm(x[rows], factor.T, out=products[: len(target)])
             logits = torch.add(product, bias, out=buffer[: len(target)])
-            largest = logits.amax(1, keepdim=True)
-            target_logits = logits.gather(1, target) - largest
-            exponentials = logits.sub_(largest).exp_()
-            totals = exponentials.sum(1, keepdim=True)
-            losses[rows] = (totals.log() - target_logits)[:, 0]
+            log_probabilities = log_softmax(logits, 1, False, out=logits)
+            losses[rows] = -log_probabilities.gather(1, target)[:, 0]
             if needs_x or needs_weight or needs_bias:
-                # The gradient of the mean loss in the logits: (softmax - one-hot) / rows.
-                grad_logits = exponentials.mul_(1 / (totals * len(x)))
-                grad_logits.scatter_add_(1, target, grad_logits.new_full((len(target), 1), -1 / len(x)))
+                # The gradient of a row's loss in its logits: softmax - one-hot.
+                grad_logits = log_probabilities.exp_()
+                grad_logits.scatter_add_(1, target, grad_logits.new_full((1, 1), -1.0).expand_as(target))
                 if needs_bias:
-                    grad_bias += grad_logits.sum(0)
-                grad_logits = product.copy_(grad_logits)
+                    grad_bias.addmv_(grad_logits.T, ones[: len(target)])
+                if x.dtype != weight.dtype:
+                    grad_logits = product.copy_(grad_logits)
             if needs_x:
                 torch.mm(grad_logits, factor, out=grad_x[rows])
             if needs_weight:
                 add_product(grad_weight, grad_logits.T, x[rows])
         ctx.save_for_backward(grad_x, grad_weight, grad_bias)
+        ctx.rows = len(x)
         return losses.mean()
 
     @staticmethod
     def backward(ctx, grad_loss):
         refuse_double_backward("linear_cross_entropy")
-        gradients = (None if grad is None else grad * grad_loss for grad in ctx.saved_tensors)
+        scale = grad_loss / ctx.rows
+        gradients = (None if grad is None else grad * scale for grad in ctx.saved_tensors)
         return *gradients, None

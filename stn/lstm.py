@@ -22,7 +22,7 @@ from torch.autograd import Function
 from stn.autograd import refuse_double_backward
 from stn.dropout import drop_connect
 from stn.layers import HyperLayer, respond
-from stn.precision import add_product
+from stn.products import multiplier
 
 State = tuple[Tensor, Tensor]
 
@@ -114,34 +114,30 @@ class _Recurrence(Function):
         weight_ih, weight_hh = weight_ih.to(x.dtype), weight_hh.to(x.dtype)
         products = F.linear(x, weight_ih)  # (T, B, R)
         activations = products[..., :rows].to(c0.dtype)  # becomes z_t, then the four activated gates, in place
-        recurrent = None if gate_ih is None else torch.empty_like(products)
         outputs, cells = x.new_empty(steps, batch, hidden), c0.new_empty(steps, batch, hidden)
         tanh_cells = torch.empty_like(cells)
-        transposed = weight_hh.T.contiguous()  # small products run twice as fast on this layout
+        input_response = recurrent_response = None
+        if gate_ih is not None:
+            input_response = products[..., rows:]
+            recurrent_response = torch.empty_like(input_response)
+        recurrent_product = multiplier(weight_hh, batch)
 
         # All that a step needs is done within it, while it is in the cache.
         h, c = h0.to(x.dtype), c0
-        i, f, g, o = (part.unbind() for part in activations.chunk(4, -1))
-        input_gate_and_forget = activations[..., : 2 * hidden].unbind()
-        for t, z in enumerate(activations.unbind()):
-            z += bias
-            if gate_ih is None:
-                add_product(z, h, transposed)
-            else:
-                product = torch.mm(h, transposed, out=recurrent[t])
-                z += product[:, :rows]
-                z.addcmul_(products[t, :, rows:], gate_ih)
-                z.addcmul_(product[:, rows:], gate_hh)
-            input_gate_and_forget[t].sigmoid_()
+        z, i_and_f, (i, f, g, o) = activations.unbind(), activations[..., : 2 * hidden].unbind(), _gates(activations)
+        for t in range(steps):
+            product = recurrent_product(h)
+            z[t].add_(bias).add_(product[:, :rows])
+            if gate_ih is not None:
+                z[t].addcmul_(input_response[t], gate_ih)
+                z[t].addcmul_(recurrent_response[t].copy_(product[:, rows:]), gate_hh)
+            i_and_f[t].sigmoid_()
             g[t].tanh_()
             o[t].sigmoid_()
             c = torch.mul(f[t], c, out=cells[t]).addcmul_(i[t], g[t])
             torch.tanh(c, out=tanh_cells[t])
             h = torch.mul(o[t], tanh_cells[t], out=outputs[t])
 
-        input_response = recurrent_response = None
-        if gate_ih is not None:
-            input_response, recurrent_response = products[..., rows:], recurrent[..., rows:]
         ctx.save_for_backward(
             x, h0, c0, weight_ih, weight_hh, gate_ih, gate_hh,
             activations, outputs, cells, tanh_cells, input_response, recurrent_response,
@@ -160,32 +156,30 @@ class _Recurrence(Function):
         rows = 4 * hidden
         needs = ctx.needs_input_grad
 
-        # Gradients of each step's elementary products, the same for input and recurrence, and of its response products.
+        # Gradients of each step's elementary products, the same for input and recurrence, and of its response products:
+        # the recurrence's at first, then the input's.
         grad_products = x.new_empty(steps, batch, len(weight_hh))
-        grad_input_response = x.new_empty(steps, batch, len(weight_ih) - rows)
         grad_bias = h0.new_zeros(batch, rows)
         grad_gate_ih, grad_gate_hh = (None, None) if gate_ih is None else h0.new_zeros(2, batch, rows)
         grad_h, grad_c = torch.zeros_like(h0), grad_cell.clone()
         through_product = x.new_zeros(batch, hidden)
-        i, f, g, o = (part.unbind() for part in activations.chunk(4, -1))
-        grad_i, grad_f, grad_g, grad_o = (part.unbind() for part in grad_products[..., :rows].chunk(4, -1))
         scratch = torch.empty_like(grad_c)
+        grad_z, grad_response = grad_products[..., :rows], grad_products[..., rows:]
+        (i, f, g, o), (grad_i, grad_f, grad_g, grad_o) = _gates(activations), _gates(grad_z)
+        grad_z_t, grad_response_t, tanh_c = grad_z.unbind(), grad_response.unbind(), tanh_cells.unbind()
         for t in reversed(range(steps)):
             torch.add(grad_outputs[t], through_product, out=grad_h)
-            through_sigmoid(torch.mul(grad_h, tanh_cells[t], out=scratch), o[t], grad_input=grad_o[t])
-            torch.mul(grad_h, o[t], out=scratch)
-            grad_c += through_tanh(scratch, tanh_cells[t], grad_input=scratch)
+            through_sigmoid(torch.mul(grad_h, tanh_c[t], out=scratch), o[t], grad_input=grad_o[t])
+            grad_c += through_tanh(torch.mul(grad_h, o[t], out=scratch), tanh_c[t], grad_input=scratch)
             through_sigmoid(torch.mul(grad_c, g[t], out=scratch), i[t], grad_input=grad_i[t])
             through_sigmoid(torch.mul(grad_c, cells[t - 1] if t else c0, out=scratch), f[t], grad_input=grad_f[t])
             through_tanh(torch.mul(grad_c, i[t], out=scratch), g[t], grad_input=grad_g[t])
             grad_c *= f[t]
-            grad_z = grad_products[t, :, :rows]
-            grad_bias += grad_z
+            grad_bias += grad_z_t[t]
             if gate_ih is not None:
-                torch.mul(grad_z, gate_ih, out=grad_input_response[t])
-                torch.mul(grad_z, gate_hh, out=grad_products[t, :, rows:])
-                grad_gate_ih.addcmul_(grad_z, input_response[t])
-                grad_gate_hh.addcmul_(grad_z, recurrent_response[t])
+                torch.mul(grad_z_t[t], gate_hh, out=grad_response_t[t])
+                grad_gate_ih.addcmul_(grad_z_t[t], input_response[t])
+                grad_gate_hh.addcmul_(grad_z_t[t], recurrent_response[t])
             torch.mm(grad_products[t], weight_hh, out=through_product)
 
         if ctx.bias_rows == 1:
@@ -195,10 +189,15 @@ class _Recurrence(Function):
             previous = torch.cat([h0[None].to(x.dtype), outputs[:-1]])
             grad_weight_hh = (grad_products.flatten(0, 1).T @ previous.flatten(0, 1)).to(c0.dtype)
         if gate_ih is not None:
-            grad_products[..., rows:] = grad_input_response
+            torch.mul(grad_z, gate_ih, out=grad_response)
         if needs[0]:
             grad_x = grad_products @ weight_ih
         if needs[3]:
             grad_weight_ih = (grad_products.flatten(0, 1).T @ x.flatten(0, 1)).to(c0.dtype)
         grad_h0 = through_product.to(c0.dtype)
         return grad_x, grad_h0, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_gate_ih, grad_gate_hh
+
+
+def _gates(stacked: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+    """Input, forget, candidate and output gate, each by step: stacked (T, B, 4·hidden) -> four of T of (B, hidden)."""
+    return tuple(gate.unbind() for gate in stacked.chunk(4, -1))
