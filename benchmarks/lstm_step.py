@@ -7,6 +7,7 @@ disturbs a machine for seconds disturbs both that it compares.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -56,6 +57,19 @@ class Shape:
 PAPER = Shape()
 
 
+def tuned_hyperparameters(count: int) -> Hyperparameters:
+    """The language model's seven, the first `count` of them tuned, all from one value, as --tune_all does."""
+    tuned = list(HYPERPARAMETERS)[:count]
+    return Hyperparameters(
+        **{
+            name: Tuned(RATE, spec.range, per_example=spec.per_example, feed="squashed")
+            if name in tuned
+            else Constant(RATE)
+            for name, spec in HYPERPARAMETERS.items()
+        }
+    )
+
+
 class Subject:
     """A self-tuning model at work on a random text of Zipf's distribution; each method is one thing to be timed."""
 
@@ -65,20 +79,12 @@ class Subject:
         lengths = (shape.tokens * 8 + shape.batch, shape.tokens * 4 + shape.batch, 10 * EVALUATION_BATCH["test"])
         splits = [torch.multinomial(frequencies, length, replacement=True) for length in lengths]
         corpus = Corpus(*splits, tuple(map(str, range(shape.types))), "")
-        tuned = list(HYPERPARAMETERS)[: shape.tuned]
-        self.hyper = Hyperparameters(
-            **{
-                name: Tuned(RATE, spec.range, per_example=spec.per_example, feed="squashed")
-                if name in tuned
-                else Constant(RATE)
-                for name, spec in HYPERPARAMETERS.items()
-            }
-        )
+        self.hyper = tuned_hyperparameters(shape.tuned)
         self.model = AWDLSTM(shape.types, shape.width, shape.width, 2, self.hyper.num_tuned, dtype)
         self.task = LanguageModeling(self.model, corpus, shape.batch, shape.steps)
         self.shape = shape
         self.optimizer = torch.optim.SGD(self.model.parameters(), 1.0, fused=True)
-        self.hyper_optimizer = torch.optim.Adam([self.hyper.unconstrained], 0.01) if tuned else None
+        self.hyper_optimizer = torch.optim.Adam([self.hyper.unconstrained], 0.01) if shape.tuned else None
 
     def weight_step(self) -> None:
         weight_step(self.task, self.hyper, self.optimizer, CLIP)
@@ -270,14 +276,19 @@ def train_and_say_peak(dtype: str) -> None:
 
 
 def sweep(dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[Shape, float]]]:
-    """The median seconds of a weight step along each dimension, the others as at paper size."""
-    return {
-        name: [
-            (shape, statistics.median(interleaved({"step": Subject(shape, dtype).weight_step}, rounds)["step"]))
-            for shape in (replace(PAPER, **{name: value}) for value in values)
-        ]
-        for name, values in cost_model.SWEEPS.items()
+    """The seconds of a weight step along each dimension, the others as at paper size.
+
+    Each round goes over all shapes; of a shape's times the shortest counts, the least disturbed.
+    """
+    shapes = {
+        name: [replace(PAPER, **{name: value}) for value in values] for name, values in cost_model.SWEEPS.items()
     }
+    seconds = {shape: math.inf for line in shapes.values() for shape in line}
+    for _ in range(rounds):
+        for shape in seconds:
+            (took,) = interleaved({"step": Subject(shape, dtype).weight_step}, 1)["step"]
+            seconds[shape] = min(seconds[shape], took)
+    return {name: [(shape, seconds[shape]) for shape in line] for name, line in shapes.items()}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,7 +3,7 @@
 from stn.bilevel import frozen
 from stn.errors import UserError
 from stn.hyperparameters import Draw, Hyperparameters, Tuned
-from stn.layers import HyperEmbedding, HyperLinear
+from stn.layers import HyperConv2d, HyperEmbedding, HyperLinear
 from stn.lstm import HyperLSTM
 from stn.schedules import Constant, Gaussian, Replay, Sinusoid
 
@@ -11,6 +11,7 @@ __all__ = [
     "Constant",
     "Draw",
     "Gaussian",
+    "HyperConv2d",
     "HyperEmbedding",
     "HyperLSTM",
     "HyperLinear",

@@ -48,40 +48,84 @@ def _is_response(name: str) -> bool:
     return name.startswith(("response_", "gate"))
 
 
-class HyperLinear(HyperLayer):
+class _HyperAffine(HyperLayer):
+    """What `HyperLinear` and `HyperConv2d` share: all but the product of inputs and weights.
+
+    fan_in: the shape of one output's weights.
+    """
+
+    def __init__(self, outputs: int, fan_in: tuple[int, ...], num_hyper: int, bias: bool):
+        super().__init__(num_hyper)
+        bound = 1 / math.sqrt(math.prod(fan_in))
+        self.add_parameter("weight", outputs, *fan_in, bound=bound)
+        self.declare("bias", "response_weight", "response_bias", "gate")
+        if bias:
+            self.add_parameter("bias", outputs, bound=bound)
+        if num_hyper:
+            self.add_parameter("response_weight", outputs, *fan_in, bound=bound)
+            if bias:
+                self.add_parameter("response_bias", outputs, bound=bound)
+            self.add_gate("gate", 2 * outputs if bias else outputs)
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        if not self.num_hyper:
+            return self.product(x, self.weight, self.bias)
+        gate = F.linear(h, self.gate)
+        weight_gate, bias_gate = gate.chunk(2, -1) if self.bias is not None else (gate, None)
+        bias = None if self.bias is None else respond(self.bias, bias_gate, self.response_bias)
+        pixels = (None,) * (self.weight.dim() - 2)  # what a gate is the same for: the dimensions after the outputs
+        if len(h) == 1:
+            weight = respond(self.weight, weight_gate.T[..., *pixels], self.response_weight)
+            return self.product(x, weight, None if bias is None else bias[0])
+        stacked = self.product(x, torch.cat([self.weight, self.response_weight]), None)
+        elementary, response = stacked.chunk(2, -1 - len(pixels))
+        y = respond(elementary, weight_gate[..., *pixels], response)
+        return y if bias is None else y + bias[..., *pixels]
+
+
+class HyperLinear(_HyperAffine):
     """`nn.Linear` with a best response.
 
     `weight` and `response_weight` (out, in), `bias` and `response_bias` (out,), `gate` (2·out, H), without a
     bias (out, H).
+
+    forward: x (…, B, in), h (B, H) or (1, H) -> (…, B, out). A plain layer ignores h.
     """
 
     def __init__(self, in_features: int, out_features: int, num_hyper: int, bias: bool = True):
-        super().__init__(num_hyper)
-        bound = 1 / math.sqrt(in_features)
-        self.add_parameter("weight", out_features, in_features, bound=bound)
-        self.declare("bias", "response_weight", "response_bias", "gate")
-        if bias:
-            self.add_parameter("bias", out_features, bound=bound)
-        if num_hyper:
-            self.add_parameter("response_weight", out_features, in_features, bound=bound)
-            if bias:
-                self.add_parameter("response_bias", out_features, bound=bound)
-            self.add_gate("gate", 2 * out_features if bias else out_features)
+        super().__init__(out_features, (in_features,), num_hyper, bias)
 
-    def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
-        """x (…, B, in), h (B, H) or (1, H) -> (…, B, out). A plain layer ignores h."""
-        if not self.num_hyper:
-            return F.linear(x, self.weight, self.bias)
-        gate = F.linear(h, self.gate)
-        weight_gate, bias_gate = gate.chunk(2, -1) if self.bias is not None else (gate, None)
-        bias = None if self.bias is None else respond(self.bias, bias_gate, self.response_bias)
-        if len(h) == 1:
-            weight = respond(self.weight, weight_gate.T, self.response_weight)
-            return F.linear(x, weight, None if bias is None else bias[0])
-        stacked = F.linear(x, torch.cat([self.weight, self.response_weight]))
-        elementary, response = stacked.chunk(2, -1)
-        y = respond(elementary, weight_gate, response)
-        return y if bias is None else y + bias
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, bias)
+
+
+class HyperConv2d(_HyperAffine):
+    """`nn.Conv2d` with a best response, gated per output channel; kernels are square.
+
+    `weight` and `response_weight` (out, in, k, k), `bias` and `response_bias` (out,), `gate` (2·out, H), without a
+    bias (out, H). Elementary and response convolution run as one, of stacked output channels.
+
+    forward: x (B, in, height, width), h (B, H) or (1, H) -> (B, out, …, …). A plain layer ignores h.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        num_hyper: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+    ):
+        super().__init__(out_channels, (in_channels, kernel_size, kernel_size), num_hyper, bias)
+        self.stride, self.padding = stride, padding
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
 
 
 class HyperEmbedding(HyperLayer):

@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 
 import cost_model
+import loss_curves
 import lstm_step
 import numpy
+import pandas
 import pytest
 import torch
 
@@ -68,3 +70,24 @@ def test_the_profile_is_a_table_and_a_tree(capsys):
     lstm_step.main(["--profile", "--dtype", "float32"])
     printed = capsys.readouterr().out
     assert "Self CPU time total" in printed and "_RecurrenceBackward" in printed and "#" in printed
+
+
+def test_loss_curves_of_both_types(tmp_path, monkeypatch):
+    monkeypatch.setattr(loss_curves, "PAPER", TINY)
+    loss_curves.main(["--steps", "12", "--data", "builtin", "--out", str(tmp_path / "new" / "curves")])
+    table = pandas.read_csv(tmp_path / "new" / "curves.csv", index_col="step")
+    assert len(table) == 12 and list(table) == ["float32", "bfloat16"]
+    difference = (table["float32"] - table["bfloat16"]).abs()
+    assert 0 < difference[0] < 1e-2 and difference.max() < 0.5
+    assert (tmp_path / "new" / "curves.png").stat().st_size
+
+
+def test_products_of_rounded_are_those_of_bfloat16():
+    a, b = torch.randn(30, 200).bfloat16(), torch.randn(200, 40).bfloat16()
+    out = torch.empty(30, 40, dtype=torch.bfloat16)
+    with loss_curves.ProductsOfRounded():
+        product = a @ b
+        torch.mm(a, b, out=out)
+    assert product.dtype == torch.bfloat16 and product.equal(out)
+    torch.testing.assert_close(product.double(), a.double() @ b.double(), rtol=2**-8, atol=1e-5)
+    assert not torch.equal(product.float(), a.float() @ b.float())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from stn import HyperEmbedding, HyperLinear, HyperLSTM
+from stn import HyperConv2d, HyperEmbedding, HyperLinear, HyperLSTM
 
 BATCH, HYPER = 5, 3
 
@@ -27,6 +27,16 @@ KINDS = {
     ),
     "linear-of-sequences": Kind(
         lambda n: HyperLinear(7, 4, n), lambda: nn.Linear(7, 4), lambda: torch.randn(2, 3, BATCH, 7)
+    ),
+    "convolution": Kind(
+        lambda n: HyperConv2d(3, 4, 3, n, stride=2, padding=1),
+        lambda: nn.Conv2d(3, 4, 3, stride=2, padding=1),
+        lambda: torch.randn(BATCH, 3, 7, 6),
+    ),
+    "convolution-without-bias": Kind(
+        lambda n: HyperConv2d(3, 4, 2, n, bias=False),
+        lambda: nn.Conv2d(3, 4, 2, bias=False),
+        lambda: torch.randn(BATCH, 3, 5, 5),
     ),
     "embedding": Kind(
         lambda n: HyperEmbedding(11, 6, n), lambda: nn.Embedding(11, 6), lambda: torch.randint(11, (9, BATCH))
@@ -66,9 +76,16 @@ def golden_layer(layer, numbers):
 
 
 @pytest.mark.usefixtures("double")
-def test_golden_linear(golden):
-    numbers = golden("linear")
-    layer, expected = golden_layer(HyperLinear(7, 4, 3), numbers)
+@pytest.mark.parametrize(
+    ("group", "make"),
+    [
+        ("linear", lambda: HyperLinear(7, 4, 3)),
+        ("conv2d", lambda: HyperConv2d(3, 5, 3, 3, stride=2, padding=1)),
+    ],
+)
+def test_golden_linear_and_convolution(golden, group, make):
+    numbers = golden(group)
+    layer, expected = golden_layer(make(), numbers)
     x, h = numbers["x"].requires_grad_(), numbers["h"].requires_grad_()
     y = layer(x, h)
     y.backward(numbers["cotangent"])
@@ -178,7 +195,7 @@ def test_one_row_of_h_equals_it_repeated(kind):
 @any_kind
 def test_each_example_answers_its_own_h(kind):
     layer, x, h = with_large_gates(kind.hyper(HYPER)), kind.inputs(), torch.randn(BATCH, HYPER)
-    example_dim = 0 if x.dim() == 2 and x.is_floating_point() else -2
+    example_dim = 0 if x.dim() in (2, 4) and x.is_floating_point() else -2
     before = run(layer, x, h)
     h[2] += 1
     changed = (run(layer, x, h) != before).movedim(example_dim, 0).flatten(1)

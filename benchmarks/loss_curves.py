@@ -1,0 +1,108 @@
+"""The training loss of the self-tuning language model at paper size, in float32 and in bfloat16, step by step.
+
+Both start from the same seed, so that they see the same weights, masks and mini-batches, and differ in the rounding of
+their matrix products alone. Writes <out>.csv as it goes, and <out>.png and .pdf.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import pandas
+import torch
+from lstm_step import CLIP, DTYPES, PAPER, ROOT, Shape, tuned_hyperparameters
+from matplotlib.figure import Figure
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lstm.experiment import locate_corpus
+from lstm.model import AWDLSTM
+from lstm.options import positive_int
+from lstm.task import LanguageModeling
+from stn import figures
+from stn.bilevel import hyper_step, weight_step
+from stn.datasets.text import Corpus, load_corpus
+from stn.memory import keep_freed_memory
+
+LR, HYPER_LR, SEED = 30.0, 0.01, 3
+SMOOTHING = 20  # steps
+
+
+class ProductsOfRounded(TorchDispatchMode):
+    """Within it, bfloat16 products are computed by float32 instructions on the same operands, and then rounded.
+
+    They are what a processor that multiplies bfloat16 and sums in float32 computes, up to the order of the sum, and
+    several times as fast as PyTorch's on a processor that does not.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002
+        if func not in (torch.ops.aten.mm.default, torch.ops.aten.mm.out) or args[0].dtype != torch.bfloat16:
+            return func(*args, **(kwargs or {}))
+        product = torch.mm(args[0].float(), args[1].float())
+        return product.bfloat16() if not kwargs else kwargs["out"].copy_(product)
+
+
+def losses(corpus: Corpus, shape: Shape, dtype: torch.dtype, steps: int) -> Iterator[float]:
+    """Training loss of each weight step in nats per token; a hyperparameter step follows every second one."""
+    torch.manual_seed(SEED)
+    hyper = tuned_hyperparameters(shape.tuned)
+    model = AWDLSTM(len(corpus.vocabulary), shape.width, shape.width, 2, hyper.num_tuned, dtype)
+    task = LanguageModeling(model, corpus, shape.batch, shape.steps)
+    optimizer = torch.optim.SGD(model.parameters(), LR, fused=True)
+    hyper_optimizer = torch.optim.Adam([hyper.unconstrained], HYPER_LR)
+    for step in range(steps):
+        with ProductsOfRounded():
+            loss = weight_step(task, hyper, optimizer, CLIP).data.item()
+            if step % 2:
+                hyper_step(task, hyper, hyper_optimizer, None)
+        yield loss
+
+
+def plot(table: pandas.DataFrame, path: Path) -> list[Path]:
+    """table: a column of losses for each type, by step. The files written."""
+    with matplotlib.rc_context(figures.STYLE):
+        figure = Figure(figsize=(figures.PAGE, 2.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        smooth = table.rolling(SMOOTHING, center=True).mean()
+        for color, name in zip(figures.COLORS, table, strict=False):
+            left.plot(table.index, table[name], color=color, alpha=0.25, linewidth=0.5)
+            left.plot(smooth.index, smooth[name], color=color, label=f"{name}, mean of {SMOOTHING} steps")
+        left.set(xlabel="weight step", ylabel="training loss (nats a token)")
+        left.legend()
+        right.plot(table.index, table["bfloat16"] - table["float32"], color=figures.COLORS[0], linewidth=0.7)
+        right.axhline(0, color="0.5", linewidth=0.7)
+        right.set(xlabel="weight step", ylabel="bfloat16 less float32 (nats)")
+    return figures.save(figure, path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="loss_curves.py", description=__doc__)
+    add = parser.add_argument
+    add("--steps", type=positive_int, default=300, metavar="N", help="weight steps (default: %(default)s)")
+    add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: what PyTorch chooses)")
+    add("--data", default=None, metavar="FOLDER", help="as of lstm/train.py")
+    add("--out", type=Path, default=ROOT / "plots" / "loss_curves", metavar="PATH", help="the files' path")
+    args = parser.parse_args(argv)
+    keep_freed_memory()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    corpus = load_corpus(locate_corpus(args.data)[0])
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    runs = {name: losses(corpus, PAPER, dtype, args.steps) for name, dtype in DTYPES.items()}
+    # One step of each in turn would share the random generator: one run after the other.
+    table = pandas.DataFrame(index=pandas.RangeIndex(args.steps, name="step"))
+    for name, run in runs.items():
+        table[name] = float("nan")
+        for step, loss in enumerate(run):
+            table.loc[step, name] = loss
+            if step % 10 == 9 or step == args.steps - 1:
+                table.to_csv(args.out.with_suffix(".csv"))
+                print(f"{name} step {step}: loss {loss:.4f}", flush=True)
+    print(table.describe())
+    for file in plot(table, args.out):
+        print(f"wrote {file}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
