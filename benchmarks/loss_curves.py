@@ -36,7 +36,7 @@ class ProductsOfRounded(TorchDispatchMode):
     several times as fast as PyTorch's on a processor that does not.
     """
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ARG002
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func not in (torch.ops.aten.mm.default, torch.ops.aten.mm.out) or args[0].dtype != torch.bfloat16:
             return func(*args, **(kwargs or {}))
         product = torch.mm(args[0].float(), args[1].float())
