@@ -280,9 +280,7 @@ def sweep(dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[Shape, float]
 
     Each round goes over all shapes; of a shape's times the shortest counts, the least disturbed.
     """
-    shapes = {
-        name: [replace(PAPER, **{name: value}) for value in values] for name, values in cost_model.SWEEPS.items()
-    }
+    shapes = {name: [replace(PAPER, **{name: value}) for value in values] for name, values in cost_model.SWEEPS.items()}
     seconds = {shape: math.inf for line in shapes.values() for shape in line}
     for _ in range(rounds):
         for shape in seconds:
