@@ -7,7 +7,6 @@ disturbs a machine for seconds disturbs both that it compares.
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -276,17 +275,25 @@ def train_and_say_peak(dtype: str) -> None:
 
 
 def sweep(dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[Shape, float]]]:
-    """The seconds of a weight step along each dimension, the others as at paper size.
+    """The median seconds of a weight step along each dimension, the others as at paper size.
 
-    Each round goes over all shapes; of a shape's times the shortest counts, the least disturbed.
+    Each round goes over all shapes, and times beside each step one and the same product, by which the machine's
+    changes of speed are divided out.
     """
     shapes = {name: [replace(PAPER, **{name: value}) for value in values] for name, values in cost_model.SWEEPS.items()}
-    seconds = {shape: math.inf for line in shapes.values() for shape in line}
+    yardstick = Products(dtype).add(PAPER.tokens, PAPER.width, PAPER.types)
+    lengths: dict[Shape, list[float]] = {shape: [] for line in shapes.values() for shape in line}
+    yardsticks = []
     for _ in range(rounds):
-        for shape in seconds:
-            (took,) = interleaved({"step": Subject(shape, dtype).weight_step}, 1)["step"]
-            seconds[shape] = min(seconds[shape], took)
-    return {name: [(shape, seconds[shape]) for shape in line] for name, line in shapes.items()}
+        for shape, found in lengths.items():
+            step = Subject(shape, dtype).weight_step
+            times = interleaved({"before": yardstick, "step": step, "after": yardstick}, 1)
+            yardsticks += times["before"] + times["after"]
+            found.append(2 * times["step"][0] / (times["before"][0] + times["after"][0]))
+    unit = statistics.median(yardsticks)
+    return {
+        name: [(shape, unit * statistics.median(lengths[shape])) for shape in line] for name, line in shapes.items()
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
