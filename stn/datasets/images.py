@@ -1,0 +1,154 @@
+"""Image sets in memory: bytes as the CIFAR-10 files hold them, split into train, valid and test.
+
+A file of the CIFAR-10 binary layout is a sequence of rows, each of 3073 bytes: the label, then the red, the
+green and the blue plane, 32 x 32 bytes each, row by row.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor
+
+from stn.errors import UserError
+from stn.files import write_atomically
+
+SHAPE = (3, 32, 32)
+ROW_BYTES = 1 + math.prod(SHAPE)
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_ROWS = 10_000  # in each of the files
+CIFAR10_SHA256 = {
+    "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+}
+_REMEDY = "run ./getdata.sh cifar10"
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images."""
+
+    pixels: Tensor  # (N, 3, 32, 32) uint8, RGB planes
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> "Images":
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSets:
+    """Three splits; label i is `classes[i]`.
+
+    `checksum` is the SHA-256 over the rows of train, valid and test in that order, in the binary layout: it does
+    not depend on where train ends and valid begins.
+    """
+
+    train: Images
+    valid: Images
+    test: Images
+    classes: tuple[str, ...]
+    checksum: str
+
+
+def load_cifar10(folder: Path) -> tuple[Images, Images]:
+    """The 50,000 training and the 10,000 test images of CIFAR-10, from the six files of the binary layout.
+
+    Raises UserError where the folder or a file is missing, unreadable, truncated or not the published one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: {_REMEDY}")
+    *train, test = (_parse(_read_published(folder / name, digest)) for name, digest in CIFAR10_SHA256.items())
+    return _concatenate(train), test
+
+
+def load_image_sets(train: Images, test: Images, percent_valid: float, classes: tuple[str, ...]) -> ImageSets:
+    """Holds out the last images of `train` for validation: ⌊(1 − percent_valid) N⌋ of its N stay to train on.
+
+    `percent_valid` is a fraction, in (0, 1). Raises UserError where it is not, or where it leaves a split empty.
+    """
+    if not 0 < percent_valid < 1:
+        raise UserError(f"--percent_valid {percent_valid} is not between 0 and 1: 0.2, say, validates on a fifth")
+    num_train = math.floor((1 - percent_valid) * len(train))
+    empty = "training" if num_train == 0 else "validation" if num_train == len(train) else None
+    if empty:
+        cause = f"--percent_valid {percent_valid} of {len(train)} images leaves none for {empty}"
+        raise UserError(f"{cause}: choose a value nearer to 0.5, or use more images")
+    kept = Images(train.pixels[:num_train], train.labels[:num_train])
+    valid = Images(train.pixels[num_train:], train.labels[num_train:])
+    return ImageSets(kept, valid, test, classes, _checksum(kept, valid, test))
+
+
+# ---- the binary layout
+
+
+def read_binary(path: Path) -> Images:
+    """The images of a file in the binary layout. Raises UserError where it is unreadable or ends within a row."""
+    content = _read(path)
+    if len(content) % ROW_BYTES:
+        raise UserError(f"{path} is truncated ({len(content)} bytes are no whole number of images): get it again")
+    return _parse(content)
+
+
+def write_binary(images: Images, path: Path) -> None:
+    """Writes a file in the binary layout, whole or not at all. Raises UserError where it cannot be written."""
+    write_atomically(path, lambda file: file.write(_rows(images)))
+
+
+def _rows(images: Images) -> numpy.ndarray:
+    """(N, 3073) uint8."""
+    labels = images.labels.to(torch.uint8)[:, None]
+    return torch.cat((labels, images.pixels.flatten(1)), dim=1).numpy()
+
+
+def _parse(content: bytes) -> Images:
+    rows = numpy.frombuffer(content, dtype=numpy.uint8).reshape(-1, ROW_BYTES)
+    pixels, labels = rows[:, 1:].reshape(-1, *SHAPE).copy(), rows[:, 0].astype(numpy.int64)
+    return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
+
+
+def _checksum(*splits: Images) -> str:
+    digest = hashlib.sha256()
+    for images in splits:
+        digest.update(_rows(images))
+    return digest.hexdigest()
+
+
+def _concatenate(parts: list[Images]) -> Images:
+    pixels, labels = ([getattr(part, name) for part in parts] for name in ("pixels", "labels"))
+    return Images(torch.cat(pixels), torch.cat(labels))
+
+
+# ---- files
+
+
+def _read_published(path: Path, digest: str) -> bytes:
+    content = _read(path)
+    size = CIFAR10_ROWS * ROW_BYTES
+    if len(content) != size:
+        raise UserError(f"{path} has {len(content)} bytes instead of {size}: {_REMEDY}")
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise UserError(f"{path} is not the published file (its SHA-256 differs): {_REMEDY}")
+    return content
+
+
+def _read(path: Path) -> bytes:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a file of images: move it away and {_REMEDY}")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {_REMEDY}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): check its permissions, or {_REMEDY}") from error
