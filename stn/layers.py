@@ -51,7 +51,8 @@ def _is_response(name: str) -> bool:
 class _HyperAffine(HyperLayer):
     """What `HyperLinear` and `HyperConv2d` share: all but the product of inputs and weights.
 
-    fan_in: the shape of one output's weights.
+    Products are computed in the inputs' dtype, which may be bfloat16; parameters and what is folded into them keep
+    theirs. fan_in: the shape of one output's weights.
     """
 
     def __init__(self, outputs: int, fan_in: tuple[int, ...], num_hyper: int, bias: bool):
@@ -70,20 +71,26 @@ class _HyperAffine(HyperLayer):
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
+    def products(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """W x and W' x."""
+        return self._product(x, self.weight), self._product(x, self.response_weight)
+
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
         if not self.num_hyper:
-            return self.product(x, self.weight, self.bias)
+            return self._product(x, self.weight, self.bias)
         gate = F.linear(h, self.gate)
         weight_gate, bias_gate = gate.chunk(2, -1) if self.bias is not None else (gate, None)
         bias = None if self.bias is None else respond(self.bias, bias_gate, self.response_bias)
         pixels = (None,) * (self.weight.dim() - 2)  # what a gate is the same for: the dimensions after the outputs
         if len(h) == 1:
             weight = respond(self.weight, weight_gate.T[..., *pixels], self.response_weight)
-            return self.product(x, weight, None if bias is None else bias[0])
-        stacked = self.product(x, torch.cat([self.weight, self.response_weight]), None)
-        elementary, response = stacked.chunk(2, -1 - len(pixels))
-        y = respond(elementary, weight_gate[..., *pixels], response)
-        return y if bias is None else y + bias[..., *pixels]
+            return self._product(x, weight, None if bias is None else bias[0])
+        elementary, response = self.products(x)
+        y = respond(elementary, weight_gate[..., *pixels].to(x.dtype), response)
+        return y if bias is None else y + bias[..., *pixels].to(x.dtype)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.product(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 class HyperLinear(_HyperAffine):
@@ -126,6 +133,11 @@ class HyperConv2d(_HyperAffine):
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+    def products(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # As one, of stacked output channels: the inputs are read once.
+        elementary, response = self._product(x, torch.cat([self.weight, self.response_weight])).chunk(2, 1)
+        return elementary, response
 
 
 class HyperEmbedding(HyperLayer):

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from stn.dropout import drop_connect, embedding_dropout, locked_dropout
+from stn.dropout import channel_dropout, drop_connect, dropout, embedding_dropout, locked_dropout
 
 STEPS, BATCH, WIDTH, TYPES = 4, 6, 4000, 11
 
@@ -55,6 +55,37 @@ def test_locked_dropout_preserves_the_expectation():
     torch.testing.assert_close(mean, x, rtol=0.03, atol=0)
 
 
+@rates
+def test_dropout_drops_each_examples_entries_at_its_rate(rate):
+    dropped = dropout(torch.ones(BATCH, 4, 40, 50), rate)
+    for example, expected in zip(dropped, torch.as_tensor(rate).expand(BATCH).tolist(), strict=True):
+        assert_rate(example, expected)
+        torch.testing.assert_close(example.unique(), torch.tensor([0, 1 / (1 - expected)]))
+
+
+@rates
+def test_channel_dropout_drops_each_examples_whole_channels_at_its_rate(rate):
+    dropped = channel_dropout(torch.ones(BATCH, WIDTH, 2, 3), rate)
+    assert torch.equal(dropped, dropped[..., :1, :1].expand_as(dropped))
+    for example, expected in zip(dropped[..., 0, 0], torch.as_tensor(rate).expand(BATCH).tolist(), strict=True):
+        assert_rate(example, expected)
+        torch.testing.assert_close(example.unique(), torch.tensor([0, 1 / (1 - expected)]))
+
+
+def test_masks_differ_between_examples_channels_and_entries():
+    dropped = dropout(torch.ones(BATCH, 5, 8, 8), 0.5)
+    assert len(dropped.reshape(BATCH * 5 * 8, 8).unique(dim=0)) > 100
+    assert len(dropped.reshape(BATCH * 5, 64).unique(dim=0)) == BATCH * 5
+    assert len(channel_dropout(torch.ones(BATCH, 40, 2, 2), 0.5)[..., 0, 0].unique(dim=0)) == BATCH
+
+
+@pytest.mark.parametrize("kind", [dropout, channel_dropout])
+def test_dropout_of_images_preserves_the_expectation(kind):
+    x = torch.arange(1.0, 9.0).reshape(2, 2, 2)
+    mean = kind(x.expand(50_000, 2, 2, 2), torch.tensor([0.2, 0.6]).repeat(25_000)).mean(0)
+    torch.testing.assert_close(mean, x, rtol=0.03, atol=0)
+
+
 def calls(rate):
     """Every kind of dropout at this rate, on ones."""
     ids = torch.randint(TYPES, (STEPS, BATCH))
@@ -62,6 +93,8 @@ def calls(rate):
         locked_dropout(torch.ones(STEPS, BATCH, 50), rate),
         embedding_dropout(torch.ones(STEPS, BATCH, 50), ids, TYPES, rate),
         *drop_connect(rate, torch.ones(50, 40), torch.ones(50, 40)),
+        dropout(torch.ones(BATCH, 3, 8, 8), rate),
+        channel_dropout(torch.ones(BATCH, 50, 2, 2), rate),
     )
 
 
@@ -76,6 +109,8 @@ def test_rate_zero_as_a_float_draws_no_random_number():
     locked_dropout(x, 0.0)
     embedding_dropout(x, torch.zeros(STEPS, BATCH, dtype=torch.long), TYPES, 0.0)
     drop_connect(0.0, x)
+    dropout(x, 0.0)
+    channel_dropout(x[None], 0.0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -117,6 +152,8 @@ def test_gradients_flow_through_what_is_kept_alone():
         (x, locked_dropout(x, torch.linspace(0.1, 0.9, BATCH))),
         (x, embedding_dropout(x, ids, TYPES, 0.5)),
         (weight, drop_connect(0.5, weight)[0]),
+        (x, dropout(x, torch.linspace(0.1, 0.9, STEPS))),
+        (x, channel_dropout(x[..., None], torch.linspace(0.1, 0.9, STEPS))[..., 0]),
     ):
         (gradient,) = torch.autograd.grad(dropped.sum(), source)
         assert torch.equal(gradient, dropped)
@@ -126,6 +163,8 @@ def test_gradients_flow_through_what_is_kept_alone():
 def test_the_dtype_is_the_inputs_whatever_the_rates(dtype):
     rate = torch.full((BATCH,), 0.5, dtype=torch.float32)
     assert locked_dropout(torch.ones(STEPS, BATCH, 8, dtype=dtype), rate).dtype == dtype
+    assert dropout(torch.ones(BATCH, 3, 8, 8, dtype=dtype), rate).dtype == dtype
+    assert channel_dropout(torch.ones(BATCH, 3, 8, 8, dtype=dtype), rate).dtype == dtype
     assert drop_connect(rate[0], torch.ones(8, 8, dtype=dtype))[0].dtype == dtype
 
 
