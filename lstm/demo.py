@@ -7,14 +7,14 @@ and train at once, a CPU thread each. Killed and started again, the demo goes on
 import sys
 from functools import partial
 
-from lstm import options
 from lstm.experiment import locate_corpus
 from lstm.jobs import TRAIN, Job, finish
 from lstm.model import HYPERPARAMETERS
-from lstm.options import ROOT
-from lstm.progress import say
 from stn import figures
 from stn.datasets.text import first_lines
+from stn.scripts import options
+from stn.scripts.options import ROOT
+from stn.scripts.screen import say
 
 # What both runs share, and what each adds to it.
 NETWORK = (

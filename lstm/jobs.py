@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pandas
 
-from lstm import options, train, train_basic
-from lstm.experiment import PARENT, Script
-from lstm.options import INTERRUPTED, ROOT
-from lstm.progress import say
+from lstm import train, train_basic
 from stn.datasets.text import load_corpus
 from stn.errors import UserError
 from stn.runs import newest_run, read_settings, read_status, wait_until_free
+from stn.scripts import options
+from stn.scripts.options import INTERRUPTED, ROOT
+from stn.scripts.screen import say
+from stn.scripts.script import PARENT, Script
 
 TRAIN, TRAIN_BASIC = train.SCRIPT, train_basic.SCRIPT
 PATIENCE = 30.0  # seconds that a killed process's orphan gets to let go of its run

@@ -4,12 +4,12 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from lstm import options
-from lstm.options import ROOT
-from lstm.progress import complain, say
 from stn import figures
 from stn.errors import UserError
 from stn.runs import newest_of_any_prefix
+from stn.scripts import options
+from stn.scripts.options import ROOT
+from stn.scripts.screen import complain, say
 
 NAME = "save_dropouto_schedule_plot.py"
 LOGS = "dropouto_schedule_init*"

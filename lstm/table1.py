@@ -17,15 +17,17 @@ from typing import NamedTuple
 
 import pandas
 
-from lstm import demo, options
-from lstm.experiment import Script, locate_corpus
+from lstm import demo
+from lstm.experiment import PTB, locate_corpus
 from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
-from lstm.options import PTB, ROOT
-from lstm.progress import complain, say
 from stn import figures
 from stn.datasets.text import first_lines
 from stn.errors import UserError
 from stn.files import write_atomically
+from stn.scripts import options
+from stn.scripts.options import ROOT
+from stn.scripts.screen import complain, say
+from stn.scripts.script import Script
 
 
 @dataclass(frozen=True)

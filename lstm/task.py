@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm.model import AWDLSTM, activation_penalty, temporal_penalty
-from stn.bilevel import Loss
+from stn.bilevel import Loss, Score
 from stn.cross_entropy import linear_cross_entropy
 from stn.datasets.text import Corpus, batchify, chunk, num_chunks
 from stn.hyperparameters import Draw
@@ -87,7 +87,7 @@ class LanguageModeling:
     def validation_loss(self, draw: Draw) -> Loss:
         return self._loss(self.valid, draw, penalties=self.val_penalties)
 
-    def evaluate(self, split: str, draw: Draw) -> float:
+    def evaluate(self, split: str, draw: Draw) -> Score:
         data = self.evaluation[split]
         steps = max(self.bptt, EVALUATION_ROWS // data.shape[1])
         total, state = torch.zeros((), dtype=torch.float64, device=data.device), None
@@ -95,7 +95,7 @@ class LanguageModeling:
             inputs, targets = chunk(data, start, steps)
             outputs, _, state = self.model.encode(inputs, state, draw)
             total += self._cross_entropy(outputs, targets) * targets.numel()
-        return total.item() / data[1:].numel()
+        return Score(total.item() / data[1:].numel())
 
     def state_dict(self) -> dict:
         return {"train": self.train.state_dict(), "valid": self.valid.state_dict()}

@@ -3,12 +3,14 @@
 import argparse
 import sys
 
-from lstm import options
-from lstm.experiment import Script
+from lstm import flags
+from lstm.experiment import EXPERIMENT
 from lstm.model import HYPERPARAMETERS
 from stn.errors import UserError
 from stn.hyperparameters import Tuned
 from stn.schedules import Constant, Schedule
+from stn.scripts import options
+from stn.scripts.script import Script
 
 
 def sources(args: argparse.Namespace) -> dict[str, Tuned | Schedule]:
@@ -56,11 +58,11 @@ def resolve(args: argparse.Namespace, given: set[str]) -> None:
 
 def parser() -> options.OneLineParser:
     parser = options.OneLineParser(prog="train.py", description=__doc__)
-    options.add_model_flags(parser)
-    options.add_hyperparameter_flags(parser)
+    flags.add_model_flags(parser)
+    flags.add_hyperparameter_flags(parser)
     add_tuning_flags(parser)
-    options.add_training_flags(parser)
-    options.add_run_flags(parser, log_interval=("--train_log_interval",), every=1)
+    flags.add_training_flags(parser)
+    flags.add_run_flags(parser, log_interval=("--train_log_interval",), every=1)
     return parser
 
 
@@ -131,7 +133,7 @@ def add_tuning_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-SCRIPT = Script(parser(), resolve, sources)
+SCRIPT = Script(parser(), resolve, sources, EXPERIMENT)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,16 +4,17 @@ The baselines of the self-tuning network's hyperparameter schedules (MacKay et a
 """
 
 import argparse
-import hashlib
 import math
 import sys
-from pathlib import Path
 
-from lstm import options
-from lstm.experiment import Script
+from lstm import flags
+from lstm.experiment import EXPERIMENT
 from lstm.model import HYPERPARAMETERS
 from stn.errors import UserError
-from stn.schedules import Constant, Gaussian, Schedule, Sinusoid, read_schedule
+from stn.schedules import Constant, Gaussian, Schedule, Sinusoid
+from stn.scripts import options
+from stn.scripts.replay import add_schedule_flag, replayed, take_schedule
+from stn.scripts.script import Script
 
 MAX_RATE = 0.99  # as published: perturbed rates are clipped to it
 # Where a value may lie: a rate from 0 to below 1, a penalty's coefficient from 0.
@@ -22,13 +23,8 @@ RANGES = {name: spec.range for name, spec in HYPERPARAMETERS.items()}
 
 def sources(args: argparse.Namespace) -> dict[str, Schedule]:
     """Where each hyperparameter's values come from: replayed, perturbed, or else constant."""
-    replayed = {}
-    if args.load_schedule is not None:
-        path = Path(args.load_schedule)
-        replayed = read_schedule(path, RANGES)
-        if checksum(path) != args.schedule_checksum:
-            raise UserError(f"{path} is not what the run was started with: restore it, or start a new run")
-    return {name: replayed.get(name) or own_source(args, name) for name in HYPERPARAMETERS}
+    schedule = replayed(args, RANGES)
+    return {name: schedule.get(name) or own_source(args, name) for name in HYPERPARAMETERS}
 
 
 def own_source(args: argparse.Namespace, name: str) -> Schedule:
@@ -56,29 +52,19 @@ def resolve(args: argparse.Namespace, given: set[str]) -> None:
     for name in sorted(given & {"perturb_type", *acting[args.perturb_type]}):
         if not perturbed:
             raise UserError(f"--{name} has nothing to act on: add --perturb_dropouto, or another --perturb_…")
-    if args.load_schedule is not None:
-        path = options.find(args.load_schedule, "--load_schedule")
-        replayed = read_schedule(path, RANGES)
-        for name in replayed:
-            if name in given or name in perturbed:
-                flag = name if name in given else f"perturb_{name}"
-                raise UserError(f"--{flag} contradicts --load_schedule, which sets {name}: give one of them")
-        args.load_schedule, args.schedule_checksum = str(path), checksum(path)
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    take_schedule(
+        args, RANGES, lambda name: name if name in given else f"perturb_{name}" if name in perturbed else None
+    )
 
 
 def parser() -> options.OneLineParser:
     parser = options.OneLineParser(prog="train_basic.py", description=__doc__.partition(".")[0] + ".")
-    options.add_model_flags(parser)
+    flags.add_model_flags(parser)
     parser.add_argument("--model", choices=["LSTM"], default="LSTM", help="type of recurrent network")
-    options.add_hyperparameter_flags(parser)
+    flags.add_hyperparameter_flags(parser)
     add_baseline_flags(parser)
-    options.add_training_flags(parser)
-    options.add_run_flags(parser, log_interval=("--log-interval", "--train_log_interval"), every=50)
+    flags.add_training_flags(parser)
+    flags.add_run_flags(parser, log_interval=("--log-interval", "--train_log_interval"), every=50)
     return parser
 
 
@@ -107,16 +93,10 @@ def add_baseline_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="period of the sinusoid in mini-batches",
     )
-    add(
-        "--load_schedule",
-        default=None,
-        metavar="FILE",
-        help="replay an earlier run's hyperparameters: its epoch.csv, row e during epoch e, or its val.csv, "
-        "interpolated between weight steps; the last values hold when it runs out",
-    )
+    add_schedule_flag(add)
 
 
-SCRIPT = Script(parser(), resolve, sources)
+SCRIPT = Script(parser(), resolve, sources, EXPERIMENT)
 
 
 def main(argv: list[str] | None = None) -> int:

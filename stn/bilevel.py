@@ -4,7 +4,8 @@ A weight step minimizes the training loss L_T(λ + ε, ŵ(λ + ε)) over the wei
 validation loss F(ŵ(λ)) over λ, through the best response alone.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple, Protocol
@@ -17,18 +18,40 @@ from stn.hyperparameters import Draw, Hyperparameters
 
 
 class Loss(NamedTuple):
-    """objective: what a step minimizes. data: mean loss per target in nats, without penalties. targets: how many."""
+    """objective: what a step minimizes. data: mean loss per target in nats, without penalties. targets: how many.
+
+    accuracy: the share of targets that are predicted right, where the task tells.
+    """
 
     objective: Tensor
     data: Tensor
     targets: int
+    accuracy: Tensor | None = None
+
+
+class Score(NamedTuple):
+    """loss: mean per target in nats. accuracy: the share of targets that are predicted right, where the task tells."""
+
+    loss: float
+    accuracy: float | None = None
+
+    def measures(self) -> dict[str, float]:
+        """By the names that logs use: the loss, and the accuracy or else the perplexity."""
+        if self.accuracy is None:
+            return {"loss": self.loss, "ppl": perplexity(self.loss)}
+        return {"loss": self.loss, "acc": self.accuracy}
+
+
+def perplexity(loss: float) -> float:
+    """exp of a mean loss in nats; infinite where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 class Task(Protocol):
     """An experiment: what to train, on which mini-batches, with which loss. It owns its data streams."""
 
     model: nn.Module
-    batch_size: int
+    batch_size: int  # the most examples of a mini-batch
     epochs: int  # passes over the training stream completed so far
     position: tuple[int, int]  # weight steps of this pass, done and in all
 
@@ -38,8 +61,8 @@ class Task(Protocol):
     def validation_loss(self, draw: Draw) -> Loss:
         """The loss on the next validation mini-batch, for a hyperparameter step; not regularized."""
 
-    def evaluate(self, split: str, draw: Draw) -> float:
-        """Mean loss per target in nats over all of "valid" or "test"."""
+    def evaluate(self, split: str, draw: Draw) -> Score:
+        """Over all of "valid" or "test"."""
 
     def state_dict(self) -> dict: ...
 
@@ -57,6 +80,7 @@ class Step(NamedTuple):
     penalty: Tensor
     health: Tensor
     targets: int
+    accuracy: Tensor | None = None
 
 
 def weight_step(task: Task, hyper: Hyperparameters, optimizer: Optimizer, clip: float) -> Step:
@@ -68,9 +92,16 @@ def weight_step(task: Task, hyper: Hyperparameters, optimizer: Optimizer, clip: 
     loss = task.training_loss(hyper.perturbed(task.batch_size))
     optimizer.zero_grad(set_to_none=True)
     loss.objective.backward()
-    norm = nn.utils.clip_grad_norm_(task.model.parameters(), clip)
+    norm = clip_gradient(task.model.parameters(), clip)
     optimizer.step()
     return _step(loss, loss.objective, norm)
+
+
+def clip_gradient(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:
+    """The norm of the gradient, which is scaled down to `clip` where it is larger."""
+    if clip < math.inf:
+        return nn.utils.clip_grad_norm_(parameters, clip)
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 def hyper_step(task: Task, hyper: Hyperparameters, optimizer: Optimizer, entropy_weight: float | None) -> Step:
@@ -97,7 +128,7 @@ def hyper_step(task: Task, hyper: Hyperparameters, optimizer: Optimizer, entropy
 
 def _step(loss: Loss, objective: Tensor, health: Tensor) -> Step:
     data, objective = loss.data.detach(), objective.detach()
-    return Step(data, objective - data, objective + health.detach(), loss.targets)
+    return Step(data, objective - data, objective + health.detach(), loss.targets, loss.accuracy)
 
 
 @contextmanager
@@ -114,7 +145,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(task: Task, hyper: Hyperparameters, split: str) -> float:
-    """Mean loss per target in nats over a split, with the best response to the current hyperparameters."""
+def evaluate(task: Task, hyper: Hyperparameters, split: str) -> Score:
+    """Over all of a split, with the best response to the current hyperparameters."""
     task.model.eval()
     return task.evaluate(split, hyper.current())

@@ -7,7 +7,7 @@ so that the best response is learned in a neighbourhood of λ (MacKay et al. 201
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -61,6 +61,15 @@ class Draw:
             return self.given[name]
         column = self.tuned_values[:, self.columns[name]]
         return column[0] if name in self.shared else column
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.given or name in self.columns
+
+    def first(self, examples: int) -> "Draw":
+        """The draw of the first so many examples; itself where all share one row."""
+        if len(self.h) <= examples or len(self.h) == 1:
+            return self
+        return replace(self, h=self.h[:examples], tuned_values=self.tuned_values[:examples])
 
 
 class Hyperparameters(nn.Module):

@@ -44,7 +44,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from stn.errors import UserError
 from stn.files import cause, mendable, write_atomically
 
-FORMAT = 1  # of checkpoints
+FORMAT = 2  # of checkpoints
 KIND = "stn run checkpoint"
 STATUSES = ("running", "interrupted", "failed", "finished")
 TABLES = ("train", "valid", "val", "epoch")
@@ -53,7 +53,7 @@ SCHEDULE = "schedule.csv"
 _ARGS, _STATUS, _CHECKPOINT, _RESULT, _MODEL = "args.yaml", "status", "checkpoint.pt", "result.csv", "model.pt"
 _TEMPORARY = tuple(f"{name}.tmp" for name in (_ARGS, _STATUS, _CHECKPOINT, _RESULT, _MODEL, SCHEDULE))
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d{10})\.stn")
-_ANEW = "start anew with --overwrite, or beside it with --prefix"
+_ANEW = "start a new run (a language model's with --overwrite, or beside it with --prefix)"
 
 
 class RunFolder:

@@ -17,7 +17,7 @@ from stn.errors import UserError
 
 # The columns of a run's tables that are no hyperparameters, besides the perturbation's scales, <name>_scale.
 BOOKKEEPING = frozenset(
-    {"global_step", "train_step", "epoch", "time", "lr", "mu", "hyper_lr"}
+    {"global_step", "train_step", "epoch", "time", "loss", "acc", "entropy", "lr", "mu", "hyper_lr"}
     | {f"{split}_{measure}" for split in ("train", "val", "valid", "test") for measure in ("loss", "ppl", "acc")}
 )
 SCALE = "_scale"

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from stn.bilevel import Step, Task, evaluate, hyper_step, weight_step
+from stn.bilevel import Score, Step, Task, evaluate, hyper_step, weight_step
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.runs import RunFolder
@@ -32,23 +32,29 @@ class Settings:
     entropy_weight: float = 1e-3  # τ, where the scales are tuned
     clip: float = 0.0  # largest norm of the weights' gradient; 0 does not clip
     wdecay: float = 0.0  # weight decay
+    momentum: float = 0.0
     nonmono: int = 5  # epochs after which a validation loss without progress decays the learning rate
+    milestones: tuple[int, ...] = ()  # epochs after which the learning rate decays in any case
     lr_decay: float = 4.0  # divides the learning rate
     min_lr: float = 0.0  # training stops below it
     patience: int = 20  # epochs without a new best validation loss before training stops
     train_log_interval: int = 1
     val_log_interval: int = 1
+    average_logs: bool = False  # log means over the intervals, of both kinds of step; else each hyperparameter step
     checkpoint_seconds: float = 60.0
 
 
 class Status(NamedTuple):
-    """How far a run is, for a progress display. position, length: weight steps of this epoch, done and in all."""
+    """How far a run is, for a progress display. position, length: weight steps of this epoch, done and in all.
+
+    score: the training's, of this epoch so far. speed: targets per second.
+    """
 
     epoch: int
     position: int
     length: int
-    train_loss: float
-    tokens_per_second: float
+    score: Score
+    speed: float
     values: dict[str, float]
 
 
@@ -65,18 +71,23 @@ class Diverged(UserError):
 
 
 @dataclass
-class MeanLoss:
+class MeanScore:
     """A mean over targets, from mini-batches' means."""
 
-    total: float = 0.0
+    loss: float = 0.0  # summed over targets, as is accuracy
+    accuracy: float | None = None
     targets: int = 0
 
-    def add(self, loss: float, targets: int) -> None:
-        self.total += loss * targets
+    def add(self, score: Score, targets: int) -> None:
+        self.loss += score.loss * targets
+        if score.accuracy is not None:
+            self.accuracy = (self.accuracy or 0.0) + score.accuracy * targets
         self.targets += targets
 
-    def mean(self) -> float:
-        return self.total / self.targets if self.targets else math.nan
+    def mean(self) -> Score:
+        if not self.targets:
+            return Score(math.nan)
+        return Score(self.loss / self.targets, None if self.accuracy is None else self.accuracy / self.targets)
 
 
 class _Record(NamedTuple):
@@ -87,7 +98,8 @@ class _Record(NamedTuple):
     targets: int
     ends_epoch: bool
     log: bool
-    numbers: Tensor  # on the device: loss, penalty, health, then the hyperparameters' log values
+    has_accuracy: bool
+    numbers: Tensor  # on the device: loss, penalty, health, accuracy, entropy, then the hyperparameters' log values
 
 
 class Trainer:
@@ -108,7 +120,9 @@ class Trainer:
         self.task, self.hyper, self.settings, self.run, self.progress = task, hyper, settings, run, progress
         self.stop = stop
         weights = task.model.parameters()
-        self.optimizer = torch.optim.SGD(weights, settings.lr, weight_decay=settings.wdecay, fused=True)
+        self.optimizer = torch.optim.SGD(
+            weights, settings.lr, settings.momentum, weight_decay=settings.wdecay, fused=True
+        )
         self.hyper_optimizer = torch.optim.Adam(
             [
                 {"params": [hyper.unconstrained], "lr": settings.hyper_lr},
@@ -119,7 +133,8 @@ class Trainer:
 
         self.train_step = self.global_step = 0
         self.epoch = 0  # epochs evaluated
-        self.loss, self.ended_loss = MeanLoss(), MeanLoss()  # of the epoch under way, and of the one just ended
+        self.score, self.ended_score = MeanScore(), MeanScore()  # of the epoch under way, and of the one just ended
+        self.since_log = {"train": MeanScore(), "valid": MeanScore()}
         self.val_losses: list[float] = []
         self.patience_elapsed = 0
         self.best: dict | None = None
@@ -188,14 +203,16 @@ class Trainer:
         """Evaluate, log, remember the best model, and decay the learning rate where there is no progress."""
         self.flush()
         seconds = self.elapsed - self.epoch_started
-        val_loss = evaluate(self.task, self.hyper, "valid")
+        score = evaluate(self.task, self.hyper, "valid")
+        val_loss = score.loss
         if not math.isfinite(val_loss):
             raise self.diverged("validation", val_loss, self.global_step)
         best = val_loss < min(self.val_losses, default=math.inf)
-        self.log_epoch(val_loss, self.ended_loss.targets / seconds, best)
+        self.log_epoch(score, self.ended_score.targets / seconds, best)
         # Merity et al. 2018, algorithm 1: no better than it was more than `nonmono` epochs ago.
         before = self.val_losses[: -self.settings.nonmono or None]
-        if before and val_loss > min(before):
+        milestone = any(self.epoch < epoch <= self.task.epochs for epoch in self.settings.milestones)
+        if (before and val_loss > min(before)) or milestone:
             self.lr /= self.settings.lr_decay
         self.val_losses.append(val_loss)
         self.patience_elapsed = 0 if best else self.patience_elapsed + 1
@@ -223,10 +240,13 @@ class Trainer:
 
     def record(self, kind: str, step: Step, log: bool, ends_epoch: bool = False) -> None:
         """Keep a step's numbers on the device until some have gathered, so that steps do not wait for it."""
-        numbers = torch.cat([torch.stack([step.data, step.penalty, step.health]), self.hyper.log_values()])
-        self.pending.append(
-            _Record(kind, self.global_step, self.train_step, self.elapsed, step.targets, ends_epoch, log, numbers)
-        )
+        accuracy = step.data.new_zeros(()) if step.accuracy is None else step.accuracy
+        entropy = self.hyper.entropy().detach()
+        scalars = torch.stack([step.data, step.penalty, step.health, accuracy, entropy])
+        numbers = torch.cat([scalars, self.hyper.log_values()])
+        steps = self.global_step, self.train_step
+        has_accuracy = step.accuracy is not None
+        self.pending.append(_Record(kind, *steps, self.elapsed, step.targets, ends_epoch, log, has_accuracy, numbers))
         if len(self.pending) >= FLUSH_STEPS:
             self.flush()
 
@@ -236,56 +256,59 @@ class Trainer:
             return
         records, self.pending = self.pending, []
         for record, numbers in zip(records, torch.stack([r.numbers for r in records]).tolist(), strict=True):
-            loss, penalty, health, *values = numbers
+            loss, penalty, health, accuracy, entropy, *values = numbers
             if not math.isfinite(health):
                 raise self.diverged(record.kind, loss, record.global_step)
             self.values = dict(zip(self.hyper.log_names, values, strict=True))
+            score = Score(loss, accuracy if record.has_accuracy else None)
+            self.since_log[record.kind].add(score, record.targets)
             if record.kind == "train":
-                self.loss.add(loss, record.targets)
+                self.score.add(score, record.targets)
             if record.ends_epoch:
-                self.ended_loss, self.loss = self.loss, MeanLoss()
+                self.ended_score, self.score = self.score, MeanScore()
             if record.log:
-                self.log_step(record, loss, penalty)
+                self.log_step(record, score, penalty, entropy)
         self.show_progress()
 
-    def log_step(self, record: _Record, loss: float, penalty: float) -> None:
-        scalars = {"step_loss": loss, "step_ppl": perplexity(loss), "step_penalty": penalty}
+    def log_step(self, record: _Record, score: Score, penalty: float, entropy: float) -> None:
+        scalars = {f"step_{name}": value for name, value in score.measures().items()} | {"step_penalty": penalty}
         self.run.scalars(record.global_step, {f"{record.kind}/{name}": value for name, value in scalars.items()})
         if record.kind == "valid" or not self.hyper.num_tuned:
             self.run.scalars(record.global_step, {f"hyper/{name}": value for name, value in self.values.items()})
-        if record.kind == "valid":
-            self.run.log(
-                "val",
-                {
-                    "global_step": record.global_step,
-                    "time": record.time,
-                    **{name: self.values[name] for name in self.hyper.names},
-                    "train_step": record.train_step,
-                },
-            )
+        if self.settings.average_logs:
+            self.log_average(record, entropy)
+        elif record.kind == "valid":
+            steps = {"global_step": record.global_step, "time": record.time}
+            values = {name: self.values[name] for name in self.hyper.names}
+            self.run.log("val", {**steps, **values, "train_step": record.train_step})
 
-    def log_epoch(self, val_loss: float, tokens_per_second: float, best: bool) -> None:
-        train_loss = self.ended_loss.mean()
+    def log_average(self, record: _Record, entropy: float) -> None:
+        """A row of the table of the step's kind: the mean since the row before, and of "valid" the hyperparameters."""
+        score, self.since_log[record.kind] = self.since_log[record.kind].mean(), MeanScore()
+        row = {"global_step": record.global_step, "time": record.time, **score.measures()}
+        if record.kind == "valid":
+            row |= {"entropy": entropy, **self.values}
+        self.run.log(record.kind, {**row, "train_step": record.train_step})
+
+    def log_epoch(self, valid: Score, speed: float, best: bool) -> None:
+        train, val = self.ended_score.mean().measures(), valid.measures()
         row = {
             "epoch": self.task.epochs - 1,
             "time": self.elapsed,
-            "train_loss": train_loss,
-            "val_loss": val_loss,
-            "train_ppl": perplexity(train_loss),
-            "val_ppl": perplexity(val_loss),
+            **{f"{split}_{name}": score[name] for name in val for split, score in (("train", train), ("val", val))},
             **self.values,
             "lr": self.lr,
         }
         self.run.log("epoch", row)
         scalars = {f"epoch/{name}": value for name, value in row.items() if name not in ("epoch", "time")}
-        scalars["epoch/tokens_per_second"] = tokens_per_second
+        scalars["epoch/targets_per_second"] = speed
         self.run.scalars(self.global_step, scalars)
         self.progress.epoch_ended(row, best)
 
     def show_progress(self) -> None:
         position, length = self.task.position
-        speed = self.loss.targets / (self.elapsed - self.epoch_started)
-        self.progress.update(Status(self.task.epochs, position, length, self.loss.mean(), speed, self.values))
+        speed = self.score.targets / (self.elapsed - self.epoch_started)
+        self.progress.update(Status(self.task.epochs, position, length, self.score.mean(), speed, self.values))
 
     def diverged(self, kind: str, loss: float, step: int) -> Diverged:
         values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
@@ -314,7 +337,7 @@ class Trainer:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "best": self.best,
-            "losses": [(loss.total, loss.targets) for loss in (self.loss, self.ended_loss)],
+            "scores": {name: vars(score) for name, score in self.scores().items()},
             **{name: getattr(self, name) for name in _COUNTERS},
             "elapsed": self.elapsed,
         }
@@ -329,10 +352,15 @@ class Trainer:
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all([random.cpu() for random in state["random_cuda"]])
         self.best = state["best"]
-        self.loss, self.ended_loss = (MeanLoss(*loss) for loss in state["losses"])
+        for name, score in state["scores"].items():
+            vars(self.scores()[name]).update(score)
         for name in _COUNTERS:
             setattr(self, name, state[name])
         self.elapsed_before = state["elapsed"]
+
+    def scores(self) -> dict[str, MeanScore]:
+        """All running means, by name."""
+        return {"epoch": self.score, "ended epoch": self.ended_score, **self.since_log}
 
     def load_best(self) -> None:
         """Put the best model so far, and its hyperparameters, in place; without one yet, leave the current."""
@@ -353,19 +381,9 @@ def load_model(task: Task, hyper: Hyperparameters, state: Mapping) -> None:
 
 
 def final_result(task: Task, hyper: Hyperparameters) -> dict[str, float]:
-    """Losses and perplexities of the model in place, on validation and test."""
-    val_loss, test_loss = (evaluate(task, hyper, split) for split in ("valid", "test"))
-    return {
-        "val_loss": val_loss,
-        "val_ppl": perplexity(val_loss),
-        "test_loss": test_loss,
-        "test_ppl": perplexity(test_loss),
-    }
-
-
-def perplexity(loss: float) -> float:
-    """exp of a mean loss in nats; infinite where that overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
+    """The measures of the model in place, on validation and test."""
+    scores = {"val": evaluate(task, hyper, "valid"), "test": evaluate(task, hyper, "test")}
+    return {f"{split}_{name}": value for split, score in scores.items() for name, value in score.measures().items()}
 
 
 def _copy(state: dict) -> dict:

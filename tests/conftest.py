@@ -6,6 +6,8 @@ import numpy
 import pytest
 import torch
 
+from stn.datasets import builtin_images
+
 GOLDEN = Path(__file__).parent / "golden" / "layers.npz"
 
 
@@ -37,3 +39,19 @@ def golden():
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def few_images():
+    """200 built-in images to train on and 60 to test on, in place of all."""
+    pair = builtin_images.builtin_images(200, 60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builtin_images, "builtin_images", lambda: pair)
+        yield
+
+
+@pytest.fixture
+def same_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)

@@ -10,7 +10,7 @@ from torch.optim import SGD
 
 from lstm.model import AWDLSTM, HYPERPARAMETERS
 from lstm.task import LanguageModeling
-from stn.bilevel import Loss, evaluate, frozen, hyper_step, weight_step
+from stn.bilevel import Loss, Score, evaluate, frozen, hyper_step, weight_step
 from stn.datasets.text import Corpus
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.layers import HyperLinear
@@ -269,7 +269,7 @@ class NoisyRegression:
         return self._loss(*self.held_out, draw)
 
     def evaluate(self, _, draw):
-        return self.validation_loss(draw).data.item()
+        return Score(self.validation_loss(draw).data.item())
 
     def _loss(self, inputs, outputs, draw):
         loss = (self.model(inputs, draw.h)[:, 0] - outputs).square().mean()
@@ -294,6 +294,6 @@ def test_the_hypergradient_points_where_training_on_lowers_the_validation_loss(s
         with torch.no_grad():
             shifted.unconstrained += shift
         train(twin, shifted, 200)
-        losses[shift] = evaluate(twin, shifted, "valid")
+        losses[shift] = evaluate(twin, shifted, "valid").loss
     assert losses[direction] < losses[-direction] - 0.02
     assert -direction * hyper.unconstrained.grad.item() > 0.001

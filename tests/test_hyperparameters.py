@@ -372,3 +372,36 @@ def test_neighbourhood_is_one_scale_away_in_unconstrained_space(bounds, value, t
     below, above = neighbourhood([value, value], [0.5, 2.0], bounds)
     assert below == pytest.approx([back(to(value) - 0.5), back(to(value) - 2)], rel=1e-5)
     assert above == pytest.approx([back(to(value) + 0.5), back(to(value) + 2)], rel=1e-5)
+
+
+# Draws of fewer examples
+
+
+def test_the_first_of_a_draw_are_its_first_examples():
+    draw = mixed().perturbed(5)
+    first = draw.first(3)
+    assert torch.equal(first.h, draw.h[:3]) and torch.equal(first["rate"], draw["rate"][:3])
+    assert torch.equal(first["holes"], draw["holes"]) and first["middle"] == 7.0
+    assert len(draw.h) == len(draw["rate"]) == 5
+    assert draw.first(5) is draw and draw.first(9) is draw
+    one = draw.first(1)
+    assert one.h.shape == (1, 4) and one["rate"].shape == (1,)
+
+
+def test_one_row_is_everybodys():
+    draw = mixed().current()
+    assert draw.first(1) is draw and draw.first(3) is draw
+
+
+def test_the_first_keep_the_gradient_and_current_values_under_a_perturbed_response():
+    hyper = mixed()
+    draw = dataclasses.replace(hyper.current(), h=hyper.perturbed(5, differentiable=True).h).first(2)
+    assert draw.h.shape == (2, 4) and draw["rate"].item() == pytest.approx(0.25)
+    draw.h.sum().backward()
+    assert_close(hyper.unconstrained.grad[[0, 1, 3]], torch.full((3,), 2.0))
+
+
+def test_a_draw_knows_its_names():
+    for draw in (mixed().current(), mixed().perturbed(3), mixed().perturbed(3).first(2)):
+        assert all(name in draw for name in mixed().names)
+        assert "dropouto" not in draw and "rate_scale" not in draw

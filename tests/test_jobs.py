@@ -13,6 +13,7 @@ import yaml
 from lstm import jobs
 from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
 from stn.errors import UserError
+from stn.scripts.replay import checksum
 
 FLAGS = ["--epochs", "3"]
 CORPUS = Path("corpus")
@@ -86,7 +87,7 @@ def test_a_replay_of_another_schedule_is_refused(tmp_path, made_run):
     made_run({"schedule_checksum": "another"})
     with pytest.raises(UserError, match="another schedule_checksum: remove that folder"):
         job(tmp_path, flags, TRAIN_BASIC).command(overwrite=False)
-    made_run({"schedule_checksum": jobs.train_basic.checksum(schedule)}, name="2026-01-03")
+    made_run({"schedule_checksum": checksum(schedule)}, name="2026-01-03")
     assert job(tmp_path, flags, TRAIN_BASIC).command(overwrite=False) is None
 
 

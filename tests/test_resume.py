@@ -93,7 +93,7 @@ def events(folder):
         (value.tag, event.step, value.tensor.float_val[0] if value.tensor.float_val else value.simple_value)
         for event in loaded
         for value in event.summary.value
-        if value.tag != "epoch/tokens_per_second"
+        if value.tag != "epoch/targets_per_second"
     ]
 
 

@@ -153,8 +153,8 @@ def test_evaluation_is_one_pass_over_the_text_in_whatever_chunks(split, batch_si
     hyper = Hyperparameters(**dict.fromkeys(HYPERPARAMETERS, Constant(0.5)))  # which evaluation ignores
     task.model.eval()
     expected = plain_loss(task.model, columns(getattr(texts, split), batch_size)).mean().item()
-    assert task.evaluate(split, hyper.current()) == pytest.approx(expected, rel=1e-12)
-    assert task.evaluate(split, hyper.current()) == pytest.approx(expected, rel=1e-12)  # no state is left over
+    assert task.evaluate(split, hyper.current()).loss == pytest.approx(expected, rel=1e-12)
+    assert task.evaluate(split, hyper.current()).loss == pytest.approx(expected, rel=1e-12)  # no state is left over
     assert task.train.position == task.valid.position == 0
 
 

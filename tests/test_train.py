@@ -13,7 +13,7 @@ import torch
 import yaml
 from lstm_runs import execute, only_run, refused, rows, settings, without_time, write_corpus
 
-from lstm import experiment, train
+from lstm import train
 from lstm.model import HYPERPARAMETERS
 from stn.bilevel import evaluate
 from stn.runs import FORMAT, KIND, RunFolder
@@ -102,12 +102,12 @@ def test_settings_say_what_made_the_run(finished, corpus):
 def test_the_saved_model_gives_the_result(finished):
     saved = torch.load(finished / "model.pt", weights_only=True)
     args = Namespace(**settings(finished))
-    hyper, task = train.SCRIPT.build(args, experiment.reload_corpus(args))
+    hyper, task = train.SCRIPT.build(args, train.SCRIPT.reload(args))
     task.model.load_state_dict(saved["model"])
     hyper.load_state_dict(saved["hyper"])
     (result,) = rows(finished / "result.csv")
     for split, name in (("valid", "val_loss"), ("test", "test_loss")):
-        assert evaluate(task, hyper, split) == float(result[name])
+        assert evaluate(task, hyper, split).loss == float(result[name])
 
 
 # Flags

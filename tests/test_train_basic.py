@@ -15,8 +15,9 @@ from lstm_runs import SMALL, execute, only_run, refused, rows, settings, without
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import nn
 
-from lstm import experiment, train, train_basic
+from lstm import train, train_basic
 from lstm.model import AWDLSTM, HYPERPARAMETERS
+from stn.scripts import script
 
 ROOT = Path(__file__).parent.parent
 NAMES = list(HYPERPARAMETERS)
@@ -94,7 +95,7 @@ def test_a_plain_run_has_the_losses_of_an_independent_plain_model(run, tmp_path)
     assert run(f"{BARE} --seed 5 --clip 0.1 --epochs 3")[0] == 0
     folder = only_run(tmp_path)
     args = Namespace(**settings(folder))
-    text = experiment.reload_corpus(args)
+    text = train.SCRIPT.reload(args)
     torch.manual_seed(args.seed)
     _, task = train_basic.SCRIPT.build(args, text)
 
@@ -216,11 +217,11 @@ def test_a_perturbed_run_resumes_as_if_it_had_not_stopped(run, tmp_path):
 
 def test_a_run_whose_parent_has_gone_stops_with_a_checkpoint(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setenv(experiment.PARENT, "0")
+        patch.setenv(script.PARENT, "0")
         assert run("--seed 1")[0] == 130
     folder = only_run(tmp_path)
     assert (folder / "status").read_text() == "interrupted\n" and not (folder / "epoch.csv").exists()
-    monkeypatch.setenv(experiment.PARENT, str(os.getppid()))
+    monkeypatch.setenv(script.PARENT, str(os.getppid()))
     assert run(f"--resume {folder}")[0] == 0
     assert len(rows(folder / "epoch.csv")) == 2
 

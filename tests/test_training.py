@@ -6,11 +6,11 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import nn
 
-from stn.bilevel import Loss
+from stn.bilevel import Loss, Score, perplexity
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs import RunFolder, read_checkpoint
 from stn.schedules import Constant
-from stn.training import Diverged, Settings, Trainer, perplexity
+from stn.training import Diverged, Settings, Trainer
 
 NAN = math.nan
 
@@ -49,7 +49,7 @@ class Scripted:
     def evaluate(self, split, _):
         assert split == "valid"
         self.trace += "E"
-        return self.val_losses[self.epochs - 1] if self.val_losses else 1 / self.epochs
+        return Score(self.val_losses[self.epochs - 1] if self.val_losses else 1 / self.epochs)
 
     def _loss(self, kind, objective, targets):
         self.trace += kind
@@ -389,3 +389,134 @@ def test_without_tuning_an_epoch_is_evaluated_right_at_its_end(trainer, folder):
     trainer(task, tuned=False, epochs=2, train_steps=2).train()
     assert task.trace == "wwwEwwwE"
     assert logged_steps(folder, "hyper/rate") == [1, 2, 3, 4, 5, 6]
+
+
+# Momentum, milestones
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_momentum(trainer, momentum):
+    """Each step's gradient is −1: the n-th velocity is a geometric sum."""
+    task = Scripted(targets=[1] * 6)
+    trainer(task, tuned=False, epochs=1, momentum=momentum, lr=0.5).train()
+    velocities = [sum(momentum**age for age in range(step)) for step in range(1, 7)]
+    assert task.model.weight.item() == pytest.approx(0.5 * sum(velocities))
+
+
+def test_momentum_goes_on_after_a_stop(trainer):
+    task = Scripted(targets=[1] * 6)
+    trainer(task, epochs=2, momentum=0.9).train()
+    asked = iter(range(100))
+    trainer(Scripted(targets=[1] * 6), stop=lambda: next(asked) == 2, epochs=2, momentum=0.9).train()
+    rest = Scripted(targets=[1] * 6)
+    trainer(rest, resume=True, epochs=2, momentum=0.9).train()
+    assert rest.model.weight.item() == task.model.weight.item()
+
+
+@pytest.mark.parametrize(
+    ("milestones", "val_losses", "rates"),
+    [
+        ((1, 3), [3, 2, 1, 0.5, 0.2], [8, 4, 4, 2, 2]),
+        ((3,), [1, 2, 3, 1, 1], [8, 8, 4, 2, 2]),  # at 2 for want of progress, at 3 for both reasons but once
+        ((2, 9), [3, 2, 1, 0.5, 0.2], [8, 8, 4, 4, 4]),
+    ],
+)
+def test_the_learning_rate_decays_at_milestones(trainer, folder, milestones, val_losses, rates):
+    task = Scripted(targets=[1], val_losses=val_losses)
+    settings = {"milestones": milestones, "nonmono": 0, "lr": 8.0, "lr_decay": 2.0, "train_steps": 1}
+    trainer(task, epochs=5, **settings).train()
+    assert column(folder, "epoch", "lr") == rates
+
+
+def test_no_milestone_is_passed_unseen(trainer, folder):
+    """Where an alternation is longer than an epoch."""
+    task = Scripted(targets=[1], val_losses=[9 - epoch for epoch in range(9)])
+    trainer(task, epochs=8, milestones=(3,), lr=8.0, lr_decay=2.0, train_steps=2).train()
+    assert column(folder, "epoch", "epoch") == [1, 3, 5, 7]
+    assert column(folder, "epoch", "lr") == [8, 8, 4, 4]
+
+
+# Accuracy, means
+
+
+class Graded(Scripted):
+    """Also tells accuracies: of step n, 1 / n."""
+
+    def _loss(self, kind, objective, targets):
+        return super()._loss(kind, objective, targets)._replace(accuracy=torch.tensor(1 / self.counts[kind]))
+
+    def evaluate(self, split, draw):
+        return Score(super().evaluate(split, draw).loss, 0.25 * self.epochs)
+
+
+def test_a_score_has_an_accuracy_or_a_perplexity():
+    assert Score(2.0).measures() == {"loss": 2.0, "ppl": math.exp(2)}
+    assert Score(2.0, 0.0).measures() == {"loss": 2.0, "acc": 0.0}
+
+
+def test_columns_where_the_task_tells_accuracies(trainer, folder):
+    trainer(Graded(), epochs=1, average_logs=True).train()
+    values = ["rate", "other", "rate_scale"]
+    assert list(rows(folder, "train")[0]) == ["global_step", "time", "loss", "acc", "train_step"]
+    assert list(rows(folder, "valid")[0]) == ["global_step", "time", "loss", "acc", "entropy", *values, "train_step"]
+    losses = ["train_loss", "val_loss", "train_acc", "val_acc"]
+    assert list(rows(folder, "epoch")[0]) == ["epoch", "time", *losses, *values, "lr"]
+    assert rows(folder, "val") == [] and logged_steps(folder, "train/step_acc") == [1, 2, 4, 5]
+
+
+def test_columns_of_means_where_it_does_not(trainer, folder):
+    trainer(Scripted(), epochs=1, average_logs=True).train()
+    assert list(rows(folder, "train")[0]) == ["global_step", "time", "loss", "ppl", "train_step"]
+
+
+def test_accuracies_of_epochs_are_means_per_target(trainer, folder):
+    trainer(Graded(targets=[10, 10, 3]), tuned=False).train()
+    expected = [(10 / a + 10 / (a + 1) + 3 / (a + 2)) / 23 for a in (1, 4, 7)]
+    assert column(folder, "epoch", "train_acc") == pytest.approx(expected)
+    assert column(folder, "epoch", "val_acc") == [0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("flush_steps", [1, 4, 1000])
+def test_rows_of_means_are_over_the_steps_since_the_row_before(trainer, folder, monkeypatch, flush_steps):
+    monkeypatch.setattr("stn.training.FLUSH_STEPS", flush_steps)
+    targets, every = [10, 10, 3], {"train_log_interval": 4, "val_log_interval": 2}
+    trainer(Graded(targets=targets), epochs=5, warmup_steps=2, average_logs=True, **every).train()
+    train, valid = rows(folder, "train"), rows(folder, "valid")
+    assert [row["train_step"] for row in train] == [4, 8, 12, 16]
+    for row in train:
+        steps = range(int(row["train_step"]) - 3, int(row["train_step"]) + 1)
+        weights = [targets[(step - 1) % 3] for step in steps]
+        for name, values in (("loss", steps), ("acc", [1 / step for step in steps])):
+            expected = sum(map(math.prod, zip(weights, values, strict=True))) / sum(weights)
+            assert row[name] == pytest.approx(expected)
+    assert [row["loss"] for row in valid] == [1.5, 3.5, 5.5]
+    assert [row["acc"] for row in valid] == pytest.approx([(1 + 1 / 2) / 2, (1 / 3 + 1 / 4) / 2, (1 / 5 + 1 / 6) / 2])
+    assert [row["train_step"] for row in valid] == [6, 10, 14]
+    assert [row["global_step"] for row in valid] == [8, 14, 20]
+
+
+def test_rows_of_means_hold_the_values_and_the_entropy_of_their_last_step(trainer, folder):
+    settings = {"tune_scales": True, "entropy_weight": 10.0, "scale_lr": 0.1, "hyper_lr": 0.1}
+    done = trainer(Graded(), epochs=2, average_logs=True, val_log_interval=3, **settings)
+    done.train()
+    (row,) = rows(folder, "valid")
+    normal = torch.distributions.Normal(0.0, row["rate_scale"])
+    assert row["entropy"] == pytest.approx(normal.entropy().item(), rel=1e-5)
+    last = rows(folder, "epoch")[-1]
+    assert row["rate_scale"] == last["rate_scale"] != 1 and row["rate"] == last["rate"] != 0.5
+
+
+@pytest.mark.parametrize("stop_at", range(1, 8))
+def test_means_go_on_after_a_stop(trainer, folder, stop_at):
+    settings = {"epochs": 4, "warmup_steps": 2, "average_logs": True, "train_log_interval": 5, "val_log_interval": 2}
+
+    def logs():
+        return [[{**row, "time": None} for row in rows(folder, table)] for table in ("train", "valid", "epoch")]
+
+    trainer(Graded([10, 10, 3]), **settings).train()
+    expected = logs()
+    asked = iter(range(100))
+    done = trainer(Graded([10, 10, 3]), stop=lambda: next(asked) == stop_at, **settings).train()
+    if not done:
+        trainer(Graded([10, 10, 3]), resume=True, **settings).train()
+    assert logs() == expected and all(expected)

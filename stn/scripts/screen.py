@@ -1,18 +1,27 @@
 """What a run shows on the screen: a progress bar within an epoch, a line after each."""
 
 import sys
+import textwrap
 from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from stn.training import Status, perplexity
+from stn.training import Status
+
+WIDTH = 80  # columns
+INDENT = " " * 11
+MEASURES = {"ppl": "ppl {:8.2f}", "acc": "accuracy {:5.1%}", "loss": "loss {:.3f}"}
 
 
 class Screen:
-    """Bars go to stderr, and only to a terminal; lines go to stdout. names: the hyperparameters to show."""
+    """Bars go to stderr, and only to a terminal; lines go to stdout.
 
-    def __init__(self, names: tuple[str, ...]):
-        self.names = names
+    names: the hyperparameters to show. unit: what training goes through, "tokens" or "images". measure: which of a
+    score's measures an epoch's line shows.
+    """
+
+    def __init__(self, names: tuple[str, ...], unit: str, measure: str):
+        self.names, self.unit, self.measure = names, unit, measure
         self.bar: tqdm | None = None
 
     def update(self, status: Status) -> None:
@@ -24,10 +33,8 @@ class Screen:
                 total=status.length, desc=f"epoch {status.epoch}", bar_format=layout, leave=False, disable=None
             )
             self.values = tqdm(bar_format="{desc}", position=1, leave=False, disable=None)
-        loss = status.train_loss
-        self.bar.set_postfix_str(
-            f"loss {loss:.3f} ppl {perplexity(loss):.1f} {status.tokens_per_second:,.0f} tokens/s", refresh=False
-        )
+        measures = " ".join(shown(name, value) for name, value in status.score.measures().items())
+        self.bar.set_postfix_str(f"{measures} {status.speed:,.0f} {self.unit}/s", refresh=False)
         self.values.set_description_str(in_words(self.names, status.values), refresh=False)
         self.values.update(0)
         self.bar.update(status.position - self.bar.n)
@@ -35,18 +42,21 @@ class Screen:
     def epoch_ended(self, row: dict[str, float], best: bool) -> None:
         self.close()
         mark = "*" if best else " "
-        say(
-            f"epoch {row['epoch']:3d}  {row['time']:7.0f} s  train ppl {row['train_ppl']:8.2f}  "
-            f"valid ppl {row['val_ppl']:8.2f}{mark} lr {row['lr']:.4g}"
-        )
+        train, valid = (shown(self.measure, row[f"{split}_{self.measure}"]) for split in ("train", "val"))
+        say(f"epoch {row['epoch']:3d}  {row['time']:7.0f} s  train {train}  valid {valid}{mark} lr {row['lr']:.4g}")
         if self.names:
-            say(f"           {in_words(self.names, row)}")
+            say(textwrap.fill(in_words(self.names, row), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))
 
     def close(self) -> None:
         if self.bar is not None:
             self.values.close()
             self.bar.close()
             self.bar = None
+
+
+def shown(measure: str, value: float) -> str:
+    """A measure with its name, at a fixed width."""
+    return MEASURES[measure].format(value)
 
 
 def in_words(names: tuple[str, ...], values: Mapping[str, float]) -> str:
