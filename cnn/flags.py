@@ -1,0 +1,96 @@
+"""The image-classification scripts' common flags; names, short names and defaults as published."""
+
+from collections.abc import Callable
+
+from cnn.models import MODELS
+from stn.scripts.options import (
+    OneLineParser,
+    add_machine_flags,
+    nonnegative_int,
+    positive,
+    positive_int,
+    rate,
+    share,
+)
+
+
+def add_training_flags(parser: OneLineParser, total_epochs: int, short_model: str, short_nonmono: list[str]) -> None:
+    """short_model: the short name of --model; short_nonmono: those of --nonmono and --patience, if any."""
+    add = parser.add_argument_group("model and training").add_argument
+    add("--model", short_model, choices=MODELS, default="alexnet", help="the network")
+    add("--batch_size", "-bsz", type=positive_int, default=128, metavar="N", help="images in a mini-batch")
+    add(
+        "--total_epochs",
+        "-totep",
+        type=positive_int,
+        default=total_epochs,
+        metavar="N",
+        help="epochs, warm-up included",
+    )
+    add("--train_lr", "-tlr", type=positive, default=0.01, metavar="LR", help="learning rate of the weights' SGD")
+    add("--momentum", "-mom", type=rate, default=0.9, help="momentum of the weights' SGD")
+    add("--lr_decay", type=share, default=0.1, help="factor of the learning rate when it decays")
+    nonmono, patience = short_nonmono or ("", "")
+    add(
+        *filter(None, ("--nonmono", nonmono)),
+        type=nonnegative_int,
+        default=60,
+        metavar="N",
+        help="decay the learning rate when the validation loss is no better than it was more than this many epochs ago",
+    )
+    add(
+        *filter(None, ("--patience", patience)),
+        type=positive_int,
+        default=75,
+        metavar="N",
+        help="epochs without a better validation loss before training stops",
+    )
+    add(
+        "--milestones",
+        type=positive_int,
+        nargs="+",
+        default=[],
+        metavar="EPOCH",
+        help="decay the learning rate after these epochs too",
+    )
+
+
+def add_run_flags(parser: OneLineParser) -> Callable:
+    """Flags of data, device and logs; the group's add_argument, for more."""
+    add = parser.add_argument_group("data, device and logs").add_argument
+    add(
+        "--data",
+        default=None,
+        metavar="FOLDER",
+        help="folder of CIFAR-10's binary files, or 'builtin' for the built-in images "
+        "(default: data/cifar10, and where that is absent the built-in images)",
+    )
+    add(
+        "--percent_valid",
+        "-pval",
+        type=positive,
+        default=0.2,
+        metavar="SHARE",
+        help="share of the training images that validate, the last of the file",
+    )
+    add_machine_flags(add)
+    add("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
+    add("--save", action="store_true", help="keep the best model as model.pt; all else is logged in any case")
+    add("--log_interval", type=positive_int, default=50, metavar="N", help="steps that a log entry is the mean of")
+    add("--logdir", default="logs", help="folder of all runs")
+    add("--seed", type=nonnegative_int, default=0, help="random seed")
+    add(
+        "--resume",
+        nargs="?",
+        const="",
+        default=None,
+        metavar="FOLDER",
+        help="continue an unfinished run (default: the newest); only the number of epochs, the patience and the log "
+        "and checkpoint intervals may differ",
+    )
+    add(
+        "--test",
+        action="store_true",
+        help="train nothing: evaluate the best model of a run (--resume FOLDER; default: the newest)",
+    )
+    return add

@@ -1,0 +1,90 @@
+"""The convolutional networks: one definition each, plain or self-tuning by the number of tuned hyperparameters."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stn.dropout import channel_dropout, dropout
+from stn.hyperparameters import Draw
+from stn.layers import HyperConv2d, HyperLinear
+
+CLASSES = 10
+
+
+class _ConvNet(nn.Module):
+    """Convolutions of 3 x 3, each with a rectifier, some with pooling, then dropout of whole channels.
+
+    In training a draw tells the rates: of `dropout<layer>`, or of one `dropout` for all layers; see also the networks.
+
+    dtype: what activations are kept, and products computed in (default: the weights'). Logits have the weights'.
+    """
+
+    CHANNELS: tuple[int, ...]
+    STRIDES: tuple[int, ...]
+    POOLED: tuple[bool, ...]
+
+    def __init__(self, num_hyper: int, dtype: torch.dtype | None):
+        super().__init__()
+        self.dtype = dtype or torch.get_default_dtype()
+        self.convolutions = nn.ModuleList(
+            HyperConv2d(fan_in, fan_out, 3, num_hyper, stride, padding=1)
+            for (fan_in, fan_out), stride in zip(pairwise(self.CHANNELS), self.STRIDES, strict=True)
+        )
+
+    def features(self, images: Tensor, draw: Draw) -> Tensor:
+        """images (B, 3, 32, 32) -> the last convolution's activations, flat for each example."""
+        x = images.to(self.dtype)
+        for layer, (convolution, pooled) in enumerate(zip(self.convolutions, self.POOLED, strict=True)):
+            x = F.relu(convolution(x, draw.h))
+            if pooled:
+                x = F.max_pool2d(x, 2)
+            if self.training:
+                x = channel_dropout(x, draw["dropout" if "dropout" in draw else f"dropout{layer}"])
+        return x.flatten(1)
+
+
+class AlexNet(_ConvNet):
+    """AlexNet for 32 x 32 images, as MacKay et al. 2019 trained it: five convolutions, three fully connected layers.
+
+    Reads `fcdropout0` and `fcdropout1` too, the rates of the first two fully connected layers' inputs.
+    """
+
+    CHANNELS = (3, 64, 192, 384, 256, 256)
+    STRIDES = (2, 1, 1, 1, 1)
+    POOLED = (True, True, False, False, True)
+    FULLY_CONNECTED = (256 * 2 * 2, 4096, 4096)
+
+    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None):
+        super().__init__(num_hyper, dtype)
+        self.hidden = nn.ModuleList(HyperLinear(*sizes, num_hyper) for sizes in pairwise(self.FULLY_CONNECTED))
+        self.classifier = HyperLinear(self.FULLY_CONNECTED[-1], CLASSES, num_hyper)
+
+    def forward(self, images: Tensor, draw: Draw) -> Tensor:
+        """images (B, 3, 32, 32), normalized -> logits (B, 10)."""
+        x = self.features(images, draw)
+        for layer, linear in enumerate(self.hidden):
+            if self.training:
+                x = dropout(x, draw[f"fcdropout{layer}"])
+            x = F.relu(linear(x, draw.h))
+        return self.classifier(x, draw.h).to(self.classifier.weight.dtype)
+
+
+class SmallCNN(_ConvNet):
+    """Three convolutions, each pooled, and one fully connected layer, which as published has no response."""
+
+    CHANNELS = (3, 10, 20, 40)
+    STRIDES = (1, 1, 1)
+    POOLED = (True, True, True)
+
+    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None):
+        super().__init__(num_hyper, dtype)
+        self.classifier = HyperLinear(40 * 4 * 4, CLASSES, 0)
+
+    def forward(self, images: Tensor, draw: Draw) -> Tensor:
+        """images (B, 3, 32, 32), normalized -> logits (B, 10)."""
+        return self.classifier(self.features(images, draw)).to(self.classifier.weight.dtype)
+
+
+MODELS = {"alexnet": AlexNet, "small": SmallCNN}

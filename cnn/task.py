@@ -1,0 +1,135 @@
+"""Image classification as a task for the training loop: shuffled mini-batches, augmented where they train."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnn.augmentation import cutout, input_scaling, jitter
+from stn.bilevel import Loss, Score
+from stn.datasets.images import Images, ImageSets
+from stn.dropout import dropout
+from stn.hyperparameters import Draw
+
+# As published: of CIFAR-10's training images, on a scale of 255.
+MEAN = (125.3, 123.0, 113.9)
+DEVIATION = (63.0, 62.1, 66.7)
+EVALUATION_BATCH = 1000
+
+
+class Stream:
+    """Images in mini-batches, for ever, in a new order for each pass; a pass's last batch may be smaller."""
+
+    def __init__(self, images: Images, batch_size: int, device: torch.device | str):
+        self.images = images.to(device)
+        self.batch_size = batch_size
+        self.epochs = self.position = 0  # passes completed, examples read of the one under way
+        self.order = self.shuffled()
+
+    def shuffled(self) -> Tensor:
+        # Drawn on the CPU, so that a seed gives the same order on every device.
+        return torch.randperm(len(self.images))
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """The next mini-batch: pixels (B, 3, 32, 32) uint8, labels (B,)."""
+        chosen = self.order[self.position : self.position + self.batch_size].to(self.images.labels.device)
+        self.position += len(chosen)
+        if self.position == len(self.order):
+            self.epochs, self.position, self.order = self.epochs + 1, 0, self.shuffled()
+        return self.images.pixels[chosen], self.images.labels[chosen]
+
+    def state_dict(self) -> dict:
+        return {"epochs": self.epochs, "position": self.position, "order": self.order}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epochs, self.position, self.order = state["epochs"], state["position"], state["order"]
+
+
+class ImageClassification:
+    """Train and validate a network on image sets; validation and test images are never augmented."""
+
+    def __init__(self, model: nn.Module, sets: ImageSets, batch_size: int, device: torch.device | str = "cpu"):
+        self.model, self.batch_size = model, batch_size
+        self.train, self.valid = Stream(sets.train, batch_size, device), Stream(sets.valid, batch_size, device)
+        self.evaluation = {"valid": sets.valid.to(device), "test": sets.test.to(device)}
+
+    @property
+    def epochs(self) -> int:
+        return self.train.epochs
+
+    @property
+    def position(self) -> tuple[int, int]:
+        done, whole = (-(-count // self.batch_size) for count in (self.train.position, len(self.train.order)))
+        return done, whole
+
+    def training_loss(self, draw: Draw) -> Loss:
+        pixels, labels = self.train.next()
+        draw = draw.first(len(labels))
+        return self._loss(self.prepared(pixels, draw), labels, draw)
+
+    def prepared(self, pixels: Tensor, draw: Draw) -> Tensor:
+        """The network's input in training."""
+        return augmented(pixels, draw)
+
+    def validation_loss(self, draw: Draw) -> Loss:
+        pixels, labels = self.valid.next()
+        return self._loss(normalized(scaled(pixels)), labels, draw.first(len(labels)))
+
+    def evaluate(self, split: str, draw: Draw) -> Score:
+        images = self.evaluation[split]
+        loss = right = torch.zeros((), dtype=torch.float64, device=images.labels.device)
+        for pixels, labels in zip(
+            images.pixels.split(EVALUATION_BATCH), images.labels.split(EVALUATION_BATCH), strict=True
+        ):
+            logits = self.model(normalized(scaled(pixels)), draw)
+            loss = loss + F.cross_entropy(logits, labels, reduction="sum")
+            right = right + (logits.argmax(1) == labels).sum()
+        return Score(loss.item() / len(images), right.item() / len(images))
+
+    def state_dict(self) -> dict:
+        return {"train": self.train.state_dict(), "valid": self.valid.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.train.load_state_dict(state["train"])
+        self.valid.load_state_dict(state["valid"])
+
+    def _loss(self, images: Tensor, labels: Tensor, draw: Draw) -> Loss:
+        logits = self.model(images, draw)
+        loss = F.cross_entropy(logits, labels)
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        return Loss(loss, loss.detach(), len(labels), accuracy)
+
+
+def augmented(pixels: Tensor, draw: Draw) -> Tensor:
+    """pixels (B, 3, 32, 32) uint8 -> the network's input, each example augmented by its own values of the draw."""
+    images = jitter(scaled(pixels), draw["bright"], draw["contrast"], draw["sat"], draw["hue"])
+    images = cutout(normalized(images), whole(draw["cutholes"]), whole(draw["cutlength"]))
+    return input_scaling(dropout(images, draw["indropout"]), draw["inscale"])
+
+
+def whole(value: float | Tensor) -> float | Tensor:
+    """Rounded down: a schedule that is replayed holds the unrounded value."""
+    return value.floor() if isinstance(value, Tensor) else float(math.floor(value))
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """uint8 -> float in [0, 1]."""
+    return pixels.float() / 255
+
+
+def normalized(images: Tensor) -> Tensor:
+    """Images in [0, 1] (B, 3, 32, 32) -> of mean about 0 and deviation about 1."""
+    mean, deviation = _channels(images)
+    return (images - mean) / deviation
+
+
+def unnormalized(images: Tensor) -> Tensor:
+    """The inverse of `normalized`."""
+    mean, deviation = _channels(images)
+    return images * deviation + mean
+
+
+def _channels(images: Tensor) -> tuple[Tensor, ...]:
+    """The channels' means and deviations, each (3, 1, 1)."""
+    return tuple(images.new_tensor(channels)[:, None, None] / 255 for channels in (MEAN, DEVIATION))

@@ -1,0 +1,82 @@
+"""What the tests of the image classifiers share: a plain twin of each network, small runs, and what runs leave."""
+
+import torch
+from torch import nn
+
+from cnn.hyperparameters import specs
+from cnn.models import AlexNet
+from stn.hyperparameters import Hyperparameters, Tuned
+
+SMALL = "--data builtin --model small --dtype float32 --batch_size 32 --threads 1 --no_cuda --log_interval 2"
+SHARED = ["hue", "contrast", "sat", "bright", "indropout", "inscale", "cutlength", "cutholes"]
+SMALL_NAMES = [f"dropout{layer}" for layer in range(3)] + SHARED
+ALEXNET_NAMES = [f"dropout{layer}" for layer in range(5)] + SHARED + ["fcdropout0", "fcdropout1"]
+STARTS = {"cutlength": 4.0, "cutholes": 1.0}
+
+
+def tuned(model="small", shared_dropout=False):
+    """All hyperparameters of a model, tuned from the published start."""
+    return Hyperparameters(
+        **{
+            name: Tuned(STARTS.get(name, 0.05), spec.range, 0.5, discrete=spec.discrete)
+            for name, spec in specs(model, shared_dropout).items()
+        }
+    )
+
+
+def plain(model, hidden=(4096, 4096)):
+    """The network in torch's own layers, without dropout."""
+    if model == "small":
+        layers = []
+        for fan_in, fan_out in ((3, 10), (10, 20), (20, 40)):
+            layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(640, 10))
+    first, second = hidden
+    return nn.Sequential(
+        *(nn.Conv2d(3, 64, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(64, 192, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(1024, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 10)),
+    )
+
+
+def layers_of(network):
+    """The layers with weights, first to last, of a network of ours or of a plain one."""
+    if isinstance(network, nn.Sequential):
+        return [layer for layer in network if hasattr(layer, "weight")]
+    hidden = network.hidden if isinstance(network, AlexNet) else []
+    return [*network.convolutions, *hidden, network.classifier]
+
+
+@torch.no_grad()
+def load_into(twin, network, h=None):
+    """Put a network's weights into its plain twin: with the response to h (H,), if given, folded into them."""
+    for theirs, ours in zip(layers_of(twin), layers_of(network), strict=True):
+        theirs.weight.copy_(ours.weight)
+        theirs.bias.copy_(ours.bias)
+        if h is not None and ours.num_hyper:
+            weight_gate, bias_gate = (ours.gate @ h).chunk(2)
+            theirs.weight += weight_gate.reshape(-1, *[1] * (ours.weight.dim() - 1)) * ours.response_weight
+            theirs.bias += bias_gate * ours.response_bias
+    return twin
+
+
+def runs(tmp_path):
+    """All runs' folders below tmp_path/logs, by name of subfolder and folder."""
+    return sorted(file.parent for file in (tmp_path / "logs").glob("*/*/*/args.yaml"))
+
+
+def only_run(tmp_path):
+    (folder,) = runs(tmp_path)
+    return folder
+
+
+def same(one, other):
+    """Whether two states are equal, bit for bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other

@@ -1,0 +1,364 @@
+import colorsys
+import itertools
+
+import numpy
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+
+from cnn import augmentation
+from cnn.augmentation import (
+    BRIGHTNESS,
+    CONTRAST,
+    HUE,
+    SATURATION,
+    adjust,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    cut,
+    cutout,
+    input_scaling,
+    jitter,
+    random_orders,
+)
+from stn.dropout import channel_dropout, dropout
+
+OPERATIONS = (BRIGHTNESS, CONTRAST, SATURATION, HUE)
+ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+CORNERS = torch.tensor([*itertools.product((0.0, 0.5, 1.0), repeat=3)])  # the cube's corners, edges, faces and greys
+
+
+def bytes_of(count, size=12):
+    """Images of 8-bit levels, (count, 3, size, size): half over the whole range, half in a part of it."""
+    levels = torch.randint(256, (count, 3, size, size))
+    levels[::2] = levels[::2] // 4 + torch.randint(192, (len(levels[::2]), 3, 1, 1))
+    return levels / 255
+
+
+def corners():
+    """(1, 3, 27, 1)"""
+    return CORNERS.T[None, :, :, None].clone()
+
+
+def turned_pixel(pixel, shift):
+    hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+    return colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value)
+
+
+def adjusted(image, operation, amount):
+    """One image, a (H, W, 3) array, by the definitions."""
+    if operation == HUE:
+        return numpy.apply_along_axis(turned_pixel, 2, image, amount)
+    grey = (image @ [0.299, 0.587, 0.114])[..., None]
+    other = {BRIGHTNESS: 0, CONTRAST: grey.mean(), SATURATION: grey}[operation]
+    return numpy.clip(amount * image + (1 - amount) * other, 0, 1)
+
+
+def assert_uniform(numbers, low, high):
+    """Kolmogorov and Smirnov's distance, which passes 2/√n once in 1,500 times, and both ends."""
+    numbers = (numbers.double() - low) / (high - low)
+    assert numbers.min() >= -1e-5 and numbers.max() <= 1 + 1e-5
+    ideal = (torch.arange(len(numbers), dtype=torch.float64) + 0.5) / len(numbers)
+    assert (numbers.sort().values - ideal).abs().max() < 2 / len(numbers) ** 0.5
+
+
+def assert_all_alike(outcomes, kinds):
+    """χ² of integers that should be uniform over `kinds`, within five standard deviations."""
+    expected = len(outcomes) / kinds
+    counts = torch.bincount(outcomes, minlength=kinds)
+    assert len(counts) == kinds
+    assert ((counts - expected) ** 2 / expected).sum() < kinds - 1 + 5 * (2 * (kinds - 1)) ** 0.5
+
+
+def numbered(orders):
+    """(B,) which of the 24 orders each row is."""
+    permutations = torch.tensor([*itertools.permutations(range(4))])
+    return (orders[:, None] == permutations).all(2).int().argmax(1)
+
+
+# The adjustments
+
+
+@pytest.mark.parametrize(
+    ("function", "enhancer"),
+    [
+        (adjust_brightness, ImageEnhance.Brightness),
+        (adjust_contrast, ImageEnhance.Contrast),
+        (adjust_saturation, ImageEnhance.Color),
+    ],
+)
+def test_blends_are_pillows(function, enhancer):
+    images, factors = bytes_of(40), torch.linspace(0, 2.5, 40)
+    results = 255 * function(images, factors)
+    for image, factor, result in zip(images, factors.tolist(), results, strict=True):
+        pixels = (255 * image).round().byte().permute(1, 2, 0).numpy()
+        expected = torch.tensor(numpy.array(enhancer(Image.fromarray(pixels)).enhance(factor))).permute(2, 0, 1)
+        # Pillow cuts off the result's decimals, and rounds the grey or its mean.
+        assert (result - expected).abs().max() <= 1.01 + 0.51 * abs(1 - factor)
+        assert (result - expected).mean().abs() <= 0.6 + 0.51 * abs(1 - factor)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)], ids=str)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_adjustments_follow_their_definitions(operation, dtype, tolerance):
+    low, high = (-1.5, 1.5) if operation == HUE else (0, 2.5)
+    amounts = torch.linspace(low, high, 37, dtype=dtype)
+    images = torch.cat([bytes_of(36, 6).to(dtype), torch.rand(1, 3, 6, 6, dtype=dtype)])
+    results = ADJUST[operation](images, amounts)
+    assert results.dtype == dtype
+    for image, amount, result in zip(images, amounts.tolist(), results, strict=True):
+        expected = adjusted(image.permute(1, 2, 0).double().numpy(), operation, amount)
+        numpy.testing.assert_allclose(result.permute(1, 2, 0).numpy(), expected, rtol=0, atol=tolerance)
+
+
+def test_hue_of_greys_and_of_the_colour_cubes_corners():
+    for shift in (-1, -0.5, -1 / 3, -1 / 6, -0.1, 0.01, 1 / 6, 0.25, 1 / 3, 0.5, 0.9):
+        result = adjust_hue(corners(), shift)[0, :, :, 0].T
+        expected = torch.tensor([turned_pixel(pixel, shift) for pixel in CORNERS.tolist()])
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
+        grey = (CORNERS.diff(dim=1) == 0).all(1)
+        assert grey.sum() == 3
+        assert torch.equal(result[grey], CORNERS[grey])
+
+
+def test_hue_turns_red_to_green_to_blue():
+    red, green, blue = torch.eye(3)[:, None, :, None, None].unbind()
+    torch.testing.assert_close(adjust_hue(red, 1 / 3), green, rtol=0, atol=1e-6)
+    torch.testing.assert_close(adjust_hue(red, -1 / 3), blue, rtol=0, atol=1e-6)
+
+
+def test_hue_stays_in_range_for_the_nearly_grey_and_nearly_black():
+    for scale in (1e-3, 1e-7, 1e-20, 1e-38, 1e-44):
+        images = scale * torch.rand(50, 3, 8, 8)
+        for near in (images, (1 - images).clamp(0, 1)):
+            result = adjust_hue(near, torch.linspace(-0.5, 0.5, 50))
+            assert result.isfinite().all() and result.min() >= 0 and result.max() <= near.max()
+
+
+def test_every_order_of_the_four_is_one_after_the_other():
+    orders = torch.tensor([*itertools.permutations(OPERATIONS)])[torch.randperm(24)]
+    images = torch.rand(24, 3, 5, 5, dtype=torch.float64)
+    amounts = torch.rand(24, 4, dtype=torch.float64) * 2
+    results = adjust(images, amounts, orders)
+    expected = [image.permute(1, 2, 0).numpy() for image in images]
+    for example, position in itertools.product(range(24), range(4)):
+        operation = orders[example, position].item()
+        expected[example] = adjusted(expected[example], operation, amounts[example, operation].item())
+    numpy.testing.assert_allclose(results.permute(0, 2, 3, 1).numpy(), numpy.stack(expected), rtol=0, atol=1e-12)
+
+
+def test_orders_of_some_operations_leave_the_others_out():
+    images, amounts = torch.rand(6, 3, 5, 5), torch.rand(6, 4)
+    expected = adjust_hue(adjust_contrast(images, amounts[:, CONTRAST]), amounts[:, HUE])
+    assert torch.equal(adjust(images, amounts, torch.tensor([[CONTRAST, HUE]] * 6)), expected)
+
+
+# Jitter's draws
+
+
+def test_orders_are_uniform_and_rows_independent():
+    drawn = numbered(random_orders(60_000, [0, 1, 2, 3]))
+    assert_all_alike(drawn, 24)
+    assert_all_alike(24 * drawn[::2] + drawn[1::2], 24 * 24)
+
+
+def test_orders_of_some_operations_are_uniform():
+    orders = random_orders(10_000, [CONTRAST, HUE])
+    assert torch.equal(orders.sort(1).values, torch.tensor([CONTRAST, HUE]).expand(10_000, 2))
+    assert_all_alike((orders[:, 0] == HUE).long(), 2)
+
+
+def test_jitter_draws_orders_and_amounts_of_one_another_independent(monkeypatch):
+    monkeypatch.setattr(augmentation, "adjust", lambda _, amounts, orders: (amounts, orders))
+    amounts, orders = jitter(torch.rand(48_000, 3, 1, 1), 0.5, 0.5, 0.5, 0.5)
+    halves = (amounts > torch.tensor([1, 1, 1, 0])).long() @ torch.tensor([8, 4, 2, 1])
+    assert_all_alike(16 * numbered(orders) + halves, 16 * 24)
+
+
+# Images in which each factor shows: a pixel's level, the difference of two levels, of two channels.
+LEVEL, LEVELS, CHANNELS = ([[0.4] * 2] * 3, [[0.4, 0.6]] * 3, [[0.4] * 2, [0.5] * 2, [0.6] * 2])
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.4, 1.0, 1.2])
+@pytest.mark.parametrize(
+    ("operation", "image", "shown"),
+    [
+        (BRIGHTNESS, LEVEL, lambda result: result[:, 0, 0, 0] / 0.4),
+        (CONTRAST, LEVELS, lambda result: (result[:, 0, 0, 1] - result[:, 0, 0, 0]) / 0.2),
+        (SATURATION, CHANNELS, lambda result: (result[:, 2, 0, 0] - result[:, 0, 0, 0]) / 0.2),
+    ],
+)
+def test_factors_are_uniform_in_their_ranges(operation, image, shown, strength):
+    strengths = [0.0] * 4
+    strengths[operation] = torch.full((5000,), strength)
+    results = jitter(torch.tensor(image)[:, None].expand(5000, 3, 1, 2), *strengths)
+    assert_uniform(shown(results), max(0, 1 - strength), 1 + strength)
+
+
+@pytest.mark.parametrize("strength", [0.02, 0.25, 0.5])
+def test_shifts_of_hue_are_uniform_in_their_range(strength):
+    images = torch.tensor([0.9, 0.1, 0.1])[:, None, None].expand(2000, 3, 1, 1)
+    results = jitter(images, 0.0, 0.0, 0.0, torch.full((2000,), strength)).flatten(1).tolist()
+    hues = torch.tensor([colorsys.rgb_to_hsv(*pixel)[0] for pixel in results])
+    assert_uniform((hues + 0.5) % 1 - 0.5, -strength, strength)
+
+
+# Cutout
+
+
+def with_holes(images, rows, columns, holes, length):
+    """Cutout's published loop, for one image at a time."""
+    images = images.clone()
+    height, width = images.shape[2:]
+    for b, image in enumerate(images):
+        for y, x in zip(rows[b, : int(holes[b])].tolist(), columns[b, : int(holes[b])].tolist(), strict=True):
+            half = length[b].item() / 2
+            y1, y2 = (int(numpy.clip(end, 0, height)) for end in (y - half, y + half))
+            x1, x2 = (int(numpy.clip(end, 0, width)) for end in (x - half, x + half))
+            image[:, y1:y2, x1:x2] = 0
+    return images
+
+
+@pytest.mark.parametrize("numbers", [torch.float32, torch.long], ids=str)
+def test_holes_are_the_published_ones(numbers):
+    batch, height, width = 400, 9, 12
+    images = torch.randn(batch, 2, height, width)
+    rows, columns = torch.randint(height, (batch, 4)), torch.randint(width, (batch, 4))
+    holes, length = torch.randint(5, (batch,)).to(numbers), torch.randint(26, (batch,)).to(numbers)
+    expected = with_holes(images, rows, columns, holes, length)
+    assert torch.equal(cut(images, rows, columns, holes, length), expected)
+    assert (expected == 0).any() and (expected != 0).any()
+
+
+def test_holes_of_one_number_and_length_for_all():
+    images, rows, columns = torch.randn(50, 3, 8, 8), torch.randint(8, (50, 4)), torch.randint(8, (50, 4))
+    expected = with_holes(images, rows, columns, torch.full((50,), 2), torch.full((50,), 5))
+    assert torch.equal(cut(images, rows, columns, 2.0, 5), expected)
+    assert torch.equal(cut(images, rows, columns, torch.tensor(2), torch.tensor(5.0)), expected)
+
+
+def test_centres_are_uniform_over_the_pixels():
+    height, width = 6, 5
+    holes = cutout(torch.ones(9000, 1, height, width), 1, 2)[:, 0] == 0
+    # A hole of two rows and columns ends at its centre; a corner's first row and column are cut off.
+    assert (holes.flatten(1).sum(1) > 0).all()
+    last_row = (holes.any(2) * torch.arange(height)).amax(1)
+    last_column = (holes.any(1) * torch.arange(width)).amax(1)
+    assert_all_alike(width * last_row + last_column, height * width)
+
+
+def test_each_image_has_its_number_of_holes():
+    holes = torch.arange(4.0).repeat_interleave(200)
+    cut_out = (cutout(torch.ones(800, 2, 40, 40), holes, 1)[:, 1] == 0).flatten(1).sum(1).reshape(4, 200)
+    assert cut_out.amax(1).tolist() == [0, 1, 2, 3]
+    assert ((holes.reshape(4, 200) - cut_out).mean(1) < 0.3).all()  # a hole may lie on another or over the edge
+
+
+def test_no_more_than_the_maximum_of_holes():
+    cut_out = cutout(torch.ones(100, 1, 40, 40), 9, 1, max_holes=2) == 0
+    assert cut_out.flatten(1).sum(1).max() == 2
+
+
+# Scaling
+
+
+@pytest.mark.parametrize("strength", [0.1, 1.0, 3.0])
+def test_scaling_is_one_uniform_factor_an_image(strength):
+    images = torch.randn(5000, 3, 2, 2)
+    factors = input_scaling(images, torch.full((5000,), strength)) / images
+    torch.testing.assert_close(factors, factors[:, :1, :1, :1].expand_as(factors))
+    assert_uniform(factors[:, 0, 0, 0], 1 / (1 + strength), 1 + strength)
+
+
+# What all of them keep to
+
+
+def all_of(images, strength):
+    """Every augmentation at this strength: (name, result)."""
+    for operation, name in enumerate(("brightness", "contrast", "saturation", "hue")):
+        one = [strength if number == operation else 0.0 for number in range(4)]
+        yield name, jitter(images, *one)
+    yield "jitter", jitter(images, *[strength] * 4)
+    yield "holes", cutout(images, strength * 4, 6)
+    yield "length", cutout(images, 2.0, strength * 12)
+    yield "dropout", dropout(images, strength)
+    yield "channel dropout", channel_dropout(images, strength)
+    yield "scaling", input_scaling(images, strength)
+
+
+@pytest.mark.parametrize("zero", [0.0, 0, torch.tensor(0.0), torch.zeros(64)], ids=["float", "int", "scalar", "each"])
+def test_strength_zero_changes_no_bit(zero):
+    images = torch.rand(64, 3, 9, 9)
+    images[0, :, :, :3] = CORNERS.T.reshape(3, 9, 3)
+    for name, result in all_of(images, zero):
+        assert torch.equal(result, images), name
+
+
+def test_strength_zero_as_a_float_does_nothing_at_all():
+    images, before = torch.rand(6, 3, 8, 8), torch.get_rng_state()
+    for name, result in all_of(images, 0.0):
+        assert result is images, name
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_one_images_strength_zero_spares_that_image_alone():
+    images = torch.rand(64, 3, 9, 9)
+    strength = torch.full((64,), 0.4)
+    strength[10] = 0
+    for name, result in all_of(images, strength):
+        changed = (result != images).flatten(1).any(1)
+        assert not changed[10] and changed.sum() > 32, name
+
+
+def test_no_image_depends_on_anothers_strength():
+    images = torch.rand(64, 3, 9, 9)
+    strengths, others = torch.rand(2, 64) / 2
+    others[:8] = strengths[:8]
+    others[8:16] = 0
+    state = torch.get_rng_state()
+    first = dict(all_of(images, strengths))
+    torch.set_rng_state(state)
+    second = dict(all_of(images, others))
+    for name in first:
+        assert torch.equal(first[name][:8], second[name][:8]), name
+        assert not torch.equal(first[name][8:], second[name][8:]), name
+
+
+def test_a_float_a_scalar_and_a_strength_for_each_are_the_same():
+    images, state = torch.rand(64, 3, 9, 9), torch.get_rng_state()
+    results = []
+    for strength in (0.25, torch.tensor(0.25), torch.full((64,), 0.25), torch.full((64,), 0.25, dtype=torch.float64)):
+        torch.set_rng_state(state)
+        results.append(dict(all_of(images, strength)))
+    for name, expected in results[0].items():
+        assert expected.dtype == torch.float32
+        assert all(torch.equal(other[name], expected) for other in results[1:]), name
+
+
+def test_the_same_image_comes_out_different_each_time():
+    images = torch.rand(1, 3, 9, 9).expand(64, 3, 9, 9)
+    for name, result in all_of(images, 0.45):
+        assert len(result.flatten(1).unique(dim=0)) > 4, name
+
+
+def test_the_images_given_stay_as_they_are():
+    images = torch.rand(64, 3, 9, 9)
+    before = images.clone()
+    for _ in all_of(images, torch.rand(64) / 2):
+        assert torch.equal(images, before)
+
+
+def test_jitter_stays_in_range_far_out():
+    images = torch.cat([bytes_of(60, 8), corners()[:, :, :8].expand(4, 3, 8, 8)])
+    result = jitter(images, 5.0, 5.0, 5.0, 0.5)
+    assert result.min() == 0 and result.max() == 1
+
+
+def test_nothing_waits_for_the_device():
+    """The meta device has no numbers to wait for, and refuses tensors of another."""
+    images = torch.rand(64, 3, 9, 9, device="meta")
+    for strength in (0.3, torch.rand(64, device="meta"), torch.rand((), device="meta")):
+        for name, result in all_of(images, strength):
+            assert result.device.type == "meta" and result.shape == images.shape, name

@@ -1,0 +1,224 @@
+import cnn_runs
+import pytest
+import torch
+from cnn_runs import layers_of, load_into, tuned
+from torch.testing import assert_close
+
+import cnn.models
+from cnn.models import MODELS, AlexNet, SmallCNN
+from stn.hyperparameters import Hyperparameters
+from stn.schedules import Constant
+
+BATCH, HIDDEN = 3, (24, 16)
+any_model = pytest.mark.parametrize("name", MODELS)
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch):
+    monkeypatch.setattr(AlexNet, "FULLY_CONNECTED", (1024, *HIDDEN))
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """What is dropped, as the networks ask for it: (kind, shape of the input, rate)."""
+    asked = []
+    for kind in ("channel_dropout", "dropout"):
+        monkeypatch.setattr(cnn.models, kind, lambda x, rate, kind=kind: asked.append((kind, x.shape, rate)) or x)
+    return asked
+
+
+def plain(name):
+    return cnn_runs.plain(name, HIDDEN).eval()
+
+
+def images(count=BATCH):
+    return torch.randn(count, 3, 32, 32)
+
+
+def constants(name, **values):
+    names = {"small": cnn_runs.SMALL_NAMES, "alexnet": cnn_runs.ALEXNET_NAMES}[name]
+    return Hyperparameters(**{name: Constant(values.get(name, 0.0)) for name in names}).current()
+
+
+@torch.no_grad()
+def with_large_gates(model):
+    for name, parameter in model.named_parameters():
+        if name.endswith("gate"):
+            parameter.normal_()
+    return model
+
+
+# Values
+
+
+@any_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_an_untuned_network_is_the_plain_one(name, dtype):
+    model = MODELS[name](0, dtype).eval().to(dtype)
+    x = images().to(dtype)
+    assert_close(model(x, constants(name)), load_into(plain(name).to(dtype), model)(x))
+
+
+@any_model
+def test_a_network_whose_gates_are_zero_is_the_plain_one(name):
+    hyper = tuned(name)
+    model = MODELS[name](hyper.num_tuned).eval()
+    for layer in layers_of(model):
+        if layer.num_hyper:
+            layer.gate.data.zero_()
+    x, twin = images(), load_into(plain(name), model)
+    for draw in (hyper.current(), hyper.perturbed(BATCH)):
+        assert_close(model(x, draw), twin(x))
+
+
+@any_model
+def test_weights_of_a_plain_network_load_into_the_self_tuning_one(name):
+    hyper = tuned(name)
+    before, model = MODELS[name](0).eval(), MODELS[name](hyper.num_tuned).eval()
+    model.load_state_dict(before.state_dict())
+    x = images()
+    assert not torch.equal(model(x, hyper.current()), before(x, hyper.current()))
+    assert_close(load_into(plain(name), model)(x), before(x, hyper.current()))
+
+
+@pytest.mark.usefixtures("double")
+@any_model
+def test_each_example_has_weights_of_its_own(name):
+    """And, as there, the weights that all share where there is one row: the response folded into them."""
+    hyper = tuned(name)
+    model, x = with_large_gates(MODELS[name](hyper.num_tuned).eval()), images()
+    draw, current = hyper.perturbed(BATCH), hyper.current()
+    logits = model(x, draw)
+    expected = [load_into(plain(name), model, h)(image[None])[0] for h, image in zip(draw.h, x, strict=True)]
+    assert_close(logits, torch.stack(expected), rtol=1e-9, atol=1e-9)
+    shared = load_into(plain(name), model, current.h[0].detach())(x)
+    assert_close(model(x, current), shared, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(logits, shared)
+
+
+@pytest.mark.usefixtures("double")
+@any_model
+def test_gradients_of_the_hyperparameters_are_finite_differences(name):
+    hyper = tuned(name)
+    model, x = with_large_gates(MODELS[name](hyper.num_tuned).eval()), images(2)
+    direction = torch.randn(2, 10)
+
+    def value():
+        return (model(x, hyper.current()) * direction).sum()
+
+    (gradient,) = torch.autograd.grad(value(), hyper.unconstrained)
+    start, step = hyper.unconstrained.detach().clone(), 1e-6
+    for column in range(0, hyper.num_tuned, 5):
+        ends = []
+        for side in (step, -step):
+            hyper.unconstrained.data = start.clone()
+            hyper.unconstrained.data[column] += side
+            ends.append(value().item())
+        assert gradient[column].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
+        assert gradient[column] != 0
+
+
+@any_model
+@pytest.mark.parametrize("kind", ["plain", "shared", "per example"])
+def test_bfloat16_is_close_to_float32(name, kind):
+    hyper = tuned(name)
+    draw = hyper.perturbed(BATCH) if kind == "per example" else hyper.current()
+    size = 0 if kind == "plain" else hyper.num_tuned
+    exact, rounded = MODELS[name](size).eval(), MODELS[name](size, torch.bfloat16).eval()
+    rounded.load_state_dict(exact.state_dict())
+    x = images()
+    inputs = []
+    for layer in layers_of(rounded):
+        layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].dtype))
+    logits, expected = rounded(x, draw), exact(x, draw)
+    assert logits.dtype == torch.float32 and {weight.dtype for weight in rounded.parameters()} == {torch.float32}
+    assert set(inputs) == {torch.bfloat16}
+    assert 0 < (logits - expected).norm() < 0.02 * expected.norm()
+    logits.sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in rounded.parameters())
+
+
+# Shapes
+
+
+def test_shapes_of_alexnet(monkeypatch):
+    monkeypatch.undo()
+    with torch.device("meta"):
+        model = AlexNet(15)
+        seen = []
+        for layer in layers_of(model):
+            layer.register_forward_hook(lambda _, args, y: seen.append((*args[0].shape[1:], "->", *y.shape[1:])))
+        model.eval()(torch.empty(2, 3, 32, 32), tuned("alexnet").perturbed(2))
+    assert seen == [
+        (3, 32, 32, "->", 64, 16, 16),
+        (64, 8, 8, "->", 192, 8, 8),
+        (192, 4, 4, "->", 384, 4, 4),
+        (384, 4, 4, "->", 256, 4, 4),
+        (256, 4, 4, "->", 256, 4, 4),
+        (1024, "->", 4096),
+        (4096, "->", 4096),
+        (4096, "->", 10),
+    ]
+    shapes = [(layer.stride, layer.padding, *layer.weight.shape) for layer in model.convolutions]
+    assert shapes == [
+        (2, 1, 64, 3, 3, 3),
+        (1, 1, 192, 64, 3, 3),
+        (1, 1, 384, 192, 3, 3),
+        (1, 1, 256, 384, 3, 3),
+        (1, 1, 256, 256, 3, 3),
+    ]
+    elementary = sum(weight.numel() for weight in cnn_runs.plain("alexnet").to("meta").parameters())
+    gates = 2 * 15 * (64 + 192 + 384 + 256 + 256 + 4096 + 4096 + 10)
+    assert sum(weight.numel() for weight in model.parameters()) == 2 * elementary + gates
+
+
+def test_shapes_of_the_small_network():
+    model = SmallCNN(11)
+    assert [tuple(layer.weight.shape) for layer in model.convolutions] == [
+        (10, 3, 3, 3),
+        (20, 10, 3, 3),
+        (40, 20, 3, 3),
+    ]
+    assert [(layer.stride, layer.padding, layer.num_hyper) for layer in model.convolutions] == [(1, 1, 11)] * 3
+    assert model.classifier.weight.shape == (10, 640) and model.classifier.num_hyper == 0
+    assert {name for name, _ in model.classifier.named_parameters()} == {"weight", "bias"}
+
+
+# Dropout
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_dropout_rates_of_alexnet_are_the_draws(rates, shared):
+    hyper = tuned("alexnet", shared)
+    draw = hyper.perturbed(BATCH)
+    AlexNet(hyper.num_tuned).train()(images(), draw)
+    shapes = [(64, 8, 8), (192, 4, 4), (384, 4, 4), (256, 4, 4), (256, 2, 2), (1024,), HIDDEN[:1]]
+    names = ["dropout"] * 5 if shared else [f"dropout{layer}" for layer in range(5)]
+    names += ["fcdropout0", "fcdropout1"]
+    kinds = ["channel_dropout"] * 5 + ["dropout"] * 2
+    assert [(kind, tuple(shape)) for kind, shape, _ in rates] == [
+        (kind, (BATCH, *shape)) for kind, shape in zip(kinds, shapes, strict=True)
+    ]
+    for name, (_, _, rate) in zip(names, rates, strict=True):
+        assert torch.equal(rate, draw[name]) and rate.shape == (BATCH,)
+    assert shared or len({tuple(rate.tolist()) for *_, rate in rates}) == 7
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_dropout_rates_of_the_small_network_are_the_draws(rates, shared):
+    names = ["dropout"] if shared else ["dropout0", "dropout1", "dropout2"]
+    draw = Hyperparameters(**{name: Constant(0.1 + number) for number, name in enumerate(names)}).current()
+    SmallCNN(0).train()(images(), draw)
+    shapes = [(BATCH, 10, 16, 16), (BATCH, 20, 8, 8), (BATCH, 40, 4, 4)]
+    expected = [0.1] * 3 if shared else [0.1, 1.1, 2.1]
+    assert rates == [("channel_dropout", shape, rate) for shape, rate in zip(shapes, expected, strict=True)]
+
+
+@any_model
+def test_evaluation_has_no_dropout(name, rates):
+    hyper = tuned(name)
+    model = MODELS[name](hyper.num_tuned).eval()
+    x, before = images(), torch.get_rng_state()
+    first, second = (model(x, hyper.current()) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, second) and rates == []

@@ -1,0 +1,304 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cnn_runs import STARTS, layers_of, load_into, plain, tuned
+from torch import nn
+from torch.testing import assert_close
+
+import cnn.task
+from cnn.hyperparameters import specs
+from cnn.models import SmallCNN
+from cnn.task import ImageClassification, augmented, normalized, scaled, whole
+from stn.bilevel import frozen
+from stn.datasets.images import Images, ImageSets
+from stn.hyperparameters import Hyperparameters, Tuned
+from stn.schedules import Constant
+
+NAMES = list(specs("small"))
+
+
+def numbered(count):
+    """Random images with a number of their own as label."""
+    return Images(torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8), torch.arange(count))
+
+
+def image_sets(train=10, valid=7, test=6):
+    """Labelled with classes, in no order."""
+    splits = [Images(numbered(count).pixels, torch.randint(10, (count,))) for count in (train, valid, test)]
+    return ImageSets(*splits, tuple("abcdefghij"), "")
+
+
+def classification(sets=None, batch_size=4, num_hyper=0):
+    return ImageClassification(SmallCNN(num_hyper).eval(), sets or image_sets(), batch_size)
+
+
+def constant(**values):
+    return Hyperparameters(**{name: Constant(values.get(name, 0.0)) for name in NAMES})
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What the loss is computed of, mini-batch by mini-batch: (images, labels, draw)."""
+    batches = []
+    loss = ImageClassification._loss
+    monkeypatch.setattr(ImageClassification, "_loss", lambda task, *args: batches.append(args) or loss(task, *args))
+    return batches
+
+
+def step(task, split, draw):
+    return (task.training_loss if split == "train" else task.validation_loss)(draw)
+
+
+# Mini-batches
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 10])
+def test_every_image_is_read_once_a_pass_in_a_new_order(seen, split, batch_size):
+    sets = ImageSets(*(Images(numbered(10).pixels, torch.arange(10)) for _ in range(3)), tuple("abcdefghij"), "")
+    task = classification(sets, batch_size)
+    orders = []
+    for _ in range(3):
+        sizes = [min(batch_size, 10 - start) for start in range(0, 10, batch_size)]
+        losses = [step(task, split, constant().current()) for _ in sizes]
+        assert [loss.targets for loss in losses] == sizes
+        orders.append(torch.cat([labels for _, labels, _ in seen]).tolist())
+        images = torch.cat([images for images, *_ in seen])
+        assert torch.equal(images, normalized(scaled(getattr(sets, split).pixels[orders[-1]])))
+        seen.clear()
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert len({tuple(order) for order in [*orders, range(10)]}) == 4
+    other = task.valid if split == "train" else task.train
+    assert (other.epochs, other.position) == (0, 0)
+
+
+def test_position_counts_mini_batches():
+    task = classification(image_sets(train=10), batch_size=4)
+    for epoch in range(2):
+        for number in range(3):
+            assert (task.epochs, task.position) == (epoch, (number, 3))
+            step(task, "train", constant().current())
+    assert task.epochs == 2
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize("rows", ["one", "each"])
+def test_the_draw_is_cut_to_a_last_batch_that_is_smaller(seen, split, rows):
+    hyper = tuned()
+    task = classification(image_sets(train=7, valid=7), 4, hyper.num_tuned)
+    draw = hyper.current() if rows == "one" else hyper.perturbed(4)
+    for count in (4, 3, 4):
+        step(task, split, draw)
+        images, labels, used = seen.pop()
+        assert len(images) == len(labels) == count
+        assert torch.equal(used.h, draw.h[:count]) and torch.equal(used.tuned_values, draw.tuned_values[:count])
+
+
+def test_seeds_give_orders():
+    orders = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        orders.append(classification(image_sets(train=50)).train.order.tolist())
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 7])
+def test_a_restored_task_goes_on_where_it_was(steps):
+    sets = image_sets()
+    task = classification(sets)
+    for _ in range(steps):
+        step(task, "train", constant().current())
+        step(task, "valid", constant().current())
+    state, random = task.state_dict(), torch.get_rng_state()
+    twin = classification(sets)
+    twin.model.load_state_dict(task.model.state_dict())
+    twin.load_state_dict(state)
+    losses = []
+    for goer in (task, twin):
+        torch.set_rng_state(random)
+        losses.append([step(goer, split, constant().current()).data for split in ("train", "valid") * 5])
+    assert losses[0] == losses[1]
+    assert (task.epochs, task.position) == (twin.epochs, twin.position)
+
+
+# Losses
+
+
+def test_a_steps_loss_and_accuracy_are_those_of_its_images(seen):
+    task = classification()
+    for split in ("train", "valid"):
+        loss = step(task, split, constant().current())
+        images, labels, _ = seen.pop()
+        logits = load_into(plain("small"), task.model)(images)
+        assert_close(loss.objective, F.cross_entropy(logits, labels))
+        assert_close(loss.data, loss.objective) and not loss.data.requires_grad
+        assert loss.accuracy.item() == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+
+
+@pytest.mark.parametrize("batch", [1, 4, 1000])
+def test_evaluation_is_a_mean_over_all_images(monkeypatch, batch):
+    monkeypatch.setattr(cnn.task, "EVALUATION_BATCH", batch)
+    sets = image_sets(valid=9, test=6)
+    task = classification(sets)
+    twin = load_into(plain("small"), task.model)
+    for split, images in (("valid", sets.valid), ("test", sets.test)):
+        means, deviations = torch.tensor([125.3, 123.0, 113.9]), torch.tensor([63.0, 62.1, 66.7])
+        x = (images.pixels - means[:, None, None]) / deviations[:, None, None]
+        logits = twin(x)
+        images.labels[:4] = logits.argmax(1)[:4]  # so that some are right
+        right = sum(int(logits[i].argmax()) == images.labels[i].item() for i in range(len(images)))
+        score = task.evaluate(split, constant(hue=0.4, cutholes=3.0, cutlength=20.0).current())
+        assert score.loss == pytest.approx(F.cross_entropy(logits, images.labels).item(), rel=1e-5)
+        assert score.accuracy == right / len(images) > 0
+    assert (task.train.position, task.valid.position) == (0, 0)
+
+
+# Augmentation
+
+
+AUGMENTED = {
+    "hue": 0.4, "contrast": 0.9, "sat": 0.9, "bright": 0.9, "indropout": 0.5, "inscale": 0.2,
+    "cutlength": 20.0, "cutholes": 3.0,
+}  # fmt: skip
+
+
+def test_training_images_are_augmented_and_validation_images_never(seen):
+    task = classification()
+    task.model.train()
+    draw = constant(**AUGMENTED).current()
+    assert sorted(AUGMENTED) == sorted(name for name in NAMES if "dropout" not in name or name == "indropout")
+    order = task.train.order[:4]
+    step(task, "train", draw)
+    assert not torch.equal(seen.pop()[0], normalized(scaled(task.train.images.pixels[order])))
+    order, before = task.valid.order[:4], torch.get_rng_state()
+    task.model.eval()
+    step(task, "valid", draw)
+    assert torch.equal(seen.pop()[0], normalized(scaled(task.valid.images.pixels[order])))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", [*AUGMENTED, "none"])
+def test_each_hyperparameter_acts_by_itself(name):
+    """The others at zero; and cutout needs both of its own."""
+    values = {name: AUGMENTED[name]} if name in AUGMENTED else {}
+    if name in STARTS:
+        values = {**STARTS, **values}
+    pixels = numbered(4).pixels
+    same = torch.equal(augmented(pixels, constant(**values).current()), normalized(scaled(pixels)))
+    assert same == (not values)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"), [("indropout", 0.9), ("inscale", 0.25), ("cutholes", 3), ("bright", 0.9), ("hue", 0.45)]
+)
+def test_each_example_is_augmented_by_its_own_value(name, column):
+    """All but the second example's are near zero: it alone changes by much."""
+    start = {**dict.fromkeys(NAMES, 1e-6), "cutlength": 20, "cutholes": 0, name: column}
+    hyper = Hyperparameters(
+        **{n: Tuned(start[n], spec.range, discrete=spec.discrete) for n, spec in specs("small").items()}
+    )
+    noise = torch.zeros(3, hyper.num_tuned)
+    noise[[0, 2], hyper.columns[name]] = -40.0
+    pixels = numbered(3).pixels
+    change = (augmented(pixels, hyper.perturbed(3, noise)) - normalized(scaled(pixels))).abs().amax((1, 2, 3))
+    assert change[1] > 0.01 and (change[[0, 2]] < 1e-3).all()
+
+
+def test_holes_are_zero_after_normalization():
+    """The mean colour, not black."""
+    images = augmented(numbered(8).pixels, constant(cutlength=16.0, cutholes=1.0).current())
+    dark = normalized(torch.zeros(1, 3, 32, 32)).max()
+    assert (images == 0).any() and images.min() >= normalized(torch.zeros(1, 3, 32, 32)).min() and dark < 0
+
+
+@pytest.mark.parametrize(("value", "floored"), [(0.99, 0), (1.0, 1), (4.5, 4), (24.999, 24)])
+def test_what_is_replayed_is_rounded_down(value, floored, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cnn.task, "cutout", lambda images, holes, length: asked.append((holes, length)) or images)
+    augmented(numbered(2).pixels, constant(cutlength=value, cutholes=min(value, 3.5)).current())
+    assert asked == [(min(floored, 3), floored)]
+    assert whole(torch.tensor([value])).item() == floored
+
+
+def test_normalization_is_as_published():
+    pixels = numbered(2).pixels
+    expected = torch.stack(
+        [(pixels[:, c].double() - m) / d for c, (m, d) in enumerate([(125.3, 63.0), (123.0, 62.1), (113.9, 66.7)])], 1
+    )
+    assert_close(normalized(scaled(pixels)).double(), expected, rtol=0, atol=1e-5)
+    assert scaled(pixels).max() <= 1
+
+
+# Discrete hyperparameters
+
+
+def spaces():
+    hyper = tuned()
+    return hyper, [hyper.columns["cutlength"], hyper.columns["cutholes"]]
+
+
+def test_discrete_values_are_whole_numbers_of_their_ranges():
+    hyper, columns = spaces()
+    for unconstrained in (torch.linspace(-50, 50, 2001), torch.linspace(-5, 5, 20_001)):
+        values = hyper.values(unconstrained[:, None].expand(-1, hyper.num_tuned))[:, columns]
+        for found, count in zip(values.T, (25, 4), strict=True):
+            assert set(found.tolist()) == set(map(float, range(count)))
+
+
+@pytest.mark.parametrize(("name", "end"), [("cutlength", 25), ("cutholes", 4)])
+def test_a_start_of_n_is_n(name, end):
+    for number in range(end):
+        spec = specs("small")[name]
+        hyper = Hyperparameters(x=Tuned(float(number), spec.range, discrete=spec.discrete))
+        assert hyper.current()["x"].item() == number
+        assert hyper.constrain(hyper.unconstrained).item() == pytest.approx(number + 0.5)
+
+
+def test_perturbed_discrete_values_are_distributed_as_their_floor():
+    """P(value ≤ n) is that of a normal λ below the λ of n + 1."""
+    hyper, columns = spaces()
+    count = 20_000
+    draw = hyper.perturbed(count)
+    for name, column, end in (("cutlength", columns[0], 25), ("cutholes", columns[1], 4)):
+        values = draw[name]
+        assert values.shape == (count,) and torch.equal(values, values.floor())
+        centre = hyper.unconstrained[column].item()
+        for number in range(end - 1):
+            below = math.log((number + 1) / (end - number - 1))
+            expected = 0.5 * (1 + math.erf((below - centre) / 0.5 / math.sqrt(2)))
+            found = (values <= number).double().mean().item()
+            assert found == pytest.approx(expected, abs=5 * math.sqrt(0.25 / count))
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("scales", [False, True])
+def test_the_gradient_of_discrete_ones_is_through_the_response(scales):
+    """In a hyperparameter step: λ moves too little to change a whole number, yet the loss follows."""
+    hyper, columns = spaces()
+    model = SmallCNN(hyper.num_tuned).eval()
+    for layer in layers_of(model):
+        if layer.num_hyper:
+            nn.init.normal_(layer.gate)
+    task = ImageClassification(model, image_sets(valid=4), 4)
+    state, noise = task.state_dict(), torch.randn(4, hyper.num_tuned)
+
+    def loss():
+        task.load_state_dict(state)
+        draw = hyper.perturbed(4, noise, differentiable=True) if scales else hyper.current()
+        return task.validation_loss(draw).objective
+
+    with frozen(model):
+        wanted = [hyper.unconstrained, hyper.raw_scale] if scales else [hyper.unconstrained]
+        for parameter, gradient in zip(wanted, torch.autograd.grad(loss(), wanted), strict=True):
+            for column in columns:
+                start, ends = parameter[column].item(), []
+                for side in (1e-5, -1e-5):
+                    parameter.data[column] = start + side
+                    assert hyper.current()["cutlength"] == 4 and hyper.current()["cutholes"] == 1
+                    ends.append(loss().item())
+                parameter.data[column] = start
+                assert gradient[column].item() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5)
+                assert abs(gradient[column].item()) > 1e-6
+    assert all(weight.grad is None for weight in model.parameters())
