@@ -6,8 +6,10 @@ touches pyplot's global state.
 
 import argparse
 import io
+import re
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -16,10 +18,20 @@ from typing import NamedTuple
 import matplotlib
 import numpy
 import pandas
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from stn.errors import UserError
 from stn.files import mendable, write_atomically
@@ -33,8 +45,19 @@ COLUMN, PAGE = 3.3, 7.0  # widths in inches of a paper's column and of its page
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (5, 1)), (0, (4, 1, 1, 1)), (0, (1, 0.8)), (0, (4, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Layers in their order: from dark to light with any colour vision, and in grey.
+DEPTHS = ("#440154", "#414487", "#2A788E", "#22A884", "#7AD151")
 CONSTANT = {"linestyle": (0, (2, 2)), "linewidth": 0.8}
+BAND = {"alpha": 0.15, "linewidth": 0}
 LOG_FACTOR = 4  # perplexities that span more than this get a logarithmic axis
+LABEL = 40  # characters of a legend's line
+# The order of an image classifier's panels: whatever acts alike is side by side.
+FAMILIES = (
+    *("dropout", "indropout", "fcdropout"),
+    *("hue", "contrast", "sat", "bright", "inscale", "cutlength", "cutholes"),
+)
+CUTOUT = {"cutlength": "hole length (pixels)", "cutholes": "number of holes"}
+MEASURES = {"ppl": "perplexity per token", "loss": "loss (nats)", "acc": "accuracy (%)"}
 
 STYLE = {
     "font.size": 8,
@@ -89,6 +112,11 @@ class Run:
         names = [name for name in table.columns if name not in BOOKKEEPING and not name.endswith(SCALE)]
         return {name: (table[x].to_numpy(), table[name].to_numpy()) for name in names} if len(table) else {}
 
+    def on(self, name: str, by: str = "epoch") -> bool:
+        """Whether this hyperparameter is there, and ever other than 0."""
+        curves = self.curves(by)
+        return name in curves and bool(curves[name][1].any())
+
     def tuned(self, name: str) -> bool:
         """Whether there are steps that tuned this hyperparameter, and the settings say where it started."""
         known = name in self.settings.get("ranges", {}) and isinstance(self.settings.get(name), int | float)
@@ -124,33 +152,72 @@ def schedules(runs: Sequence[Run]) -> Drawing:
     """Each hyperparameter's value against weight steps, a panel each; constants are thin dashed lines.
 
     A shaded band reaches one scale of a tuned one's perturbation below and above its value. Where a value changed in a
-    run without val.csv, all are drawn against epochs. Raises UserError where no run has a row yet.
+    run without val.csv, all are drawn against epochs. What is off in all runs has no panel. Raises UserError where no
+    run has a row yet.
     """
     with matplotlib.rc_context(STYLE):
         by = _schedule_axis(runs)
         curves = {run.path: run.curves(by) for run in runs}
         drawn, skipped = _split(runs, [run for run in runs if curves[run.path]], "holds no whole row of values yet")
-        names = list(dict.fromkeys(name for run in drawn for name in curves[run.path]))
-        # Dashes go to runs that move: a lone one among constants is solid.
-        moving = [run.path for run in drawn if _changes(curves[run.path])]
-        styles = {path: {"linestyle": dashes} for path, dashes in zip(moving, cycle(DASHES))}
-        longest = 1.02 * max(x[-1] for run in drawn for x, _ in curves[run.path].values()) or 1
+        names = _ordered(name for run in drawn for name in curves[run.path])
+        names = [name for name in names if any(run.on(name, by) for run in drawn)] or names
+        styles = _styles(drawn, by)
         figure, panels, spare = _grid(len(names))
         for panel, name in zip(panels, names, strict=True):
             for run, color in zip(drawn, cycle(COLORS)):
-                if name in curves[run.path]:
-                    if band := run.band(name, by):
-                        panel.fill_between(curves[run.path][name][0], *band, color=color, alpha=0.15, linewidth=0)
-                    _draw_schedule(panel, *curves[run.path][name], color, styles.get(run.path, CONSTANT))
-            _finish_schedule(panel, name, longest)
-        for panel in _lowest(panels):
-            panel.set_xlabel("weight step" if by == "train_step" else "epoch")
+                _draw_schedule(panel, run, name, by, color, styles[run.path])
+            _finish_schedule(panel, name, _longest(drawn, by))
+        _label_lowest(panels, by)
         figure.align_ylabels(panels)
-        handles = [
-            _key(label, color=color, **styles.get(run.path, CONSTANT))
-            for run, label, color in zip(drawn, labels(drawn), cycle(COLORS))
-        ]
-        _legend(figure, spare, handles)
+        _legend(figure, spare, [*_run_keys(drawn, styles), *_band_keys(panels, _key_color(drawn))])
+        return Drawing(figure, skipped)
+
+
+def dropouts(runs: Sequence[Run]) -> Drawing:
+    """The dropout rates of an image classifier's layers against epochs, a panel for each run.
+
+    Convolutional layers are solid, from dark (the first) to light; fully connected ones dashed; the input dotted.
+    Raises UserError where no run has such rates, or all are 0.
+    """
+    with matplotlib.rc_context(STYLE):
+        rates = {run.path: [name for name in run.curves("epoch") if _is_rate(name) and run.on(name)] for run in runs}
+        drawn, skipped = _split(runs, [run for run in runs if rates[run.path]], "holds no dropout rates of layers")
+        names = _ordered(name for run in drawn for name in rates[run.path])
+        figure, panels, spare = _grid(len(drawn), height=1.7, sharey=True)
+        titles = [_wrapped(label, 30) for label in labels(drawn)] if len(drawn) > 1 else [""]
+        for panel, run, title in zip(panels, drawn, titles, strict=True):
+            for name in rates[run.path]:
+                panel.plot(*run.curves("epoch")[name], **_layer_style(name))
+            _finish_schedule(panel, "dropout rate" if panel is panels[0] else "", _longest(drawn, "epoch"))
+            panel.set_title(title, fontsize=STYLE["legend.fontsize"])
+        _grow(figure, max(title.count("\n") for title in titles))
+        panels[0].set_ylim(0, 1.08 * max(panel.dataLim.ymax for panel in panels))
+        _label_lowest(panels, "epoch")
+        _legend(figure, spare, [_key(name, **_layer_style(name)) for name in names])
+        return Drawing(figure, skipped)
+
+
+def cutout(runs: Sequence[Run]) -> Drawing:
+    """Length and number of cutout's holes against epochs, before they are rounded down, and rounded down as steps.
+
+    The band is that of `schedules`. Raises UserError where no run cuts out.
+    """
+    with matplotlib.rc_context(STYLE):
+        having = [run for run in runs if all(run.on(name) for name in CUTOUT)]
+        drawn, skipped = _split(runs, having, "cuts no holes")
+        figure, panels, _ = _grid(len(CUTOUT), height=1.7)
+        styles = _styles(drawn, "epoch")
+        for panel, (name, label) in zip(panels, CUTOUT.items(), strict=True):
+            for run, color in zip(drawn, cycle(COLORS)):
+                _draw_schedule(panel, run, name, "epoch", color, styles[run.path])
+                x, values = run.curves("epoch")[name]
+                panel.plot(x, numpy.floor(values), color=color, drawstyle="steps-mid", linewidth=0.6)
+            _finish_schedule(panel, label, _longest(drawn, "epoch"))
+            panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        _label_lowest(panels, "epoch")
+        color = _key_color(drawn)
+        handles = [_key("before rounding", color=color), _key("rounded down", color=color, linewidth=0.6)]
+        _legend(figure, None, [*_run_keys(drawn, styles), *handles, *_band_keys(panels, color)])
         return Drawing(figure, skipped)
 
 
@@ -188,32 +255,15 @@ def perplexities(runs: Sequence[Run]) -> Drawing:
 
     Raises UserError where no run has an epoch's perplexities yet.
     """
-    with matplotlib.rc_context(STYLE):
-        wanted = {"epoch", "time", "train_ppl", "val_ppl", "val_loss"}
-        having = [run for run in runs if len(run.epoch) and wanted <= {*run.epoch.columns}]
-        drawn, skipped = _split(runs, having, "holds no perplexities of a whole epoch yet")
-        seconds, unit = _time_unit(max(run.epoch["time"].max() for run in drawn))
-        figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
-        by_epoch, by_time = figure.subplots(1, 2, sharey=True)
-        for run, color, marker in zip(drawn, cycle(COLORS), cycle(MARKERS)):
-            for panel, x in ((by_epoch, run.epoch["epoch"]), (by_time, run.epoch["time"] / seconds)):
-                _draw_perplexity(panel, x.to_numpy(), run, color, marker)
-        _scale_perplexity(by_epoch, drawn)
-        by_epoch.set(xlabel="epoch", ylabel="perplexity per token")
-        by_time.set_xlim(left=0)
-        by_time.set_xlabel(f"time ({unit})")
-        by_epoch.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        handles = [
-            _key(label, color=color, marker=marker, markersize=4)
-            for label, color, marker in zip(labels(drawn), cycle(COLORS), cycle(MARKERS))
-        ]
-        handles += [
-            _key("validation", color="0.35"),
-            _key("training", color="0.35", **CONSTANT),
-            _key("best epoch", color="0.35", linestyle="none", marker="o", markersize=4),
-        ]
-        _legend(figure, None, handles)
-        return Drawing(figure, skipped)
+    return _scores(runs, [("ppl", "epoch"), ("ppl", "time")], "perplexities")
+
+
+def accuracies(runs: Sequence[Run]) -> Drawing:
+    """Loss and accuracy, of training and validation, against epochs; a marker shows each run's best epoch.
+
+    Raises UserError where no run has an epoch's accuracies yet.
+    """
+    return _scores(runs, [("loss", "epoch"), ("acc", "epoch")], "accuracies")
 
 
 def save(figure: Figure, path: Path | str) -> list[Path]:
@@ -268,6 +318,37 @@ def _schedule_axis(runs: Iterable[Run]) -> str:
     return "epoch" if unknown or all(run.val.empty for run in runs) else "train_step"
 
 
+def _ordered(names: Iterable[str]) -> list[str]:
+    """Each name once, as the runs have them; those of FAMILIES in its order, after all others."""
+    rank = {family: place for place, family in enumerate(FAMILIES)}
+    return sorted(dict.fromkeys(names), key=lambda name: rank.get(name.rstrip("0123456789"), -1))
+
+
+def _styles(runs: Iterable[Run], by: str) -> dict[Path, dict]:
+    """A line style for each run. Dashes go to those that move: a lone one among constants is solid."""
+    dashes = cycle(DASHES)
+    return {run.path: {"linestyle": next(dashes)} if _changes(run.curves(by)) else CONSTANT for run in runs}
+
+
+def _longest(runs: Iterable[Run], by: str) -> float:
+    """The end of the schedules' axis, a little after the longest run's last value."""
+    return 1.02 * max(x[-1] for run in runs for x, _ in run.curves(by).values()) or 1
+
+
+def _is_rate(name: str) -> bool:
+    return re.fullmatch(r"(in|fc)?dropout\d*", name) is not None
+
+
+def _layer_style(name: str) -> dict:
+    """The line of a layer's dropout rate, by the layer's kind and number."""
+    layer = int(re.search(r"\d*$", name)[0] or 0)
+    if name.startswith("in"):
+        return {"color": "black", "linestyle": (0, (1, 0.8))}
+    if name.startswith("fc"):
+        return {"color": ("#D55E00", "#E69F00")[layer % 2], "linestyle": (0, (5, 1))}
+    return {"color": DEPTHS[layer % len(DEPTHS)]}
+
+
 def _changes(curves: dict[str, tuple[numpy.ndarray, numpy.ndarray]]) -> bool:
     return any(not _constant(values) for _, values in curves.values())
 
@@ -284,24 +365,32 @@ def _split(runs: Sequence[Run], drawn: list[Run], why: str) -> tuple[list[Run], 
     return drawn, skipped
 
 
-def _grid(count: int) -> tuple[Figure, list[Axes], Axes | None]:
-    """A figure of `count` panels, and the cell that is left over for the legend, if any."""
+def _grid(count: int, height: float = 1.35, sharey: bool = False) -> tuple[Figure, list[Axes], Axes | None]:
+    """A figure of `count` panels, and the cell that is left over for the legend, if any; height: inches a row."""
     columns = min(count, 4) if count != 4 else 2
     rows = -(-count // columns)
     width = COLUMN if columns < 3 else PAGE
-    figure = Figure(figsize=(width, 0.35 + 1.35 * rows), layout="constrained")
-    cells = list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure = Figure(figsize=(width, 0.35 + height * rows), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.07)
+    cells = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
     for cell in cells[count:]:
         cell.set_axis_off()
     return figure, cells[:count], cells[count] if count < len(cells) else None
 
 
-def _lowest(panels: Sequence[Axes]) -> list[Axes]:
-    """The lowest panel of each column."""
-    return list({panel.get_subplotspec().colspan.start: panel for panel in panels}.values())
+def _label_lowest(panels: Sequence[Axes], by: str) -> None:
+    """Name the axis below the lowest panel of each column."""
+    for panel in {panel.get_subplotspec().colspan.start: panel for panel in panels}.values():
+        panel.set_xlabel("weight step" if by == "train_step" else "epoch")
 
 
-def _draw_schedule(panel: Axes, x: numpy.ndarray, values: numpy.ndarray, color: str, style: dict) -> None:
+def _draw_schedule(panel: Axes, run: Run, name: str, by: str, color: str, style: dict) -> None:
+    """A run's hyperparameter with the band of its perturbation, where it has them."""
+    if name not in run.curves(by):
+        return
+    x, values = run.curves(by)[name]
+    if band := run.band(name, by):
+        panel.fill_between(x, *band, color=color, **BAND)
     if _constant(values):
         panel.axhline(values[0], color=color, **CONSTANT)
     else:
@@ -317,20 +406,62 @@ def _finish_schedule(panel: Axes, name: str, longest: float) -> None:
         panel.set_ylim(0, 1.08 * high) if high else panel.set_ylim(-0.04, 1)
     panel.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    panel.yaxis.set_major_locator(MaxNLocator(4))
+    panel.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 2.5, 5, 10)))
 
 
-def _draw_perplexity(panel: Axes, x: numpy.ndarray, run: Run, color: str, marker: str) -> None:
-    best = run.best()
-    panel.plot(x, run.epoch["train_ppl"], color=color, **CONSTANT)
-    panel.plot(x, run.epoch["val_ppl"], color=color)
-    panel.plot(x[best], run.epoch["val_ppl"].iloc[best], color=color, marker=marker, markersize=4, clip_on=False)
+def _scores(runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str) -> Drawing:
+    """Measures of training and validation, a panel each. curves: (one of MEASURES, "epoch" or "time")."""
+    with matplotlib.rc_context(STYLE):
+        wanted = {"epoch", "time", "val_loss"}
+        wanted |= {f"{split}_{measure}" for split in ("train", "val") for measure, _ in curves}
+        having = [run for run in runs if len(run.epoch) and wanted <= {*run.epoch.columns}]
+        drawn, skipped = _split(runs, having, f"holds no {what} of a whole epoch yet")
+        same = len({measure for measure, _ in curves}) == 1
+        figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
+        panels = figure.subplots(1, len(curves), sharey=same)
+        for panel, (measure, by) in zip(panels, curves, strict=True):
+            unit = _scale_x(panel, by, drawn)
+            for run, color, marker in zip(drawn, cycle(COLORS), cycle(MARKERS)):
+                _draw_score(panel, run, measure, run.epoch[by].to_numpy() / unit, color, marker)
+            if by == "time":
+                panel.set_xlim(left=0)
+            _scale_score(panel, measure, drawn)
+            if panel is panels[0] or not same:
+                panel.set_ylabel(MEASURES[measure])
+        markers = {run.path: {"marker": marker, "markersize": 4} for run, marker in zip(drawn, cycle(MARKERS))}
+        handles = [
+            _key("validation", color="0.35"),
+            _key("training", color="0.35", **CONSTANT),
+            _key("best epoch", color="0.35", linestyle="none", marker="o", markersize=4),
+        ]
+        _legend(figure, None, [*_run_keys(drawn, markers), *handles])
+        return Drawing(figure, skipped)
 
 
-def _scale_perplexity(panel: Axes, runs: Sequence[Run]) -> None:
-    values = numpy.concatenate([run.epoch[["train_ppl", "val_ppl"]].to_numpy().ravel() for run in runs])
+def _draw_score(panel: Axes, run: Run, measure: str, x: numpy.ndarray, color: str, marker: str) -> None:
+    best, valid = run.best(), run.epoch[f"val_{measure}"]
+    panel.plot(x, run.epoch[f"train_{measure}"], color=color, **CONSTANT)
+    panel.plot(x, valid, color=color)
+    panel.plot(x[best], valid.iloc[best], color=color, marker=marker, markersize=4, clip_on=False)
+
+
+def _scale_x(panel: Axes, by: str, runs: Sequence[Run]) -> float:
+    """Set up a score's axis of epochs or of time; what its numbers are to be divided by."""
+    if by == "epoch":
+        panel.set_xlabel("epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        return 1.0
+    seconds, unit = _time_unit(max(run.epoch["time"].max() for run in runs))
+    panel.set_xlabel(f"time ({unit})")
+    return seconds
+
+
+def _scale_score(panel: Axes, measure: str, runs: Sequence[Run]) -> None:
+    if measure == "acc":
+        panel.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    values = numpy.concatenate([run.epoch[[f"train_{measure}", f"val_{measure}"]].to_numpy().ravel() for run in runs])
     values = values[numpy.isfinite(values)]
-    if not len(values) or values.max() < LOG_FACTOR * values.min():
+    if measure != "ppl" or not len(values) or values.max() < LOG_FACTOR * values.min():
         return
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))
@@ -352,14 +483,49 @@ def _key(label: str, **style) -> Line2D:
     return Line2D([], [], label=label, **style)
 
 
-def _legend(figure: Figure, cell: Axes | None, handles: list[Line2D]) -> None:
+def _run_keys(runs: Sequence[Run], styles: dict[Path, dict]) -> list[Artist]:
+    """An entry for each run; a lone one needs none."""
+    if len(runs) == 1:
+        return []
+    entries = zip(runs, labels(runs), cycle(COLORS))
+    return [_key(_wrapped(label, LABEL), color=color, **styles[run.path]) for run, label, color in entries]
+
+
+def _band_keys(panels: Sequence[Axes], color: str) -> list[Artist]:
+    """The entry of the bands, where a panel has one."""
+    banded = any(panel.collections for panel in panels)
+    return [Patch(color=color, label="± 1 scale of\nthe perturbation", **BAND)] if banded else []
+
+
+def _key_color(runs: Sequence[Run]) -> str:
+    """The colour of what the legend says of all runs."""
+    return COLORS[0] if len(runs) == 1 else "0.35"
+
+
+def _wrapped(label: str, width: int) -> str:
+    """In lines, which may end after an underscore."""
+    return "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(label.replace("_", "_ "), width))
+
+
+def _legend(figure: Figure, cell: Axes | None, handles: list[Artist]) -> None:
     """In the cell that is left over; without one, or with labels too long for it, below the panels."""
-    if cell is not None and max(len(handle.get_label()) for handle in handles) <= 22 and len(handles) <= 7:
+    if not handles:
+        return
+    lines = [handle.get_label().split("\n") for handle in handles]
+    longest = max(len(line) for label in lines for line in label)
+    if cell is not None and longest <= 22 and len(handles) <= 7:
         cell.legend(handles=handles, loc="center")
-    else:
-        longest = max(len(handle.get_label()) for handle in handles)
-        columns = max(1, int(figure.get_figwidth() / (0.45 + 0.06 * longest)))
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+        return
+    columns = min(max(1, int(figure.get_figwidth() / (0.45 + 0.06 * longest))), len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    rows = -(-len(handles) // columns)
+    tallest = max(sum(map(len, lines[first : first + rows])) for first in range(0, len(lines), rows))
+    _grow(figure, tallest - 1)
+
+
+def _grow(figure: Figure, lines: int) -> None:
+    """Make room for lines of text, so that the panels keep their height."""
+    figure.set_figheight(figure.get_figheight() + 0.14 * lines)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -376,7 +542,7 @@ def main(argv: list[str] | None = None) -> int:
             status = _complain(f"left out: {error}")
     if not runs:
         return status
-    for draw in (schedules, perplexities):
+    for draw in _drawings(runs):
         try:
             figure, skipped = draw(runs)
             for line in skipped:
@@ -386,6 +552,20 @@ def main(argv: list[str] | None = None) -> int:
         except UserError as error:
             status = _complain(f"{draw.__name__}: {error}")
     return status
+
+
+def _drawings(runs: Sequence[Run]) -> list[Callable[[Sequence[Run]], Drawing]]:
+    """Which figures the runs have columns for."""
+    columns = {name for run in runs for name in run.epoch.columns}
+    on = {name for run in runs for name in run.curves("epoch") if run.on(name)}
+    wanted = {
+        schedules: True,
+        dropouts: any(map(_is_rate, on)),
+        cutout: CUTOUT.keys() <= on,
+        perplexities: "val_ppl" in columns,
+        accuracies: "val_acc" in columns,
+    }
+    return [draw for draw, drawn in wanted.items() if drawn]
 
 
 def _find(path: str) -> Path:

@@ -11,6 +11,7 @@ import yaml
 
 from stn import figures
 from stn.errors import UserError
+from stn.hyperparameters import neighbourhood
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = [  # epoch, time, train_loss, val_loss, train_ppl, val_ppl, alpha, dropouto, lr
@@ -339,3 +340,184 @@ def test_all_panels_reach_as_far_as_the_longest_run(make_run, fixed):
     figure, _ = draw(make_run(), fixed)
     limits = {axes.get_xlim() for axes in figure.axes if axes.axison}
     assert len(limits) == 1 and limits.pop() == (0, pytest.approx(6, rel=0.05))
+
+
+# Image classifiers
+
+
+IMAGE_NAMES = ["dropout0", "dropout1", "dropout2", "dropout3", "dropout4", "hue", "contrast", "sat", "bright"]
+IMAGE_NAMES += ["indropout", "inscale", "cutlength", "cutholes", "fcdropout0", "fcdropout1"]
+IMAGE_RANGES = dict.fromkeys(IMAGE_NAMES, (0.0, 0.9)) | {"cutlength": (0.0, 25.0), "cutholes": (0.0, 4.0)}
+IMAGE_HEADER = "epoch,time,train_loss,val_loss,train_acc,val_acc"
+IMAGE_SCORES = [(0, 60, 2.5, 2.0, 0.25, 0.5), (1, 120, 1.5, 1.25, 0.5, 0.75), (2, 180, 1.0, 1.5, 0.875, 0.625)]
+
+
+def image_values(name):
+    """A hyperparameter's value after each epoch."""
+    if name in ("cutlength", "cutholes"):
+        return {"cutlength": [4.5, 7.25, 9.75], "cutholes": [1.5, 2.25, 0.75]}[name]
+    place = IMAGE_NAMES.index(name)
+    return [0.05, 0.1 + place / 50, 0.2 + place / 50]
+
+
+@pytest.fixture
+def image_run(make_run):
+    def make(name="images", names=IMAGE_NAMES, tuned=IMAGE_NAMES, off=(), rows=3):
+        header = ",".join([IMAGE_HEADER, *names, *(f"{tune}_scale" for tune in tuned), "lr"])
+        columns = [[0.0] * 3 if one in off else image_values(one) for one in names]
+        values = zip(*columns, *([0.5, 0.75, 1.0] for _ in tuned), strict=True)
+        lines = [(*scores, *row, 0.01) for scores, row in zip(IMAGE_SCORES, values, strict=True)][:rows]
+        path = make_run(name, epoch=table(header, lines), val=None)
+        ranges = {tune: [*IMAGE_RANGES[tune]] for tune in tuned}
+        (path / "args.yaml").write_text(yaml.safe_dump({"model": "alexnet", "ranges": ranges}))
+        return path
+
+    return make
+
+
+def test_fifteen_schedules_are_grouped_and_banded(image_run):
+    figure, _ = draw(image_run())
+    order = ["dropout0", "dropout1", "dropout2", "dropout3", "dropout4", "indropout", "fcdropout0", "fcdropout1"]
+    order += ["hue", "contrast", "sat", "bright", "inscale", "cutlength", "cutholes"]
+    assert [axes.get_ylabel() for axes in figure.axes if axes.axison] == order
+    for name in IMAGE_NAMES:
+        (line,) = panel(figure, name).lines
+        assert points(line) == list(zip([0, 1, 2], image_values(name), strict=True))
+        x, low, high = band(figure, name)
+        expected = neighbourhood(image_values(name), [0.5, 0.75, 1.0], IMAGE_RANGES[name])
+        assert (x, list(low), list(high)) == ([0, 1, 2], *map(pytest.approx, expected))
+
+
+def test_what_is_off_has_no_panel(image_run):
+    off = [name for name in IMAGE_NAMES if name not in ("hue", "sat")]
+    figure, _ = draw(image_run(tuned=["hue", "sat"], off=off))
+    assert [axes.get_ylabel() for axes in figure.axes if axes.axison] == ["hue", "sat"]
+    # Nothing at all is on: the zeros are what there is to see.
+    figure, _ = draw(image_run("none", tuned=[], off=IMAGE_NAMES))
+    assert len([axes for axes in figure.axes if axes.axison]) == 15
+
+
+def test_dropout_of_all_layers_is_in_one_panel(image_run):
+    figure, skipped = draw(image_run(), kind=figures.dropouts)
+    (axes,) = figure.axes
+    names = [name for name in IMAGE_NAMES if "dropout" in name]
+    (legend,) = figure.legends
+    drawn = {text.get_text(): key for text, key in zip(legend.get_texts(), legend.get_lines(), strict=True)}
+    assert {*drawn} == {*names} and len(axes.lines) == len(names) and skipped == []
+    look = {(line.get_color(), line.get_linestyle(), str(line._unscaled_dash_pattern)): line for line in axes.lines}
+    assert len(look) == len(names)
+    for name, key in drawn.items():
+        line = look[key.get_color(), key.get_linestyle(), str(key._unscaled_dash_pattern)]
+        assert points(line) == list(zip([0, 1, 2], image_values(name), strict=True))
+    assert axes.get_ylabel() == "dropout rate" and axes.get_xlabel() == "epoch"
+
+
+def test_each_run_has_its_own_panel_of_dropout(image_run):
+    off = [name for name in IMAGE_NAMES if name != "dropout4"]
+    figure, _ = draw(image_run("b"), image_run("a", tuned=["dropout4"], off=off), kind=figures.dropouts)
+    first, second = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["b", "a"]
+    assert (len(first.lines), len(second.lines)) == (8, 1)
+    # One scale, on which nothing is cut off.
+    assert first.get_ylim() == second.get_ylim() and first.get_ylim()[1] > max(image_values("fcdropout1"))
+
+
+def test_cutout_is_drawn_unfloored_floored_and_banded(image_run):
+    figure, _ = draw(image_run(), kind=figures.cutout)
+    floors = {"cutlength": [4, 7, 9], "cutholes": [1, 2, 0]}
+    for name, label in (("cutlength", "hole length (pixels)"), ("cutholes", "number of holes")):
+        line, steps = panel(figure, label).lines
+        assert points(line) == list(zip([0, 1, 2], image_values(name), strict=True))
+        assert points(steps) == list(zip([0, 1, 2], floors[name], strict=True))
+        assert steps.get_drawstyle() == "steps-mid"
+        _, low, high = band(figure, label)
+        expected = neighbourhood(image_values(name), [0.5, 0.75, 1.0], IMAGE_RANGES[name])
+        assert (list(low), list(high)) == tuple(map(pytest.approx, expected))
+        assert panel(figure, label).get_ylim()[1] >= max(high)
+
+
+def test_accuracies_plot_the_csv(image_run):
+    figure, _ = draw(image_run(), kind=figures.accuracies)
+    loss, accuracy = figure.axes
+    for axes, column in ((loss, 2), (accuracy, 4)):
+        train, valid, best = axes.lines
+        assert points(train) == [(row[0], row[column]) for row in IMAGE_SCORES]
+        assert points(valid) == [(row[0], row[column + 1]) for row in IMAGE_SCORES]
+        assert points(best) == [(1, IMAGE_SCORES[1][column + 1])]  # the lowest validation loss
+        assert axes.get_xlabel() == "epoch"
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss (nats)", "accuracy (%)")
+    assert accuracy.yaxis.get_major_formatter()(0.5) == "50"
+
+
+@pytest.mark.parametrize("kind", [figures.schedules, figures.dropouts, figures.cutout, figures.accuracies])
+def test_all_of_an_image_run_is_in_view(image_run, kind):
+    assert_in_view(draw(image_run(), kind=kind).figure)
+
+
+@pytest.mark.parametrize("kind", [figures.schedules, figures.perplexities])
+def test_all_of_a_language_model_is_in_view(make_run, kind):
+    assert_in_view(draw(make_run(), kind=kind).figure)
+
+
+def assert_in_view(figure):
+    for axes in filter(lambda axes: axes.axison, figure.axes):
+        for line in axes.lines:
+            for values, (low, high) in ((line.get_xdata(), axes.get_xlim()), (line.get_ydata(), axes.get_ylim())):
+                assert low <= min(values) and max(values) <= high
+
+
+FEW = ["dropout0", "hue", "cutlength", "cutholes"]
+
+
+def test_what_is_drawn_is_what_the_columns_allow(make_run, image_run):
+    def names(*paths):
+        return [kind.__name__ for kind in figures._drawings([figures.read_run(path) for path in paths])]
+
+    images, language = image_run(), make_run()
+    hue = image_run("hue", tuned=["hue"], off=[name for name in IMAGE_NAMES if name != "hue"])
+    assert names(hue) == ["schedules", "accuracies"]
+    assert names(images) == ["schedules", "dropouts", "cutout", "accuracies"]
+    assert names(language) == ["schedules", "perplexities"]
+    assert names(images, language) == ["schedules", "dropouts", "cutout", "perplexities", "accuracies"]
+
+
+def test_main_draws_a_run_of_one_epoch(image_run, tmp_path, recwarn):
+    assert figures.main([str(image_run(names=FEW, tuned=FEW, rows=1)), "--out", str(tmp_path / "out")]) == 0
+    kinds = ("schedules", "dropouts", "cutout", "accuracies")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        f"{kind}.{suffix}" for kind in kinds for suffix in ("pdf", "png")
+    }
+    assert not recwarn
+
+
+@pytest.mark.parametrize("kind", [figures.dropouts, figures.cutout, figures.accuracies])
+def test_a_language_model_is_left_out_of_the_images_figures(make_run, image_run, kind):
+    language = make_run()
+    _, (line,) = draw(language, image_run(), kind=kind)
+    assert line.startswith(str(language)) and "\n" not in line
+    with pytest.raises(UserError, match="nothing to draw"):
+        draw(language, kind=kind)
+
+
+@pytest.mark.parametrize("kind", [figures.schedules, figures.dropouts, figures.cutout, figures.accuracies])
+def test_long_names_fit(image_run, kind):
+    """Nothing overlaps: legend and panels are apart, and all lies on the figure."""
+    words = "batch_size128_modelalexnet_total_epochs500_tune_all_tune_scales_valid_lr0.003_warmup_epochs5"
+    figure = draw(*(image_run(f"{name}_{words}", FEW, FEW) for name in "abc"), kind=kind).figure
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert figure.bbox.padded(1).contains(box.x0, box.y0) and figure.bbox.padded(1).contains(box.x1, box.y1)
+    panels = [axes for axes in figure.axes if axes.axison]
+    for axes in panels:
+        assert axes.get_tightbbox().y0 >= box.y1 - 1
+        assert axes.bbox.height > 0.5 * figure.dpi  # half an inch
+        assert sum(axes.get_tightbbox().overlaps(other.get_tightbbox()) for other in panels) == 1  # itself
+    texts = figure.findobj(lambda artist: hasattr(artist, "get_fontsize") and artist.get_text())
+    assert min(text.get_fontsize() for text in texts) >= 7
+
+
+def test_a_lone_run_has_no_name_in_the_legend(image_run):
+    figure, _ = draw(image_run(), kind=figures.cutout)
+    words = [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()]
+    assert words == ["before rounding", "rounded down", "± 1 scale of the perturbation"]

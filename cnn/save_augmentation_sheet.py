@@ -1,0 +1,182 @@
+"""Draw training images as a run augmented them after its first, middle and last epoch."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cnn.hyperparameters import specs
+from cnn.hypertrain import SCRIPT
+from cnn.models import MODELS
+from cnn.task import augmented, scaled, unnormalized
+from stn import figures
+from stn.errors import UserError
+from stn.hyperparameters import Hyperparameters, Tuned
+from stn.schedules import SCALE, Constant
+from stn.scripts import options
+from stn.scripts.options import ROOT
+from stn.scripts.screen import say
+
+NAME = "save_augmentation_sheet.py"
+ROWS = 3  # of each epoch
+MOST_IMAGES = 30  # beyond which they are too small to see
+# Inches: the labels' width, an image's at most, a label's line, the space between two blocks and above the first.
+MARGIN, LARGEST, LINE, GAP, TOP = 1.45, 0.6, 0.13, 0.12, 0.03
+# What `augmented` reads, by what it is called in the sheet.
+LABELS = {
+    "hue": "hue",
+    "sat": "saturation",
+    "contrast": "contrast",
+    "bright": "brightness",
+    "indropout": "input dropout",
+    "inscale": "input scaling",
+    "cutlength": "cutout length (px)",
+    "cutholes": "cutout holes",
+}
+NEEDED = ("data", "data_checksum", "model", "percent_valid", "batch_size")  # of args.yaml
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
+    args = parser().parse_args(argv)
+    return options.exit_status(NAME, lambda: draw(args), "start it again")
+
+
+def parser() -> options.OneLineParser:
+    parser = options.OneLineParser(prog=NAME, description=__doc__)
+    add = parser.add_argument
+    add("run", metavar="RUN", help="the folder of an image classifier's run")
+    add(
+        "--out",
+        type=Path,
+        default=ROOT / "plots" / "augmentation",
+        metavar="PATH",
+        help="the figure's path, but for .pdf and .png (default: plots/augmentation)",
+    )
+    add("--images", type=options.positive_int, default=12, metavar="N", help="how many images, a column each")
+    add("--seed", type=options.nonnegative_int, default=0, help="which images, and their random augmentation")
+    return parser
+
+
+def draw(args: Namespace) -> None:
+    """Draw the sheet. Raises UserError where the run, its data or its epochs are not there, or it is of no images."""
+    if args.images > MOST_IMAGES:
+        raise UserError(f"--images {args.images} is more than a page has room for: give at most {MOST_IMAGES}")
+    run = figures.read_run(options.find(args.run, "the run"))
+    epochs = recorded(run)
+    pixels = some_images(run.settings, args.images, args.seed)
+    blocks = [augmented_rows(pixels, drawer(row, run.settings), args.seed) for row in epochs]
+    for file in figures.save(sheet(scaled(pixels), blocks, epochs), args.out):
+        say(f"wrote {file}")
+
+
+def recorded(run: figures.Run) -> list[dict[str, float]]:
+    """The rows of epoch.csv for the first, middle and last epoch, as far as these differ.
+
+    Raises UserError where no epoch has ended, or the run is of no image classifier.
+    """
+    if [name for name in NEEDED if name not in run.settings] or run.settings["model"] not in MODELS:
+        raise UserError(f"{run.path} is no run of an image classifier: give one of cnn/hypertrain.py")
+    if run.epoch.empty:
+        raise UserError(f"no epoch of {run.path} has ended yet: let it train first")
+    if missing := [name for name in LABELS if name not in run.epoch]:
+        raise UserError(f"{run.path / 'epoch.csv'} has no column {missing[0]}: give a run of cnn/hypertrain.py")
+    last = len(run.epoch) - 1
+    return [run.epoch.iloc[place].to_dict() for place in sorted({0, last // 2, last})]
+
+
+def some_images(settings: Mapping, count: int, seed: int) -> Tensor:
+    """Training images of a run, chosen by the seed: (count, 3, 32, 32) uint8.
+
+    Raises UserError where its data is not there or has changed, or there are not so many.
+    """
+    pixels = SCRIPT.reload(Namespace(**settings)).train.pixels
+    if count > len(pixels):
+        raise UserError(f"--images {count} is more than the {len(pixels)} training images: lower it")
+    return pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:count]]
+
+
+def drawer(row: Mapping[str, float], settings: Mapping) -> Hyperparameters:
+    """The hyperparameters of augmentation as an epoch's row recorded them; those tuned, with their scales."""
+    ranges = settings.get("ranges", {})
+    discrete = {name for name, spec in specs(settings["model"]).items() if spec.discrete}
+    sources = {}
+    for name in LABELS:
+        if name in ranges and name + SCALE in row:
+            # A discrete one starts half above its initial value; the row has it as it is.
+            start = row[name] - 0.5 * (name in discrete)
+            sources[name] = Tuned(start, tuple(ranges[name]), row[name + SCALE], discrete=name in discrete)
+        else:
+            sources[name] = Constant(row[name])
+    return Hyperparameters(**sources)
+
+
+def augmented_rows(pixels: Tensor, hyper: Hyperparameters, seed: int) -> Tensor:
+    """pixels (N, 3, 32, 32) uint8 -> (ROWS, N, 3, 32, 32) in [0, 1], each perturbed and augmented by itself.
+
+    The same seed has the same random numbers, as far as the same operations are on.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        examples = pixels.repeat(ROWS, 1, 1, 1)
+        images = augmented(examples, hyper.perturbed(len(examples)))
+    return unnormalized(images).clamp(0, 1).unflatten(0, (ROWS, len(pixels)))
+
+
+def sheet(originals: Tensor, blocks: Sequence[Tensor], epochs: Sequence[Mapping[str, float]]) -> Figure:
+    """A row of originals (N, 3, 32, 32), and a block of rows (ROWS, N, 3, 32, 32) for each epoch; all in [0, 1].
+
+    epochs: rows of epoch.csv, whose values stand beside the blocks.
+    """
+    blocks = [originals[None], *blocks]
+    texts = [("original", {})] + [(f"epoch {row['epoch']:g}", values_in_words(row)) for row in epochs]
+    side = min((figures.PAGE - MARGIN) / len(originals), LARGEST)
+    heights = [
+        max(len(block) * side, (1 + len(values)) * LINE) for block, (_, values) in zip(blocks, texts, strict=True)
+    ]
+    width, height = MARGIN + len(originals) * side, TOP + sum(heights) + GAP * (len(blocks) - 1)
+    with matplotlib.rc_context(figures.STYLE):
+        figure = Figure(figsize=(width, height))
+        top = height - TOP
+        for block, tall, text in zip(blocks, heights, texts, strict=True):
+            high = len(block) * side
+            box = (MARGIN / width, (top - high) / height, 1 - MARGIN / width, high / height)
+            draw_block(figure.add_axes(box), block)
+            write_label(figure, top, *text)
+            top -= tall + GAP
+    return figure
+
+
+def values_in_words(row: Mapping[str, float]) -> dict[str, str]:
+    """An epoch's values by their labels; discrete ones are not rounded down."""
+    return {label: f"{row[name]:.2f}" for name, label in LABELS.items()}
+
+
+def draw_block(panel: Axes, block: Tensor) -> None:
+    """block: (R, N, 3, 32, 32) in [0, 1], as one picture of 34 pixels an image, with white between them."""
+    padded = torch.nn.functional.pad(block, (1, 1, 1, 1), value=1.0)
+    rows, count, channels, high, wide = padded.shape
+    picture = padded.permute(0, 3, 1, 4, 2).reshape(rows * high, count * wide, channels)
+    panel.imshow(picture.numpy(), interpolation="nearest", aspect="auto")
+    panel.set_axis_off()
+
+
+def write_label(figure: Figure, top: float, heading: str, values: Mapping[str, str]) -> None:
+    """A heading in the margin, `top` inches above the bottom; below it names on the left, values on the right."""
+    width, height = figure.get_size_inches()
+    figure.text(0.0, top / height, heading, va="top", weight="bold")
+    small = figures.STYLE["xtick.labelsize"]
+    for line, (name, value) in enumerate(values.items(), start=1):
+        y = (top - line * LINE) / height
+        figure.text(0.0, y, name, va="top", fontsize=small)
+        figure.text((MARGIN - 0.12) / width, y, value, va="top", ha="right", fontsize=small)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
