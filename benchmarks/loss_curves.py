@@ -1,7 +1,8 @@
 """The training loss of the self-tuning language model at paper size, in float32 and in bfloat16, step by step.
 
-Both start from the same seed, so that they see the same weights, masks and mini-batches, and differ in the rounding of
-their matrix products alone. Writes <out>.csv as it goes, and <out>.png and .pdf.
+All start from the same seed, so that they see the same weights, masks and mini-batches, and differ in the rounding of
+their matrix products alone. At the published learning rate any difference grows; a float32 run from weights that differ
+by a millionth shows how much of it is noise. Writes <out>.csv as it goes, and <out>.png and .pdf.
 """
 
 import argparse
@@ -12,20 +13,27 @@ from pathlib import Path
 import matplotlib
 import pandas
 import torch
-from lstm_step import CLIP, DTYPES, PAPER, ROOT, Shape, tuned_hyperparameters
+from lstm_step import CLIP, PAPER, Shape, tuned_hyperparameters
 from matplotlib.figure import Figure
+from timing import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lstm.experiment import locate_corpus
 from lstm.model import AWDLSTM
-from lstm.options import positive_int
 from lstm.task import LanguageModeling
 from stn import figures
 from stn.bilevel import hyper_step, weight_step
 from stn.datasets.text import Corpus, load_corpus
 from stn.memory import keep_freed_memory
+from stn.scripts.options import positive_int
 
 LR, HYPER_LR, SEED = 30.0, 0.01, 3
+# Each curve's type, and what the initial weights are multiplied by.
+CURVES = {
+    "float32": (torch.float32, 1.0),
+    "bfloat16": (torch.bfloat16, 1.0),
+    "float32, weights nudged": (torch.float32, 1 + 1e-6),
+}
 SMOOTHING = 20  # steps
 
 
@@ -43,11 +51,16 @@ class ProductsOfRounded(TorchDispatchMode):
         return product.bfloat16() if not kwargs else kwargs["out"].copy_(product)
 
 
-def losses(corpus: Corpus, shape: Shape, dtype: torch.dtype, steps: int) -> Iterator[float]:
-    """Training loss of each weight step in nats per token; a hyperparameter step follows every second one."""
+def losses(corpus: Corpus, shape: Shape, dtype: torch.dtype, factor: float, steps: int) -> Iterator[float]:
+    """Training loss of each weight step in nats per token; a hyperparameter step follows every second one.
+
+    factor: what the initial embedding is multiplied by.
+    """
     torch.manual_seed(SEED)
     hyper = tuned_hyperparameters(shape.tuned)
     model = AWDLSTM(len(corpus.vocabulary), shape.width, shape.width, 2, hyper.num_tuned, dtype)
+    with torch.no_grad():
+        model.embedding.weight *= factor
     task = LanguageModeling(model, corpus, shape.batch, shape.steps)
     optimizer = torch.optim.SGD(model.parameters(), LR, fused=True)
     hyper_optimizer = torch.optim.Adam([hyper.unconstrained], HYPER_LR)
@@ -67,12 +80,13 @@ def plot(table: pandas.DataFrame, path: Path) -> list[Path]:
         smooth = table.rolling(SMOOTHING, center=True).mean()
         for color, name in zip(figures.COLORS, table, strict=False):
             left.plot(table.index, table[name], color=color, alpha=0.25, linewidth=0.5)
-            left.plot(smooth.index, smooth[name], color=color, label=f"{name}, mean of {SMOOTHING} steps")
+            left.plot(smooth.index, smooth[name], color=color, label=name)
         left.set(xlabel="weight step", ylabel="training loss (nats a token)")
-        left.legend()
-        right.plot(table.index, table["bfloat16"] - table["float32"], color=figures.COLORS[0], linewidth=0.7)
+        left.legend(title=f"means of {SMOOTHING} steps")
+        for color, name in zip(figures.COLORS[1:], list(table)[1:], strict=False):
+            right.plot(table.index, smooth[name] - smooth["float32"], color=color, linewidth=0.9, label=name)
         right.axhline(0, color="0.5", linewidth=0.7)
-        right.set(xlabel="weight step", ylabel="bfloat16 less float32 (nats)")
+        right.set(xlabel="weight step", ylabel="less float32 (nats)")
     return figures.save(figure, path)
 
 
@@ -81,6 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("--steps", type=positive_int, default=300, metavar="N", help="weight steps (default: %(default)s)")
     add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: what PyTorch chooses)")
+    add("--curves", nargs="+", choices=CURVES, default=list(CURVES), help="which to compute (default: all)")
     add("--data", default=None, metavar="FOLDER", help="as of lstm/train.py")
     add("--out", type=Path, default=ROOT / "plots" / "loss_curves", metavar="PATH", help="the files' path")
     args = parser.parse_args(argv)
@@ -89,8 +104,8 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     corpus = load_corpus(locate_corpus(args.data)[0])
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    runs = {name: losses(corpus, PAPER, dtype, args.steps) for name, dtype in DTYPES.items()}
     # One step of each in turn would share the random generator: one run after the other.
+    runs = {name: losses(corpus, PAPER, *CURVES[name], args.steps) for name in args.curves}
     table = pandas.DataFrame(index=pandas.RangeIndex(args.steps, name="step"))
     for name, run in runs.items():
         table[name] = float("nan")
@@ -100,8 +115,9 @@ def main(argv: list[str] | None = None) -> None:
                 table.to_csv(args.out.with_suffix(".csv"))
                 print(f"{name} step {step}: loss {loss:.4f}", flush=True)
     print(table.describe())
-    for file in plot(table, args.out):
-        print(f"wrote {file}")
+    if "float32" in table:
+        for file in plot(table, args.out):
+            print(f"wrote {file}")
 
 
 if __name__ == "__main__":

@@ -1,41 +1,32 @@
 """What a step of the self-tuning language model costs, beside the matrix products that it cannot do without.
 
-All that is compared is measured side by side in one run: in each round everything is timed once, one after another, and
-the table shows medians over rounds and the quartiles. A ratio is the median of the rounds' ratios, since what
-disturbs a machine for seconds disturbs both that it compares.
+All that is compared is measured side by side in one run (timing.py); the table shows medians and quartiles over rounds.
 """
 
-import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import cost_model
+import timing
 import torch
 from operators import profiled
 from reference import PlainModel, training_loss
+from timing import DTYPES, ROOT, interleaved
 from torch import Tensor
 
 from lstm.model import AWDLSTM, HYPERPARAMETERS
-from lstm.options import positive_int
 from lstm.task import EVALUATION_BATCH, EVALUATION_ROWS, LanguageModeling
 from stn.bilevel import evaluate, hyper_step, weight_step
 from stn.datasets.text import Corpus
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.memory import keep_freed_memory
 from stn.schedules import Constant
 
-ROOT = Path(__file__).resolve().parent.parent
 RATE = 0.05
 CLIP = 0.25
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -176,18 +167,6 @@ def eval_products(subject: Subject, dtype: torch.dtype) -> Products:
     return products
 
 
-def interleaved(subjects: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each in every round, after one to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    for number in range(rounds + 1):
-        for name, run in subjects.items():
-            started = time.perf_counter()
-            run()
-            if number:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
 def measure(shape: Shape, dtype: torch.dtype, rounds: int) -> dict[str, list[float]]:
     """Seconds in each round of everything that the table compares."""
     subject, plain = Subject(shape, dtype), Plain(shape, dtype)
@@ -226,52 +205,24 @@ RATIOS = {
 }
 
 
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile; of a single value, three times that."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return low, middle, high
-
-
 def report(name: str, seconds: dict[str, list[float]], summary: dict[str, float]) -> str:
-    lines = [f"{name}", f"  {'':<36}{'median':>10}{'quartiles':>20}"]
-    for key, times in seconds.items():
-        if key != "eval_tokens":
-            low, middle, high = quartiles(times)
-            lines.append(f"  {key:<36}{middle:>8.3f} s{f'{low:.3f} to {high:.3f} s':>20}")
-    lines.append(f"  {'':<36}{'ratio':>10}{'quartiles':>20}{'aim':>10}")
-    for label, (above, below, *aims) in RATIOS.items():
-        if below in seconds:
-            aim = aims[list(DTYPES).index(name)]
-            low, middle, high = quartiles([a / b for a, b in zip(seconds[above], seconds[below], strict=True)])
-            lines.append(f"  {label:<36}{middle:>10.2f}{f'{low:.2f} to {high:.2f}':>20}{f'<= {aim}':>10}")
+    times = {key: values for key, values in seconds.items() if key != "eval_tokens"}
+    lines = timing.table(name, times, RATIOS)
     for key in ("train_tokens_per_s", "eval_tokens_per_s"):
         lines.append(f"  {key:<36}{summary[key]:>10,.0f}")
-    lines.append(f"  {'peak_rss_mib':<36}{summary['peak_rss_mib']:>10,.0f}{'<= 1536' if name == 'float32' else '':>30}")
+    lines.append(timing.peak_line(summary["peak_rss_mib"], 1536 if name == "float32" else None))
     return "\n".join(lines)
 
 
-def peak_memory(dtype: str) -> float:
-    """MiB that training takes at the most, of a process of its own."""
-    command = [sys.executable, __file__, "--peak", dtype]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise RuntimeError(f"the process that measures the peak memory failed: {done.stderr}")
-    return float(done.stdout)
-
-
 def train_and_say_peak(dtype: str) -> None:
-    """Three alternations and an evaluation, then the peak of the resident memory in MiB on stdout."""
+    """Three alternations and an evaluation."""
     subject = Subject(PAPER, DTYPES[dtype])
     for _ in range(3):
         subject.weight_step()
         subject.weight_step()
         subject.hyper_step()
     subject.eval()
-    # Not getrusage's, which a process inherits from the one that started it.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(int(status["VmHWM"].split()[0]) / 1024)
+    timing.say_peak()
 
 
 def sweep(dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[Shape, float]]]:
@@ -291,18 +242,13 @@ def sweep(dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[Shape, float]
             yardsticks += times["before"] + times["after"]
             found.append(2 * times["step"][0] / (times["before"][0] + times["after"][0]))
     unit = statistics.median(yardsticks)
-    return {
-        name: [(shape, unit * statistics.median(lengths[shape])) for shape in line] for name, line in shapes.items()
-    }
+    seconds = {shape: unit * statistics.median(found) for shape, found in lengths.items()}
+    return {name: [(shape, seconds[shape]) for shape in line] for name, line in shapes.items()}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="lstm_step.py", description=__doc__)
+    parser = timing.parser(__file__, __doc__, rounds=7)
     add = parser.add_argument
-    add("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: both)")
-    add("--rounds", type=positive_int, default=7, metavar="N", help="how often all is timed (default: %(default)s)")
-    add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: what PyTorch chooses)")
-    add("--json", type=Path, default=None, metavar="FILE", help="write the medians to this file too")
     add("--sweep", action="store_true", help="vary T, B, width, vocabulary and hyperparameters instead, and plot")
     add(
         "--out",
@@ -312,18 +258,14 @@ def main(argv: list[str] | None = None) -> None:
         help="the plots' path, but for the dtype",
     )
     add("--profile", action="store_true", help="show where a weight step's time goes instead")
-    add("--peak", choices=DTYPES, default=None, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    keep_freed_memory()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    timing.prepare(args)
     if args.peak:
         train_and_say_peak(args.peak)
         return
     print(
         f"2 x {PAPER.width} units, batch {PAPER.batch}, bptt {PAPER.steps}, {PAPER.types:,} types, "
-        f"{PAPER.tuned} tuned; {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"{torch.cpu.get_capabilities()['cpu_name']}"
+        f"{PAPER.tuned} tuned; {timing.machine()}"
     )
     results = {}
     for name in args.dtype:
@@ -339,7 +281,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"wrote {file}")
         else:
             seconds = measure(PAPER, dtype, args.rounds)
-            results[name] = summarize(PAPER, seconds, peak_memory(name))
+            results[name] = summarize(PAPER, seconds, timing.peak_memory(__file__, name))
             print(report(name, seconds, results[name]), flush=True)
     if args.json and results:
         args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

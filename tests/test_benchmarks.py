@@ -1,17 +1,25 @@
 """The benchmarks run, at sizes too small to measure anything, and write what they say."""
 
 import json
+import statistics
 from dataclasses import replace
+from pathlib import Path
 
+import cnn_step
 import cost_model
 import loss_curves
 import lstm_step
 import numpy
 import pandas
 import pytest
+import timing
 import torch
 
+from cnn.hyperparameters import specs
+from cnn.models import AlexNet
+
 TINY = lstm_step.Shape(steps=5, batch=4, width=8, types=30)
+PEAK_MEMORY = timing.peak_memory
 KEYS = {
     "weight_step_s", "hyper_step_s", "matmul_s", "oracle_step_s", "plain_lstm_step_s", "eval_s", "eval_matmul_s",
     "eval_tokens_per_s", "train_tokens_per_s", "peak_rss_mib",
@@ -22,10 +30,12 @@ KEYS = {
 def tiny(monkeypatch):
     threads = torch.get_num_threads()
     monkeypatch.setattr(lstm_step, "PAPER", TINY)
-    monkeypatch.setattr(lstm_step, "keep_freed_memory", lambda: None)  # it is for the whole process
-    monkeypatch.setattr(lstm_step, "peak_memory", lambda _: 100.0)
+    monkeypatch.setattr(timing, "keep_freed_memory", lambda: None)  # it is for the whole process
+    monkeypatch.setattr(timing, "peak_memory", lambda *_: 100.0)
     sweeps = {"steps": (2, 5, 9), "batch": (4, 8), "width": (8, 16), "tuned": (1, 7), "types": (30, 60)}
     monkeypatch.setattr(cost_model, "SWEEPS", sweeps)
+    monkeypatch.setattr(AlexNet, "CHANNELS", (3, 4, 5, 6, 5, 4))
+    monkeypatch.setattr(AlexNet, "FULLY_CONNECTED", (4 * 2 * 2, 8, 7))
     yield
     torch.set_num_threads(threads)
 
@@ -76,7 +86,9 @@ def test_loss_curves_of_both_types(tmp_path, monkeypatch):
     monkeypatch.setattr(loss_curves, "PAPER", TINY)
     loss_curves.main(["--steps", "12", "--data", "builtin", "--out", str(tmp_path / "new" / "curves")])
     table = pandas.read_csv(tmp_path / "new" / "curves.csv", index_col="step")
-    assert len(table) == 12 and list(table) == ["float32", "bfloat16"]
+    assert len(table) == 12 and list(table) == list(loss_curves.CURVES)
+    noise = (table["float32"] - table["float32, weights nudged"]).abs()
+    assert noise[0] < 1e-4 and noise.max() > 0
     difference = (table["float32"] - table["bfloat16"]).abs()
     assert 0 < difference[0] < 1e-2 and difference.max() < 0.5
     assert (tmp_path / "new" / "curves.png").stat().st_size
@@ -91,3 +103,90 @@ def test_products_of_rounded_are_those_of_bfloat16():
     assert product.dtype == torch.bfloat16 and product.equal(out)
     torch.testing.assert_close(product.double(), a.double() @ b.double(), rtol=2**-8, atol=1e-5)
     assert not torch.equal(product.float(), a.float() @ b.float())
+
+
+# Image classification
+
+
+def test_the_image_classifiers_table_and_its_json(tmp_path, capsys):
+    cnn_step.main(["--rounds", "2", "--threads", "1", "--batch", "2", "--json", str(tmp_path / "times.json")])
+    found = json.loads((tmp_path / "times.json").read_text())
+    keys = {"plain_step_s", "weight_step_s", "augmentation_s", "hyper_step_s", "peak_rss_mib"}
+    assert found["float32"].keys() == found["bfloat16"].keys() == keys
+    assert all(value > 0 for times in found.values() for value in times.values())
+    printed = capsys.readouterr().out
+    assert "15 tuned; 1 threads" in printed and all(printed.count(label) == 2 for label in cnn_step.RATIOS)
+
+
+def test_what_is_timed_are_steps_on_a_batch(monkeypatch):
+    """The weight step without augmentation, which is timed by itself; both networks of one size."""
+    subject, plain = cnn_step.Subject(torch.float32, 4), cnn_step.Plain(torch.float32, 4)
+    augmented = []
+    monkeypatch.setattr("cnn.task.augmented", lambda *args: augmented.append(args))
+    steps = {subject.weight_step: subject.task.model, plain.step: plain.model, subject.hyper_step: subject.hyper}
+    for step, module in steps.items():
+        before = [weight.detach().clone() for weight in module.parameters() if weight.requires_grad]
+        step()
+        after = [weight for weight in module.parameters() if weight.requires_grad]
+        moved = [not torch.equal(one, other) for one, other in zip(before, after, strict=True)]
+        assert moved[0] if step == subject.hyper_step else all(moved)
+    assert augmented == [] and subject.task.train.position == subject.task.valid.position == 4
+    assert subject.hyper.num_tuned == len(specs("alexnet"))
+    own = [w for n, w in subject.task.model.named_parameters() if n.rsplit(".", 1)[1] in ("weight", "bias")]
+    assert [weight.shape for weight in own] == [weight.shape for weight in plain.model.parameters()]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_peak_is_said(dtype, capsys):
+    cnn_step.main(["--peak", dtype, "--batch", "2", "--threads", "1"])
+    mib = float(capsys.readouterr().out)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    assert mib == pytest.approx(int(status["VmHWM"].split()[0]) / 1024, rel=0.05)
+
+
+# Timing
+
+
+def test_all_is_timed_in_turn_after_a_round_to_warm_up(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    ran = []
+
+    def slow():
+        ran.append("slow")
+        for _ in range(3):
+            next(clock)
+
+    seconds = timing.interleaved({"slow": slow, "fast": lambda: ran.append("fast")}, 2)
+    assert ran == ["slow", "fast"] * 3
+    assert seconds == {"slow": [4, 4], "fast": [1, 1]}
+
+
+def test_quartiles():
+    assert timing.quartiles([1.5]) == (1.5, 1.5, 1.5)
+    values = [5.0, 1.0, 4.0, 2.0, 3.0]
+    assert timing.quartiles(values) == (1.5, statistics.median(values), 4.5)
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios():
+    """Not the ratio of medians, which is 1 here."""
+    seconds = {"a": [1.0, 2.0, 9.0], "b": [2.0, 1.0, 3.0]}
+    ratios = {"a / b": ("a", "b", 2.5, None), "a / c": ("a", "c", 1.0, 1.0)}
+    lines = timing.table("float32", seconds, ratios)
+    assert lines[0] == "float32" and len(lines) == 6
+    assert lines[2].split() == ["a", "2.000", "s", "1.000", "to", "9.000", "s"]
+    assert lines[-1].split() == ["a", "/", "b", "2.00", "0.50", "to", "3.00", "<=", "2.5"]
+    assert timing.table("bfloat16", seconds, ratios)[-1].split()[-1] == "3.00"
+
+
+def test_peak_lines():
+    assert timing.peak_line(1234.4, 1536).split() == ["peak_rss_mib", "1,234", "<=", "1536"]
+    assert timing.peak_line(1234.6, None).split() == ["peak_rss_mib", "1,235"]
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nassert sys.argv[1:] == ['--peak', 'bfloat16']\nprint(12.5)\n")
+    assert PEAK_MEMORY(script, "bfloat16") == 12.5
+    with pytest.raises(RuntimeError, match="AssertionError"):
+        PEAK_MEMORY(script, "float32")

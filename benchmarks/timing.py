@@ -1,0 +1,107 @@
+"""Timing side by side: in each round everything is timed once, one after another.
+
+A ratio is the median of the rounds' ratios, since what disturbs a machine for seconds disturbs both that it compares.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from stn.memory import keep_freed_memory
+from stn.scripts.options import positive_int
+
+ROOT = Path(__file__).resolve().parent.parent
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+Seconds = dict[str, list[float]]
+# Label: numerator, denominator, and the largest ratio to aim at in each of DTYPES.
+Ratios = Mapping[str, tuple[str, str, float | None, float | None]]
+
+
+def parser(script: str, description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The flags that all these scripts have. rounds: the default."""
+    parser = argparse.ArgumentParser(prog=Path(script).name, description=description)
+    add = parser.add_argument
+    add("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: both)")
+    add(
+        "--rounds", type=positive_int, default=rounds, metavar="N", help="how often all is timed (default: %(default)s)"
+    )
+    add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: what PyTorch chooses)")
+    add("--json", type=Path, default=None, metavar="FILE", help="write the medians to this file too")
+    add("--peak", choices=DTYPES, default=None, help=argparse.SUPPRESS)
+    return parser
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """The process as training would have it."""
+    keep_freed_memory()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+
+def machine() -> str:
+    cpu = torch.cpu.get_capabilities()["cpu_name"]
+    return f"{torch.get_num_threads()} threads, torch {torch.__version__}, {cpu}"
+
+
+def interleaved(subjects: Mapping[str, Callable[[], object]], rounds: int) -> Seconds:
+    """Seconds of each in every round, after one to warm up."""
+    seconds: Seconds = {name: [] for name in subjects}
+    for number in range(rounds + 1):
+        for name, run in subjects.items():
+            started = time.perf_counter()
+            run()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """Lower quartile, median and upper quartile; of a single value, three times that."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return low, middle, high
+
+
+def table(dtype: str, seconds: Seconds, ratios: Ratios) -> list[str]:
+    """Lines: medians and quartiles of all times, then of the ratios, beside what to aim at."""
+    lines = [dtype, f"  {'':<36}{'median':>10}{'quartiles':>20}"]
+    for name, times in seconds.items():
+        low, middle, high = quartiles(times)
+        lines.append(f"  {name:<36}{middle:>8.3f} s{f'{low:.3f} to {high:.3f} s':>20}")
+    lines.append(f"  {'':<36}{'ratio':>10}{'quartiles':>20}{'aim':>10}")
+    for label, (above, below, *aims) in ratios.items():
+        if above in seconds and below in seconds:
+            aim = aims[list(DTYPES).index(dtype)]
+            low, middle, high = quartiles([a / b for a, b in zip(seconds[above], seconds[below], strict=True)])
+            words = "" if aim is None else f"<= {aim}"
+            lines.append(f"  {label:<36}{middle:>10.2f}{f'{low:.2f} to {high:.2f}':>20}{words:>10}")
+    return lines
+
+
+def peak_line(peak_mib: float, aim_mib: float | None) -> str:
+    return f"  {'peak_rss_mib':<36}{peak_mib:>10,.0f}{'' if aim_mib is None else f'<= {aim_mib:g}':>30}"
+
+
+def peak_memory(script: Path | str, dtype: str) -> float:
+    """MiB that training takes at the most, of a process of its own: the script's, with --peak."""
+    command = [sys.executable, str(script), "--peak", dtype]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"the process that measures the peak memory failed: {done.stderr}")
+    return float(done.stdout)
+
+
+def say_peak() -> None:
+    """The peak of this process's resident memory in MiB, on stdout."""
+    # Not getrusage's, which a process inherits from the one that started it.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(int(status["VmHWM"].split()[0]) / 1024)
