@@ -35,6 +35,7 @@ CURVES = {
     "float32, weights nudged": (torch.float32, 1 + 1e-6),
 }
 SMOOTHING = 20  # steps
+SHOWN = 0.96  # share of the steps that the figure has room for
 
 
 class ProductsOfRounded(TorchDispatchMode):
@@ -82,6 +83,7 @@ def plot(table: pandas.DataFrame, path: Path) -> list[Path]:
             left.plot(table.index, table[name], color=color, alpha=0.25, linewidth=0.5)
             left.plot(smooth.index, smooth[name], color=color, label=name)
         left.set(xlabel="weight step", ylabel="training loss (nats a token)")
+        left.set_ylim(float(table.min().min()) - 0.1, float(table.quantile(SHOWN).max()))  # a few steps leap far up
         left.legend(title=f"means of {SMOOTHING} steps")
         for color, name in zip(figures.COLORS[1:], list(table)[1:], strict=False):
             right.plot(table.index, smooth[name] - smooth["float32"], color=color, linewidth=0.9, label=name)
