@@ -451,7 +451,7 @@ def _lock(path: Path, seconds: float = 0) -> filelock.FileLock:
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise UserError(f"another process is using {path}: wait for it or use another --prefix") from error
+        raise UserError(f"another process is using {path}: wait for it, or start a run in another folder") from error
     except NotImplementedError as error:
         raise UserError(f"{path} is on a file system without locks: choose another folder") from error
     return lock
