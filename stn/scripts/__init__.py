@@ -1,1 +1,1 @@
-"""What the command-line scripts share; nothing else in the library reads command lines, prints or exits."""
+"""What the command-line scripts share: reading command lines, printing, exiting."""
