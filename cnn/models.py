@@ -24,6 +24,7 @@ class _ConvNet(nn.Module):
     CHANNELS: tuple[int, ...]
     STRIDES: tuple[int, ...]
     POOLED: tuple[bool, ...]
+    MEMORY_FORMAT = torch.contiguous_format
 
     def __init__(self, num_hyper: int, dtype: torch.dtype | None):
         super().__init__()
@@ -35,11 +36,12 @@ class _ConvNet(nn.Module):
 
     def features(self, images: Tensor, draw: Draw) -> Tensor:
         """images (B, 3, 32, 32) -> the last convolution's activations, flat for each example."""
-        x = images.to(self.dtype)
+        x = images.to(self.dtype, memory_format=self.MEMORY_FORMAT)
         for layer, (convolution, pooled) in enumerate(zip(self.convolutions, self.POOLED, strict=True)):
-            x = F.relu(convolution(x, draw.h))
+            x = convolution(x, draw.h)
             if pooled:
                 x = F.max_pool2d(x, 2)
+            x = F.relu(x)  # as well before pooling, but on four times as many
             if self.training:
                 x = channel_dropout(x, draw["dropout" if "dropout" in draw else f"dropout{layer}"])
         return x.flatten(1)
@@ -77,6 +79,7 @@ class SmallCNN(_ConvNet):
     CHANNELS = (3, 10, 20, 40)
     STRIDES = (1, 1, 1)
     POOLED = (True, True, True)
+    MEMORY_FORMAT = torch.channels_last  # a fifth faster for so few channels; AlexNet gains nothing by it in float32
 
     def __init__(self, num_hyper: int, dtype: torch.dtype | None = None):
         super().__init__(num_hyper, dtype)
