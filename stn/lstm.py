@@ -162,6 +162,7 @@ class _Recurrence(Function):
         grad_bias = h0.new_zeros(batch, rows)
         grad_gate_ih, grad_gate_hh = (None, None) if gate_ih is None else h0.new_zeros(2, batch, rows)
         grad_h, grad_c = torch.zeros_like(h0), grad_cell.clone()
+        product = multiplier(weight_hh.T, batch)
         through_product = x.new_zeros(batch, hidden)
         scratch = torch.empty_like(grad_c)
         grad_z, grad_response = grad_products[..., :rows], grad_products[..., rows:]
@@ -180,7 +181,7 @@ class _Recurrence(Function):
                 torch.mul(grad_z_t[t], gate_hh, out=grad_response_t[t])
                 grad_gate_ih.addcmul_(grad_z_t[t], input_response[t])
                 grad_gate_hh.addcmul_(grad_z_t[t], recurrent_response[t])
-            torch.mm(grad_products[t], weight_hh, out=through_product)
+            through_product = product(grad_products[t])
 
         if ctx.bias_rows == 1:
             grad_bias = grad_bias.sum(0, keepdim=True)
