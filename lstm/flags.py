@@ -69,6 +69,7 @@ def add_run_flags(parser: argparse.ArgumentParser, log_interval: tuple[str, ...]
     add_machine_flags(add)
     add("--disable_cuda", action="store_true", help="use the CPU even where there is a GPU")
     add("--gpu", type=nonnegative_int, default=0, help="which GPU to use")
+    add("--no_cuda_graphs", action="store_true", help="on a GPU, launch a sequence's kernels one by one")
     add("--save_dir", default="saves", help="the runs' folder below logs/")
     add("--prefix", default=None, help="tells this run's folder from others of the same day")
     add(

@@ -21,6 +21,7 @@ from torch.autograd import Function
 
 from stn.autograd import refuse_double_backward
 from stn.dropout import drop_connect
+from stn.graphs import graphed
 from stn.layers import HyperLayer, respond
 from stn.products import multiplier
 
@@ -100,7 +101,7 @@ class HyperLSTM(HyperLayer):
 
 
 class _Recurrence(Function):
-    """The sequence as one function with a hand-written backward pass.
+    """The sequence as one function with a hand-written backward pass; on a GPU each way is one launch (stn/graphs.py).
 
     x (T, B, in), h0 and c0 (B, hidden), weight_ih (R, in), weight_hh (R, hidden), bias (1 or B, 4·hidden), gates
     (B, 4·hidden) or None -> outputs (T, B, hidden), last cell (B, hidden). R is 4·hidden for plain weights, and
@@ -109,94 +110,102 @@ class _Recurrence(Function):
 
     @staticmethod
     def forward(ctx, x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
-        steps, batch, hidden = len(x), len(h0), h0.shape[1]
-        rows = 4 * hidden
         weight_ih, weight_hh = weight_ih.to(x.dtype), weight_hh.to(x.dtype)
-        products = F.linear(x, weight_ih)  # (T, B, R)
-        activations = products[..., :rows].to(c0.dtype)  # becomes z_t, then the four activated gates, in place
-        outputs, cells = x.new_empty(steps, batch, hidden), c0.new_empty(steps, batch, hidden)
-        tanh_cells = torch.empty_like(cells)
-        input_response = recurrent_response = None
-        if gate_ih is not None:
-            input_response = products[..., rows:]
-            recurrent_response = torch.empty_like(input_response)
-        recurrent_product = multiplier(weight_hh, batch)
-
-        # All that a step needs is done within it, while it is in the cache.
-        h, c = h0.to(x.dtype), c0
-        z, i_and_f, (i, f, g, o) = activations.unbind(), activations[..., : 2 * hidden].unbind(), _gates(activations)
-        for t in range(steps):
-            product = recurrent_product(h)
-            z[t].add_(bias).add_(product[:, :rows])
-            if gate_ih is not None:
-                z[t].addcmul_(input_response[t], gate_ih)
-                z[t].addcmul_(recurrent_response[t].copy_(product[:, rows:]), gate_hh)
-            i_and_f[t].sigmoid_()
-            g[t].tanh_()
-            o[t].sigmoid_()
-            c = torch.mul(f[t], c, out=cells[t]).addcmul_(i[t], g[t])
-            torch.tanh(c, out=tanh_cells[t])
-            h = torch.mul(o[t], tanh_cells[t], out=outputs[t])
-
-        ctx.save_for_backward(
-            x, h0, c0, weight_ih, weight_hh, gate_ih, gate_hh,
-            activations, outputs, cells, tanh_cells, input_response, recurrent_response,
-        )  # fmt: skip
+        outputs, cell, *saved = _unrolled(x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh)
+        ctx.save_for_backward(x, h0, c0, weight_ih, weight_hh, gate_ih, gate_hh, outputs, *saved)
         ctx.bias_rows = len(bias)
-        return outputs, c.clone()
+        return outputs, cell
 
     @staticmethod
     def backward(ctx, grad_outputs, grad_cell):
         refuse_double_backward("HyperLSTM")
-        (
-            x, h0, c0, weight_ih, weight_hh, gate_ih, gate_hh,
-            activations, outputs, cells, tanh_cells, input_response, recurrent_response,
-        ) = ctx.saved_tensors  # fmt: skip
-        steps, batch, hidden = outputs.shape
-        rows = 4 * hidden
-        needs = ctx.needs_input_grad
+        return _unrolled_backward(ctx.needs_input_grad, ctx.bias_rows, grad_outputs, grad_cell, *ctx.saved_tensors)
 
-        # Gradients of each step's elementary products, the same for input and recurrence, and of its response products:
-        # the recurrence's at first, then the input's.
-        grad_products = x.new_empty(steps, batch, len(weight_hh))
-        grad_bias = h0.new_zeros(batch, rows)
-        grad_gate_ih, grad_gate_hh = (None, None) if gate_ih is None else h0.new_zeros(2, batch, rows)
-        grad_h, grad_c = torch.zeros_like(h0), grad_cell.clone()
-        product = multiplier(weight_hh.T, batch)
-        through_product = x.new_zeros(batch, hidden)
-        scratch = torch.empty_like(grad_c)
-        grad_z, grad_response = grad_products[..., :rows], grad_products[..., rows:]
-        (i, f, g, o), (grad_i, grad_f, grad_g, grad_o) = _gates(activations), _gates(grad_z)
-        grad_z_t, grad_response_t, tanh_c = grad_z.unbind(), grad_response.unbind(), tanh_cells.unbind()
-        for t in reversed(range(steps)):
-            torch.add(grad_outputs[t], through_product, out=grad_h)
-            through_sigmoid(torch.mul(grad_h, tanh_c[t], out=scratch), o[t], grad_input=grad_o[t])
-            grad_c += through_tanh(torch.mul(grad_h, o[t], out=scratch), tanh_c[t], grad_input=scratch)
-            through_sigmoid(torch.mul(grad_c, g[t], out=scratch), i[t], grad_input=grad_i[t])
-            through_sigmoid(torch.mul(grad_c, cells[t - 1] if t else c0, out=scratch), f[t], grad_input=grad_f[t])
-            through_tanh(torch.mul(grad_c, i[t], out=scratch), g[t], grad_input=grad_g[t])
-            grad_c *= f[t]
-            grad_bias += grad_z_t[t]
-            if gate_ih is not None:
-                torch.mul(grad_z_t[t], gate_hh, out=grad_response_t[t])
-                grad_gate_ih.addcmul_(grad_z_t[t], input_response[t])
-                grad_gate_hh.addcmul_(grad_z_t[t], recurrent_response[t])
-            through_product = product(grad_products[t])
 
-        if ctx.bias_rows == 1:
-            grad_bias = grad_bias.sum(0, keepdim=True)
-        grad_x = grad_weight_ih = grad_weight_hh = None
-        if needs[4]:
-            previous = torch.cat([h0[None].to(x.dtype), outputs[:-1]])
-            grad_weight_hh = (grad_products.flatten(0, 1).T @ previous.flatten(0, 1)).to(c0.dtype)
+@graphed
+def _unrolled(x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
+    """Outputs and last cell, and what the way back needs: all that a step computed, for all steps."""
+    steps, batch, hidden = len(x), len(h0), h0.shape[1]
+    rows = 4 * hidden
+    products = F.linear(x, weight_ih)  # (T, B, R)
+    activations = products[..., :rows].to(c0.dtype)  # becomes z_t, then the four activated gates, in place
+    outputs, cells = x.new_empty(steps, batch, hidden), c0.new_empty(steps, batch, hidden)
+    tanh_cells = torch.empty_like(cells)
+    input_response = recurrent_response = None
+    if gate_ih is not None:
+        input_response = products[..., rows:]
+        recurrent_response = torch.empty_like(input_response)
+    recurrent_product = multiplier(weight_hh, batch)
+
+    # All that a step needs is done within it, while it is in the cache.
+    h, c = h0.to(x.dtype), c0
+    z, i_and_f, (i, f, g, o) = activations.unbind(), activations[..., : 2 * hidden].unbind(), _gates(activations)
+    for t in range(steps):
+        product = recurrent_product(h)
+        z[t].add_(bias).add_(product[:, :rows])
         if gate_ih is not None:
-            torch.mul(grad_z, gate_ih, out=grad_response)
-        if needs[0]:
-            grad_x = grad_products @ weight_ih
-        if needs[3]:
-            grad_weight_ih = (grad_products.flatten(0, 1).T @ x.flatten(0, 1)).to(c0.dtype)
-        grad_h0 = through_product.to(c0.dtype)
-        return grad_x, grad_h0, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_gate_ih, grad_gate_hh
+            z[t].addcmul_(input_response[t], gate_ih)
+            z[t].addcmul_(recurrent_response[t].copy_(product[:, rows:]), gate_hh)
+        i_and_f[t].sigmoid_()
+        g[t].tanh_()
+        o[t].sigmoid_()
+        c = torch.mul(f[t], c, out=cells[t]).addcmul_(i[t], g[t])
+        torch.tanh(c, out=tanh_cells[t])
+        h = torch.mul(o[t], tanh_cells[t], out=outputs[t])
+    return outputs, c.clone(), activations, cells, tanh_cells, input_response, recurrent_response
+
+
+@graphed
+def _unrolled_backward(
+    needs, bias_rows, grad_outputs, grad_cell,
+    x, h0, c0, weight_ih, weight_hh, gate_ih, gate_hh,
+    outputs, activations, cells, tanh_cells, input_response, recurrent_response,
+):  # fmt: skip
+    """The gradients of `_Recurrence`'s inputs, of which `needs` tells those that are wanted."""
+    steps, batch, hidden = outputs.shape
+    rows = 4 * hidden
+
+    # Gradients of each step's elementary products, the same for input and recurrence, and of its response products:
+    # the recurrence's at first, then the input's.
+    grad_products = x.new_empty(steps, batch, len(weight_hh))
+    grad_bias = h0.new_zeros(batch, rows)
+    grad_gate_ih, grad_gate_hh = (None, None) if gate_ih is None else h0.new_zeros(2, batch, rows)
+    grad_h, grad_c = torch.zeros_like(h0), grad_cell.clone()
+    product = multiplier(weight_hh.T, batch)
+    through_product = x.new_zeros(batch, hidden)
+    scratch = torch.empty_like(grad_c)
+    grad_z, grad_response = grad_products[..., :rows], grad_products[..., rows:]
+    (i, f, g, o), (grad_i, grad_f, grad_g, grad_o) = _gates(activations), _gates(grad_z)
+    grad_z_t, grad_response_t, tanh_c = grad_z.unbind(), grad_response.unbind(), tanh_cells.unbind()
+    for t in reversed(range(steps)):
+        torch.add(grad_outputs[t], through_product, out=grad_h)
+        through_sigmoid(torch.mul(grad_h, tanh_c[t], out=scratch), o[t], grad_input=grad_o[t])
+        grad_c += through_tanh(torch.mul(grad_h, o[t], out=scratch), tanh_c[t], grad_input=scratch)
+        through_sigmoid(torch.mul(grad_c, g[t], out=scratch), i[t], grad_input=grad_i[t])
+        through_sigmoid(torch.mul(grad_c, cells[t - 1] if t else c0, out=scratch), f[t], grad_input=grad_f[t])
+        through_tanh(torch.mul(grad_c, i[t], out=scratch), g[t], grad_input=grad_g[t])
+        grad_c *= f[t]
+        grad_bias += grad_z_t[t]
+        if gate_ih is not None:
+            torch.mul(grad_z_t[t], gate_hh, out=grad_response_t[t])
+            grad_gate_ih.addcmul_(grad_z_t[t], input_response[t])
+            grad_gate_hh.addcmul_(grad_z_t[t], recurrent_response[t])
+        through_product = product(grad_products[t])
+
+    if bias_rows == 1:
+        grad_bias = grad_bias.sum(0, keepdim=True)
+    grad_x = grad_weight_ih = grad_weight_hh = None
+    if needs[4]:
+        previous = torch.cat([h0[None].to(x.dtype), outputs[:-1]])
+        grad_weight_hh = (grad_products.flatten(0, 1).T @ previous.flatten(0, 1)).to(c0.dtype)
+    if gate_ih is not None:
+        torch.mul(grad_z, gate_ih, out=grad_response)
+    if needs[0]:
+        grad_x = grad_products @ weight_ih
+    if needs[3]:
+        grad_weight_ih = (grad_products.flatten(0, 1).T @ x.flatten(0, 1)).to(c0.dtype)
+    grad_h0 = through_product.to(c0.dtype)
+    return grad_x, grad_h0, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_gate_ih, grad_gate_hh
 
 
 def _gates(stacked: Tensor) -> tuple[tuple[Tensor, ...], ...]:

@@ -22,6 +22,11 @@ def choose(choice: Choice, device: torch.device) -> tuple[torch.dtype, str]:
     return torch.float32, "as this processor does not multiply bfloat16 natively"
 
 
+def use_tensor_cores() -> None:
+    """Let GPUs since Ampere multiply float32 in TF32, which rounds factors to 11 bits, for the whole process."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for products of bfloat16."""
     if device.type == "cuda":

@@ -30,3 +30,14 @@ def test_what_is_asked_for_is_taken(monkeypatch, choice, native):
 def test_a_gpu_by_its_generation(monkeypatch, capability, native):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert precision.multiplies_bfloat16(torch.device("cuda", 0)) == native
+
+
+def test_gpus_may_multiply_float32_in_their_tensor_cores():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "ieee"
+        precision.use_tensor_cores()
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = before

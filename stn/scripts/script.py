@@ -169,6 +169,7 @@ class Script:
         device = torch.device(args.device)
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f"the run used {device}, which is not here: resume it where there is such a GPU")
+        precision.use_tensor_cores()
         hyper = Hyperparameters(**self.sources(args)).to(device)
         return hyper, self.experiment.task(args, data, hyper.num_tuned)
 
