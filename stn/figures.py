@@ -29,7 +29,6 @@ from matplotlib.ticker import (
     MaxNLocator,
     NullFormatter,
     NullLocator,
-    PercentFormatter,
     StrMethodFormatter,
 )
 
@@ -85,13 +84,14 @@ STYLE = {
 class Run:
     """What is drawn of a run.
 
-    epoch, val: the whole rows of epoch.csv and val.csv, every column a number; empty where there are none.
+    epoch, steps: the whole rows of epoch.csv and of val.csv (an image classifier's valid.csv), every column a number;
+    empty where there are none.
     """
 
     path: Path
     settings: dict
     epoch: pandas.DataFrame
-    val: pandas.DataFrame
+    steps: pandas.DataFrame
 
     @property
     def name(self) -> str:
@@ -104,34 +104,34 @@ class Run:
         return int(self.epoch["val_loss"].to_numpy().argmin())
 
     def curves(self, by: str) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
-        """Each hyperparameter's x and values: by "train_step" from val.csv, by "epoch" from epoch.csv.
+        """Each hyperparameter's x and values: by "train_step" from `steps`, by "epoch" from `epoch`.
 
-        A run that tunes nothing has no val.csv: by "train_step" it has epoch.csv's values with its epochs as x.
+        A run that has tuned nothing yet has no steps: by "train_step" it has epoch.csv's values with its epochs as x.
         """
-        table, x = (self.epoch, "epoch") if by == "epoch" or self.val.empty else (self.val, by)
+        table, x = (self.epoch, "epoch") if by == "epoch" or self.steps.empty else (self.steps, by)
         names = [name for name in table.columns if name not in BOOKKEEPING and not name.endswith(SCALE)]
         return {name: (table[x].to_numpy(), table[name].to_numpy()) for name in names} if len(table) else {}
 
-    def on(self, name: str, by: str = "epoch") -> bool:
-        """Whether this hyperparameter is there, and ever other than 0."""
-        curves = self.curves(by)
-        return name in curves and bool(curves[name][1].any())
+    def on(self, by: str) -> list[str]:
+        """The hyperparameters that are ever other than 0."""
+        return [name for name, (_, values) in self.curves(by).items() if values.any()]
 
     def tuned(self, name: str) -> bool:
         """Whether there are steps that tuned this hyperparameter, and the settings say where it started."""
         known = name in self.settings.get("ranges", {}) and isinstance(self.settings.get(name), int | float)
-        return known and len(self.val) > 0 and {"train_step", name} <= {*self.val.columns}
+        return known and len(self.steps) > 0 and {"train_step", name} <= {*self.steps.columns}
 
     def band(self, name: str, by: str) -> tuple[list[float], list[float]] | None:
         """One scale of a tuned hyperparameter's perturbation below and above its curve; None where it is not known.
 
-        The scale is in epoch.csv alone; between the ends of epochs it is interpolated.
+        A language model's scale is in epoch.csv alone; between the ends of epochs it is interpolated.
         """
         bounds = self.settings.get("ranges", {}).get(name)
-        if not bounds or name + SCALE not in self.epoch or self.epoch.empty:
+        table = self.epoch if by == "epoch" else self.steps
+        known = table if name + SCALE in table else self.epoch
+        if not bounds or table.empty or known.empty or name + SCALE not in known:
             return None
-        table = self.epoch if by == "epoch" else self.val
-        scales = numpy.interp(table["time"], self.epoch["time"], self.epoch[name + SCALE])
+        scales = numpy.interp(table["time"], known["time"], known[name + SCALE])
         return neighbourhood(table[name].tolist(), scales.tolist(), tuple(bounds))
 
 
@@ -145,22 +145,23 @@ class Drawing(NamedTuple):
 def read_run(path: Path | str) -> Run:
     """A run from its folder. Raises UserError where there is no run or a file of it is not a table of numbers."""
     path = Path(path).resolve()
-    return Run(path, read_settings(path), _read_table(path / "epoch.csv"), _read_table(path / "val.csv"))
+    epoch, *steps = (_read_table(path / f"{name}.csv") for name in ("epoch", "val", "valid"))
+    return Run(path, read_settings(path), epoch, next((table for table in steps if len(table)), steps[0]))
 
 
 def schedules(runs: Sequence[Run]) -> Drawing:
     """Each hyperparameter's value against weight steps, a panel each; constants are thin dashed lines.
 
     A shaded band reaches one scale of a tuned one's perturbation below and above its value. Where a value changed in a
-    run without val.csv, all are drawn against epochs. What is off in all runs has no panel. Raises UserError where no
+    run without steps, all are drawn against epochs. What is off in all runs has no panel. Raises UserError where no
     run has a row yet.
     """
     with matplotlib.rc_context(STYLE):
         by = _schedule_axis(runs)
         curves = {run.path: run.curves(by) for run in runs}
         drawn, skipped = _split(runs, [run for run in runs if curves[run.path]], "holds no whole row of values yet")
-        names = _ordered(name for run in drawn for name in curves[run.path])
-        names = [name for name in names if any(run.on(name, by) for run in drawn)] or names
+        on = _ordered(name for run in drawn for name in run.on(by))
+        names = on or _ordered(name for run in drawn for name in curves[run.path])
         styles = _styles(drawn, by)
         figure, panels, spare = _grid(len(names))
         for panel, name in zip(panels, names, strict=True):
@@ -174,47 +175,50 @@ def schedules(runs: Sequence[Run]) -> Drawing:
 
 
 def dropouts(runs: Sequence[Run]) -> Drawing:
-    """The dropout rates of an image classifier's layers against epochs, a panel for each run.
+    """The dropout rates of an image classifier's layers, a panel for each run; the axis is that of `schedules`.
 
     Convolutional layers are solid, from dark (the first) to light; fully connected ones dashed; the input dotted.
     Raises UserError where no run has such rates, or all are 0.
     """
     with matplotlib.rc_context(STYLE):
-        rates = {run.path: [name for name in run.curves("epoch") if _is_rate(name) and run.on(name)] for run in runs}
+        by = _schedule_axis(runs)
+        rates = {run.path: [name for name in run.on(by) if _is_rate(name)] for run in runs}
         drawn, skipped = _split(runs, [run for run in runs if rates[run.path]], "holds no dropout rates of layers")
         names = _ordered(name for run in drawn for name in rates[run.path])
-        figure, panels, spare = _grid(len(drawn), height=1.7, sharey=True)
-        titles = [_wrapped(label, 30) for label in labels(drawn)] if len(drawn) > 1 else [""]
+        figure, panels, spare = _grid(len(drawn), height=1.7, sharey=True, wide=len(drawn) > 1)
+        width = int(12 * figure.get_figwidth() / panels[0].get_gridspec().ncols)  # in characters, some 12 an inch
+        titles = [_wrapped(label, width) for label in labels(drawn)] if len(drawn) > 1 else [""]
         for panel, run, title in zip(panels, drawn, titles, strict=True):
             for name in rates[run.path]:
-                panel.plot(*run.curves("epoch")[name], **_layer_style(name))
-            _finish_schedule(panel, "dropout rate" if panel is panels[0] else "", _longest(drawn, "epoch"))
+                _draw_values(panel, *run.curves(by)[name], **_layer_style(name))
+            _finish_schedule(panel, "dropout rate" if panel is panels[0] else "", _longest(drawn, by))
             panel.set_title(title, fontsize=STYLE["legend.fontsize"])
         _grow(figure, max(title.count("\n") for title in titles))
         panels[0].set_ylim(0, 1.08 * max(panel.dataLim.ymax for panel in panels))
-        _label_lowest(panels, "epoch")
+        _label_lowest(panels, by)
         _legend(figure, spare, [_key(name, **_layer_style(name)) for name in names])
         return Drawing(figure, skipped)
 
 
 def cutout(runs: Sequence[Run]) -> Drawing:
-    """Length and number of cutout's holes against epochs, before they are rounded down, and rounded down as steps.
+    """Length and number of cutout's holes, before they are rounded down, and rounded down as steps.
 
-    The band is that of `schedules`. Raises UserError where no run cuts out.
+    Axis and band are those of `schedules`. Raises UserError where no run cuts out.
     """
     with matplotlib.rc_context(STYLE):
-        having = [run for run in runs if all(run.on(name) for name in CUTOUT)]
-        drawn, skipped = _split(runs, having, "cuts no holes")
-        figure, panels, _ = _grid(len(CUTOUT), height=1.7)
-        styles = _styles(drawn, "epoch")
+        by = _schedule_axis(runs)
+        drawn, skipped = _split(runs, [run for run in runs if CUTOUT.keys() <= {*run.on(by)}], "cuts no holes")
+        figure, panels, _ = _grid(len(CUTOUT), height=1.7, wide=len(drawn) > 1)
+        styles = _styles(drawn, by)
         for panel, (name, label) in zip(panels, CUTOUT.items(), strict=True):
             for run, color in zip(drawn, cycle(COLORS)):
-                _draw_schedule(panel, run, name, "epoch", color, styles[run.path])
-                x, values = run.curves("epoch")[name]
-                panel.plot(x, numpy.floor(values), color=color, drawstyle="steps-mid", linewidth=0.6)
-            _finish_schedule(panel, label, _longest(drawn, "epoch"))
+                _draw_schedule(panel, run, name, by, color, styles[run.path])
+                steps = {"color": color, "drawstyle": "steps-mid", "linewidth": 0.6}
+                _draw_values(panel, *run.curves(by)[name], numpy.floor, **steps)
+            _finish_schedule(panel, label, _longest(drawn, by))
             panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        _label_lowest(panels, "epoch")
+            panel.set_ylim(bottom=-0.04 * panel.get_ylim()[1])  # so that no hole is not hidden by the axis
+        _label_lowest(panels, by)
         color = _key_color(drawn)
         handles = [_key("before rounding", color=color), _key("rounded down", color=color, linewidth=0.6)]
         _legend(figure, None, [*_run_keys(drawn, styles), *handles, *_band_keys(panels, color)])
@@ -232,9 +236,9 @@ def initial_values(runs: Sequence[Run], name: str, label: str) -> Drawing:
         panel = figure.subplots()
         drawn.sort(key=lambda run: run.settings[name])
         for run, color, dashes in zip(drawn, cycle(COLORS), cycle(DASHES)):
-            start, steps = run.settings[name], run.val["train_step"]
+            start, steps = run.settings[name], run.steps["train_step"]
             # Up to the first hyperparameter step it stays where it starts.
-            steps, values = [0, steps.iloc[0], *steps], [start, start, *run.val[name]]
+            steps, values = [0, steps.iloc[0], *steps], [start, start, *run.steps[name]]
             panel.plot(steps, values, color=color, linestyle=dashes, label=f"{run.settings[name]:g}")
         panel.set(xlabel="iteration", ylabel=label, ylim=(0, None))
         panel.set_xlim(left=0)
@@ -314,8 +318,8 @@ def _read_table(file: Path) -> pandas.DataFrame:
 def _schedule_axis(runs: Iterable[Run]) -> str:
     """Weight steps wherever they can be told; a run that never changes a value needs no axis."""
     runs = list(runs)
-    unknown = [run for run in runs if run.val.empty and _changes(run.curves("epoch"))]
-    return "epoch" if unknown or all(run.val.empty for run in runs) else "train_step"
+    unknown = [run for run in runs if run.steps.empty and _changes(run.curves("epoch"))]
+    return "epoch" if unknown or all(run.steps.empty for run in runs) else "train_step"
 
 
 def _ordered(names: Iterable[str]) -> list[str]:
@@ -365,11 +369,16 @@ def _split(runs: Sequence[Run], drawn: list[Run], why: str) -> tuple[list[Run], 
     return drawn, skipped
 
 
-def _grid(count: int, height: float = 1.35, sharey: bool = False) -> tuple[Figure, list[Axes], Axes | None]:
-    """A figure of `count` panels, and the cell that is left over for the legend, if any; height: inches a row."""
+def _grid(
+    count: int, height: float = 1.35, sharey: bool = False, wide: bool = False
+) -> tuple[Figure, list[Axes], Axes | None]:
+    """A figure of `count` panels, and the cell that is left over for the legend, if any.
+
+    height: inches a row. wide: as wide as a page, however few the panels.
+    """
     columns = min(count, 4) if count != 4 else 2
     rows = -(-count // columns)
-    width = COLUMN if columns < 3 else PAGE
+    width = PAGE if wide or columns > 2 else COLUMN
     figure = Figure(figsize=(width, 0.35 + height * rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.07)
     cells = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
@@ -391,10 +400,17 @@ def _draw_schedule(panel: Axes, run: Run, name: str, by: str, color: str, style:
     x, values = run.curves(by)[name]
     if band := run.band(name, by):
         panel.fill_between(x, *band, color=color, **BAND)
+    _draw_values(panel, x, values, color=color, **(CONSTANT if _constant(values) else style))
+
+
+def _draw_values(
+    panel: Axes, x: numpy.ndarray, values: numpy.ndarray, rounded: Callable = numpy.asarray, **style
+) -> None:
+    """A line, across the panel for a constant: a run that tunes nothing has no place on an axis of weight steps."""
     if _constant(values):
-        panel.axhline(values[0], color=color, **CONSTANT)
+        panel.axhline(rounded(values[0]), **style)
     else:
-        panel.plot(x, values, color=color, **style)
+        panel.plot(x, rounded(values), **style)
 
 
 def _finish_schedule(panel: Axes, name: str, longest: float) -> None:
@@ -458,7 +474,7 @@ def _scale_x(panel: Axes, by: str, runs: Sequence[Run]) -> float:
 
 def _scale_score(panel: Axes, measure: str, runs: Sequence[Run]) -> None:
     if measure == "acc":
-        panel.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+        panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     values = numpy.concatenate([run.epoch[[f"train_{measure}", f"val_{measure}"]].to_numpy().ravel() for run in runs])
     values = values[numpy.isfinite(values)]
     if measure != "ppl" or not len(values) or values.max() < LOG_FACTOR * values.min():
@@ -557,7 +573,7 @@ def main(argv: list[str] | None = None) -> int:
 def _drawings(runs: Sequence[Run]) -> list[Callable[[Sequence[Run]], Drawing]]:
     """Which figures the runs have columns for."""
     columns = {name for run in runs for name in run.epoch.columns}
-    on = {name for run in runs for name in run.curves("epoch") if run.on(name)}
+    on = {name for run in runs for name in run.on(_schedule_axis(runs))}
     wanted = {
         schedules: True,
         dropouts: any(map(_is_rate, on)),

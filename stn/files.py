@@ -41,6 +41,18 @@ def cause(error: OSError) -> str:
     return f"{reason}; {_REMEDIES.get(error.errno, 'mend this, or choose another folder')}"
 
 
+def read(path: Path, kind: str, remedy: str) -> bytes:
+    """The content of a file of the user's: of this kind, or else to be had by this remedy. Raises UserError."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not {kind}: move it away and {remedy}")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {remedy}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): check its permissions, or {remedy}") from error
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have a file replaced by what `write` puts into it, or left as it is; on disk on return."""
     temporary = path.with_name(f"{path.name}.tmp")

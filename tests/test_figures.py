@@ -362,12 +362,14 @@ def image_values(name):
 
 @pytest.fixture
 def image_run(make_run):
-    def make(name="images", names=IMAGE_NAMES, tuned=IMAGE_NAMES, off=(), rows=3):
+    def make(name="images", names=IMAGE_NAMES, tuned=IMAGE_NAMES, off=(), rows=3, steps=None):
         header = ",".join([IMAGE_HEADER, *names, *(f"{tune}_scale" for tune in tuned), "lr"])
         columns = [[0.0] * 3 if one in off else image_values(one) for one in names]
         values = zip(*columns, *([0.5, 0.75, 1.0] for _ in tuned), strict=True)
         lines = [(*scores, *row, 0.01) for scores, row in zip(IMAGE_SCORES, values, strict=True)][:rows]
         path = make_run(name, epoch=table(header, lines), val=None)
+        if steps is not None:
+            (path / "valid.csv").write_text(steps)
         ranges = {tune: [*IMAGE_RANGES[tune]] for tune in tuned}
         (path / "args.yaml").write_text(yaml.safe_dump({"model": "alexnet", "ranges": ranges}))
         return path
@@ -436,6 +438,66 @@ def test_cutout_is_drawn_unfloored_floored_and_banded(image_run):
         assert panel(figure, label).get_ylim()[1] >= max(high)
 
 
+# global_step, time, loss, acc, entropy, dropout0, cutlength, cutholes, their scales, train_step
+IMAGE_STEPS = [
+    (3, 1, 2.2, 0.2, 1.5, 0.05, 4.5, 1.5, 0.5, 0.6, 0.7, 2),
+    (6, 2, 2.1, 0.3, 1.6, 0.2, 3.5, 0.5, 0.6, 0.7, 0.8, 4),
+    (9, 3, 2.0, 0.4, 1.7, 0.3, 5.25, 2.5, 0.7, 0.8, 0.9, 6),
+]
+STEPPED = ["dropout0", "cutlength", "cutholes"]
+VALID_HEADER = ["global_step", "time", "loss", "acc", "entropy", *STEPPED, *(f"{name}_scale" for name in STEPPED)]
+VALID_CSV = table(",".join([*VALID_HEADER, "train_step"]), IMAGE_STEPS)
+
+
+def step_values(name, column=5):
+    return [row[column + STEPPED.index(name)] for row in IMAGE_STEPS]
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_an_image_runs_steps_are_those_of_valid_csv(image_run, rows):
+    """With their own scales, before an epoch has ended too."""
+    run = image_run(names=STEPPED, tuned=STEPPED, steps=VALID_CSV, rows=rows)
+    axes = panel(draw(run, kind=figures.dropouts).figure, "dropout rate")
+    assert points(axes.lines[0]) == list(zip([2, 4, 6], step_values("dropout0"), strict=True))
+    assert axes.get_xlabel() == "weight step"
+    for kind, labels in ((figures.schedules, {name: name for name in STEPPED}), (figures.cutout, figures.CUTOUT)):
+        figure, _ = draw(run, kind=kind)
+        assert {panel(figure, label).get_xlabel() for label in labels.values()} == {"weight step"}
+        for name, label in labels.items():
+            assert points(panel(figure, label).lines[0]) == list(zip([2, 4, 6], step_values(name), strict=True))
+            x, low, high = band(figure, label)
+            expected = neighbourhood(step_values(name), step_values(name, column=8), IMAGE_RANGES[name])
+            assert (x, list(low), list(high)) == ([2, 4, 6], *map(pytest.approx, expected))
+    steps = panel(draw(run, kind=figures.cutout).figure, figures.CUTOUT["cutlength"]).lines[1]
+    assert points(steps) == [(2, 4), (4, 3), (6, 5)]
+
+
+def test_an_image_run_in_its_warm_up_is_constant_among_weight_steps(image_run):
+    warming = image_run("warming", names=STEPPED, tuned=STEPPED, rows=1)
+    stepping = image_run("stepping", names=STEPPED, tuned=STEPPED, steps=VALID_CSV)
+    lines = panel(draw(warming, stepping).figure, "cutlength").lines
+    assert [list(line.get_xdata()) for line in lines] == [[0, 1], [2, 4, 6]]
+    first, second = draw(warming, stepping, kind=figures.dropouts).figure.axes
+    assert [list(axes.lines[0].get_xdata()) for axes in (first, second)] == [[0, 1], [2, 4, 6]]
+    lines = panel(draw(warming, stepping, kind=figures.cutout).figure, figures.CUTOUT["cutholes"]).lines
+    assert [list(line.get_ydata()) for line in lines[:2]] == [[1.5, 1.5], [1, 1]]
+    assert [list(line.get_xdata()) for line in lines] == [[0, 1], [0, 1], [2, 4, 6], [2, 4, 6]]
+
+
+def test_an_image_run_without_steps_that_changes_puts_all_against_epochs(image_run):
+    replay = image_run("replay", names=STEPPED, tuned=[])
+    stepping = image_run("stepping", names=STEPPED, tuned=STEPPED, steps=VALID_CSV)
+    for kind in (figures.schedules, figures.dropouts, figures.cutout):
+        figure, skipped = draw(replay, stepping, kind=kind)
+        assert {axes.get_xlabel() for axes in figure.axes if axes.axison} - {""} == {"epoch"} and skipped == []
+        assert {tuple(line.get_xdata()) for axes in figure.axes for line in axes.lines} == {(0, 1, 2)}
+
+
+def test_no_hole_is_not_hidden_by_the_axis(image_run):
+    figure, _ = draw(image_run(), kind=figures.cutout)
+    assert panel(figure, figures.CUTOUT["cutholes"]).get_ylim()[0] < 0
+
+
 def test_accuracies_plot_the_csv(image_run):
     figure, _ = draw(image_run(), kind=figures.accuracies)
     loss, accuracy = figure.axes
@@ -446,7 +508,7 @@ def test_accuracies_plot_the_csv(image_run):
         assert points(best) == [(1, IMAGE_SCORES[1][column + 1])]  # the lowest validation loss
         assert axes.get_xlabel() == "epoch"
     assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss (nats)", "accuracy (%)")
-    assert accuracy.yaxis.get_major_formatter()(0.5) == "50"
+    assert [accuracy.yaxis.get_major_formatter()(share) for share in (0.5, 0.55, 0.125)] == ["50", "55", "12.5"]
 
 
 @pytest.mark.parametrize("kind", [figures.schedules, figures.dropouts, figures.cutout, figures.accuracies])
@@ -499,11 +561,12 @@ def test_a_language_model_is_left_out_of_the_images_figures(make_run, image_run,
         draw(language, kind=kind)
 
 
+@pytest.mark.parametrize("names", ["ab", "abc"])
 @pytest.mark.parametrize("kind", [figures.schedules, figures.dropouts, figures.cutout, figures.accuracies])
-def test_long_names_fit(image_run, kind):
+def test_long_names_fit(image_run, kind, names):
     """Nothing overlaps: legend and panels are apart, and all lies on the figure."""
     words = "batch_size128_modelalexnet_total_epochs500_tune_all_tune_scales_valid_lr0.003_warmup_epochs5"
-    figure = draw(*(image_run(f"{name}_{words}", FEW, FEW) for name in "abc"), kind=kind).figure
+    figure = draw(*(image_run(f"{name}_{words}", FEW, FEW) for name in names), kind=kind).figure
     figure.draw_without_rendering()
     (legend,) = figure.legends
     box = legend.get_window_extent()
@@ -513,6 +576,7 @@ def test_long_names_fit(image_run, kind):
         assert axes.get_tightbbox().y0 >= box.y1 - 1
         assert axes.bbox.height > 0.5 * figure.dpi  # half an inch
         assert sum(axes.get_tightbbox().overlaps(other.get_tightbbox()) for other in panels) == 1  # itself
+        assert figure.bbox.padded(1).x1 >= axes.get_tightbbox().x1
     texts = figure.findobj(lambda artist: hasattr(artist, "get_fontsize") and artist.get_text())
     assert min(text.get_fontsize() for text in texts) >= 7
 

@@ -8,13 +8,12 @@ import shutil
 import signal
 import subprocess
 import tarfile
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from downloads import serving
 
 SCRIPT = Path(__file__).resolve().parents[1] / "getdata.sh"
 SPLITS = ("train", "valid", "test")
@@ -38,38 +37,8 @@ ARCHIVE = archive_of(TEXTS)
 
 @pytest.fixture
 def server():
-    """Serves `body` and keeps every Range asked for.
-
-    `cuts` says after how many bytes each coming answer breaks off, `stall` how many seconds late it does.
-    """
-    state = SimpleNamespace(body=ARCHIVE, cuts=[], stall=0, ranges=[], knows_ranges=True, status=None)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked = self.headers["Range"]
-            state.ranges.append(asked)
-            start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.knows_ranges else 0
-            status = state.status or (404 if self.path != "/simple-examples.tgz" else 206 if start else 200)
-            if start >= len(state.body):
-                status = 416
-            content = state.body[start:] if status < 300 else b"sorry"
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{len(state.body) - 1}/{len(state.body)}")
-            self.end_headers()
-            self.wfile.write(content[: state.cuts.pop(0) if state.cuts else None])
-            self.wfile.flush()
-            time.sleep(state.stall)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        state.url = f"http://127.0.0.1:{http.server_port}"
+    with serving("simple-examples.tgz", ARCHIVE) as state:
         yield state
-        http.shutdown()
 
 
 @pytest.fixture

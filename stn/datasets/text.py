@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stn.errors import UserError
-from stn.files import mendable, write_atomically
+from stn.files import mendable, read, write_atomically
 
 SPLITS = ("train", "valid", "test")
 END_OF_LINE = "<eos>"
@@ -88,14 +88,7 @@ def _file_names() -> str:
 
 
 def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not a text file: --data needs {_file_names()}")
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: add it (--data needs {_file_names()})") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}): check its permissions") from error
+    return read(path, "a text file", f"put a text there (--data needs {_file_names()})")
 
 
 def _decode(content: bytes, path: Path) -> str:
