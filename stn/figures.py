@@ -93,12 +93,6 @@ class Run:
     epoch: pandas.DataFrame
     steps: pandas.DataFrame
 
-    @property
-    def name(self) -> str:
-        """<save_dir>/<folder>, or the last two folders where the settings do not say (or say a machine's path)."""
-        save_dir = Path(str(self.settings.get("save_dir") or self.path.parent.name))
-        return f"{save_dir.name if save_dir.is_absolute() else save_dir}/{self.path.name}"
-
     def best(self) -> int:
         """Index in `epoch` of the row with the lowest validation loss."""
         return int(self.epoch["val_loss"].to_numpy().argmin())
@@ -282,20 +276,23 @@ def save(figure: Figure, path: Path | str) -> list[Path]:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run: what its name has beyond the folders that all the runs' names begin or end with."""
-    parts = [run.name.split("/") for run in runs]
-    if len(runs) > 1:
-        head = _num_common(parts)
-        tail = _num_common([name[head:][::-1] for name in parts])
-        parts = [name[head : len(name) - tail] for name in parts]
-    short = ["/".join(name) for name in parts]
-    distinct = all(short) and len({*short}) == len(short)
-    return short if distinct else [str(run.path) for run in runs]
+    """A name for each run: of the folders on its path, the fewest that tell it from the others."""
+    paths = [run.path.resolve().parts for run in runs]
+    if len(runs) == 1:
+        return ["/".join(paths[0][-2:])]
+    head = _num_common(paths)
+    tail = _num_common([path[head:][::-1] for path in paths])
+    own = [path[head : len(path) - tail] for path in paths]
+    for count in range(1, max(map(len, own)) + 1):
+        short = ["/".join(folders[:count]) for folders in own]
+        if all(short) and len({*short}) == len(short):
+            return short
+    return [str(run.path) for run in runs]
 
 
-def _num_common(names: Sequence[Sequence[str]]) -> int:
-    """How many first parts all names share."""
-    shared = [len({*parts}) == 1 for parts in zip(*names, strict=False)]
+def _num_common(paths: Sequence[Sequence[str]]) -> int:
+    """How many first folders all paths share."""
+    shared = [len({*folders}) == 1 for folders in zip(*paths, strict=False)]
     return shared.index(False) if False in shared else len(shared)
 
 

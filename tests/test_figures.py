@@ -161,7 +161,9 @@ def test_what_is_no_number_is_named(make_run):
         (["demo/fixed/2026-01-02", "demo/tuned/2026-01-02"], ["fixed", "tuned"]),
         (["paper/2026-01-02-a", "paper/2026-01-03-a"], ["2026-01-02-a", "2026-01-03-a"]),
         (["paper/2026-01-02"], ["paper/2026-01-02"]),
-        (["a/2026-01-02", "b/c/2026-01-02"], ["a", "b/c"]),
+        (["a/2026-01-02", "b/c/2026-01-02"], ["a", "b"]),
+        (["tuned/seed0/lr1_01:02:03", "fixed/seed0/lr1_cut4_01:02:03"], ["tuned", "fixed"]),
+        (["a/2026-01-02", "a/2026-01-03", "b/2026-01-03"], ["a/2026-01-02", "a/2026-01-03", "b/2026-01-03"]),
     ],
 )
 def test_labels_are_what_tells_runs_apart(make_run, names, expected):
