@@ -13,6 +13,7 @@ from stn.datasets import builtin_images, images
 from stn.datasets.images import ImageSets
 from stn.errors import UserError
 from stn.files import mendable
+from stn.memory import fitting
 from stn.runs import read_status
 from stn.scripts.options import ROOT, find
 from stn.scripts.script import choose_device
@@ -67,11 +68,9 @@ class ImageExperiment:
         return str(find(args.data, "--data") if args.data else CIFAR10)
 
     def task(self, args: Namespace, data: ImageSets, num_hyper: int) -> ImageClassification:
-        try:
+        with fitting("model and images do not fit into memory: try --model small"):
             model = MODELS[args.model](num_hyper, getattr(torch, args.dtype)).to(args.device)
             return ImageClassification(model, data, args.batch_size, args.device)
-        except (RuntimeError, MemoryError) as error:
-            raise UserError("model and images do not fit into memory: try --model small") from error
 
     def settings(self, args: Namespace, task: ImageClassification) -> Settings:
         steps_of_an_epoch = task.position[1]

@@ -574,6 +574,23 @@ def test_images_that_are_missing_or_truncated(run, tmp_path):
     assert not (tmp_path / "logs").exists()
 
 
+def failing(error):
+    def model(*_):
+        raise error
+
+    return model
+
+
+def test_a_network_that_does_not_fit_into_memory(run, tmp_path, monkeypatch):
+    """What fails otherwise is a defect of ours, and shows as one."""
+    monkeypatch.setitem(cnn.models.MODELS, "small", failing(MemoryError()))
+    refused(run("--tune_all"), "not fit into memory", "--model small")
+    monkeypatch.setitem(cnn.models.MODELS, "small", failing(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run("--tune_all")
+    assert not (tmp_path / "logs").exists()
+
+
 def test_logs_that_cannot_be_written(run, tmp_path):
     (tmp_path / "logs").write_text("in the way")
     refused(run("--tune_all"), tmp_path / "logs", "cannot write")

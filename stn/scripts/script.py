@@ -55,7 +55,7 @@ class Experiment(Protocol):
         """Where the data that --data names lies."""
 
     def task(self, args: Namespace, data: Any, num_hyper: int) -> Task:
-        """Model and task, on args.device; UserError, RuntimeError or MemoryError where they cannot be made."""
+        """Model and task, on args.device; UserError where they do not fit into memory."""
 
     def settings(self, args: Namespace, task: Any) -> Settings:
         """The training loop's."""
