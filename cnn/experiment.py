@@ -30,6 +30,7 @@ class ImageExperiment:
     min_lr: training stops below it.
     """
 
+    family = "cnn"
     unit = "images"
     measure = "acc"
     lengthening = frozenset({"total_epochs", "patience"})

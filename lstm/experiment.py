@@ -25,6 +25,7 @@ MIN_LR = 0.0003  # as published: below it training stops
 class LanguageModelingExperiment:
     """An `Experiment`; its flags are those of lstm/flags.py."""
 
+    family = "lstm"
     unit = "tokens"
     measure = "ppl"
     lengthening = frozenset({"epochs", "patience"})

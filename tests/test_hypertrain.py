@@ -137,7 +137,7 @@ def test_what_is_not_warm_yet_stays(finished):
 
 def test_settings_say_what_made_the_run(finished):
     found = settings(finished)
-    assert (found["seed"], found["data"], found["script"]) == (3, "builtin", "hypertrain.py")
+    assert (found["seed"], found["data"], found["script"]) == (3, "builtin", "cnn/hypertrain.py")
     assert (found["device"], found["dtype"], found["threads"]) == ("cpu", "float32", 1)
     assert all(found[f"tune_{name}"] for name in (*SHARED[:4], "dropoutl", "indropout", "inscale", "scales"))
     assert found["ranges"]["cutlength"] == [0.0, 25.0] and len(found["ranges"]) == 11
@@ -396,7 +396,7 @@ def test_scripts_run_from_inside_cnn(tmp_path, script):
     )
     assert (done.returncode, done.stderr) == (0, "")
     folder = next((tmp_path / "logs").glob("**/result.csv")).parent
-    assert settings(folder)["script"] == f"{script}.py"
+    assert settings(folder)["script"] == f"cnn/{script}.py"
 
 
 # Stop, resume, test
@@ -513,7 +513,7 @@ def test_changed_images(run, finished, tmp_path, monkeypatch):
 
 
 def test_a_run_of_the_other_script(run, finished):
-    refused(run(f"--resume {finished} --test", script=train_basic), "hypertrain.py", script="train_basic.py")
+    refused(run(f"--resume {finished} --test", script=train_basic), "cnn/hypertrain.py", script="train_basic.py")
 
 
 # Bad input
