@@ -1,7 +1,7 @@
 """What the image-classification scripts train: image sets, a convolutional network, and where their runs lie."""
 
 from argparse import Namespace
-from datetime import UTC, datetime
+from datetime import date, datetime
 from itertools import chain, count
 from pathlib import Path
 
@@ -96,8 +96,7 @@ class ImageExperiment:
         )
 
     def new_folder(self, args: Namespace) -> Path:
-        now = datetime.now(UTC)
-        folder = self._parent(args) / (args.subdir or f"{now:%Y%m%d}") / f"{args.label[:LONGEST_LABEL]}_{now:%H:%M:%S}"
+        folder = self._parent(args) / f"{args.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"
         others = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
         return next(path for path in chain([folder], others) if not path.exists())
 
@@ -110,7 +109,7 @@ class ImageExperiment:
         runs = [file.parent for file in settings if not unfinished or read_status(file.parent) != "finished"]
         if not runs:
             kind = "no unfinished run" if unfinished else "no run"
-            raise UserError(f"there is {kind} in {parent}: check --logdir and --dir, or name its folder")
+            raise UserError(f"there is {kind} in {parent}: check --logdir and the folders in it, or name the run's")
         return runs[-1]
 
     def model_file(self, args: Namespace) -> str | None:
@@ -123,8 +122,14 @@ class ImageExperiment:
         )
 
     def _parent(self, args: Namespace) -> Path:
-        """The folder that holds the runs, by subfolder; a relative one lies under the root."""
-        return ROOT / args.logdir / args.dir
+        """The folder of the runs, or of their subfolders where none is given; a relative one lies under the root."""
+        return ROOT / args.logdir / args.dir / args.subdir
+
+
+def name_run(args: Namespace, given: set[str]) -> None:
+    """What a new run's folder is called, in place: its subfolder by the date unless given, itself by the flags."""
+    args.subdir = args.subdir or f"{date.today():%Y%m%d}"
+    args.label = label(args, given)
 
 
 def label(args: Namespace, given: set[str]) -> str:

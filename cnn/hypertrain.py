@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from cnn.experiment import ImageExperiment, label
+from cnn.experiment import ImageExperiment, name_run
 from cnn.flags import add_run_flags, add_training_flags
 from cnn.hyperparameters import Spec, specs
 from stn.errors import UserError
@@ -78,7 +78,7 @@ def resolve(args: argparse.Namespace, given: set[str]) -> None:
 
     Raises UserError where nothing is tuned, flags contradict each other, or a start is not inside its range.
     """
-    args.label = label(args, given)
+    name_run(args, given)
     if args.tune_all:
         for name in ("dropoutl", "indropout", "inscale", "jitters", "cutlength", "cutholes"):
             setattr(args, f"tune_{name}", True)

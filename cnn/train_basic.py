@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from cnn.experiment import ImageExperiment, label
+from cnn.experiment import ImageExperiment, name_run
 from cnn.flags import add_run_flags, add_training_flags
 from cnn.hyperparameters import specs
 from stn.errors import UserError
@@ -35,7 +35,7 @@ def value(args: argparse.Namespace, name: str) -> float:
 
 def resolve(args: argparse.Namespace, given: set[str]) -> None:
     """Take the schedule's file, if any, from where it is, in place. Raises UserError where flags contradict it."""
-    args.label = label(args, given)
+    name_run(args, given)
     take_schedule(args, RANGES, lambda name: next((flag for flag in setters(name) if flag in given), None))
     for name, (_, high) in RANGES.items():
         if name != "dropout" and value(args, name) >= max(high, 1):

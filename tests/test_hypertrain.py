@@ -6,8 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from argparse import Namespace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -174,12 +175,40 @@ def test_validation_images_are_the_last(finished):
 def test_a_run_lies_under_the_date_and_is_named_by_its_flags_and_the_time(finished):
     day, kind, logs = (finished.parents[number].name for number in range(3))
     assert (kind, logs) == ("hyper-training", "logs")
-    assert day in {f"{datetime.now(UTC) - timedelta(days=days):%Y%m%d}" for days in (0, 1)}
+    assert day in {f"{datetime.now() - timedelta(days=days):%Y%m%d}" for days in (0, 1)}
     words = (
         "batch_size32_dtypefloat32_entropy_weight0.001_log_interval2_modelsmall_no_cuda_save_seed3_total_epochs3"
         "_tune_all_tune_scales_warmup_epochs1"
     )
     assert re.fullmatch(re.escape(words) + r"_\d\d:\d\d:\d\d", finished.name)
+
+
+@pytest.mark.parametrize("hours", [-12, 12])
+def test_the_time_is_local(run, tmp_path, monkeypatch, hours):
+    """At one of these places the date, too, is another than in Greenwich."""
+    monkeypatch.setenv("TZ", f"HERE{-hours}")  # POSIX counts westwards
+    time.tzset()
+    try:
+        assert run("--tune_hue --total_epochs 1 --warmup_epochs 0")[0] == 0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    folder = only_run(tmp_path)
+    found = datetime.strptime(f"{folder.parent.name} {folder.name[-8:]}", "%Y%m%d %H:%M:%S")
+    now = datetime.now(timezone(timedelta(hours=hours))).replace(tzinfo=None)
+    assert timedelta() <= now - found < timedelta(minutes=10)
+
+
+def test_a_subfolder_confines_the_search(run, tmp_path):
+    """A date's, too."""
+    for subdir in ("", "--subdir trial", "--subdir other"):
+        assert run(f"--tune_hue --total_epochs 1 --warmup_epochs 0 {subdir}")[0] == 0
+    for folder in runs(tmp_path):
+        status, out, _ = run(f"--test --subdir {folder.parent.name}")
+        assert status == 0 and f"of {folder}:" in out
+        assert run(f"--resume --total_epochs 2 --subdir {folder.parent.name}")[0] == 0
+        assert len(rows(folder / "epoch.csv")) == 2
+    refused(run("--test --subdir nowhere"), tmp_path / "logs" / "hyper-training" / "nowhere", "no run", "--logdir")
 
 
 def test_a_run_where_it_is_told_to_lie(run, tmp_path):
@@ -473,7 +502,7 @@ def test_resume_of_what_is_no_run(run, tmp_path):
     refused(run(f"--resume {tmp_path}"), "no run", "args.yaml")
     refused(run(f"--resume {tmp_path / 'nowhere'}"), "nowhere", "does not exist")
     for flags in ("--resume", "--test"):
-        refused(run(flags), "no ", "run", "--logdir", "--dir")
+        refused(run(flags), "no ", "run", "--logdir")
     assert not (tmp_path / "logs").exists()
 
 
