@@ -212,7 +212,7 @@ def test_a_subfolder_confines_the_search(run, tmp_path):
 
 
 def test_a_run_where_it_is_told_to_lie(run, tmp_path):
-    assert run("--tune_hue --dir mine --subdir trial --total_epochs 1")[0] == 0
+    assert run("--tune_hue --dir mine --subdir trial --total_epochs 1 --warmup_epochs 0")[0] == 0
     assert only_run(tmp_path).parent == tmp_path / "logs" / "mine" / "trial"
 
 
@@ -391,7 +391,9 @@ def test_a_seed_gives_the_same_again(run, tmp_path):
 
 def test_without_cifar10_it_trains_on_the_builtin_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cnn.experiment, "CIFAR10", tmp_path / "nowhere")
-    flags = f"{SMALL} --tune_hue --total_epochs 1 --logdir {tmp_path / 'logs'}".replace("--data builtin", "")
+    flags = f"{SMALL} --tune_hue --total_epochs 1 --warmup_epochs 0 --logdir {tmp_path / 'logs'}".replace(
+        "--data builtin", ""
+    )
     status, out, _ = execute(hypertrain, flags.split(), capsys)
     assert status == 0 and "./getdata.sh cifar10" in out and "160 / 40 / 60 images" in out
     assert settings(only_run(tmp_path))["data"] == "builtin"
@@ -415,7 +417,8 @@ def test_scripts_run_from_inside_cnn(tmp_path, script):
     (tmp_path / "sitecustomize.py").write_text(
         "from stn.datasets import builtin_images\nbuiltin_images.builtin_images.__defaults__ = (200, 60)\n"
     )
-    flags = f"{SMALL} --total_epochs 1 --logdir {tmp_path / 'logs'} {'--tune_all' * (script == 'hypertrain')}"
+    own = {"hypertrain": "--tune_all --warmup_epochs 0", "train_basic": ""}
+    flags = f"{SMALL} --total_epochs 1 --logdir {tmp_path / 'logs'} {own[script]}"
     done = subprocess.run(
         [sys.executable, f"{script}.py", *flags.split()],
         cwd=ROOT / "cnn",
@@ -441,7 +444,7 @@ def everything(folder):
 
 
 def test_a_run_trained_longer_is_the_run_that_was_that_long(run, tmp_path, finished):
-    flags = f"{ALL} --seed 3 --total_epochs 1 --subdir parts"
+    flags = f"{ALL} --seed 3 --total_epochs 2 --subdir parts"
     assert run(flags)[0] == 0
     folder = only_run(tmp_path)
     assert run(f"--resume {folder} --total_epochs 3")[0] == 0
@@ -554,9 +557,17 @@ def test_a_run_of_the_other_script(run, finished):
         ("", ("nothing is tuned", "--tune_all")),
         ("--tune_scales", ("nothing is tuned", "--tune_all")),
         ("--tune_dropout --tune_dropoutl", ("--tune_dropout", "--tune_dropoutl")),
-        ("--tune_dropout --tune_all", ("--tune_dropout", "contradicts")),
+        ("--tune_dropout --tune_all", ("--tune_dropout is", "--tune_all brings one for each")),
         ("--tune_fcdropout", ("--tune_fcdropout", "--model small")),
-        ("--tune_all --start_fcdrop 0.1", ("--start_fcdrop",)),
+        ("--tune_all --tune_fcdropout", ("--tune_fcdropout", "--model small")),
+        ("--tune_all --start_fcdrop 0.1", ("--start_fcdrop", "--model small", "leave it out")),
+        ("--tune_all --start_fcdrop 0.1 --tune_fcdropout", ("--start_fcdrop", "--model small")),
+        *((f"--tune_all --{flag} 0.1", (f"--{flag}", "add --tune_scales")) for flag in ("entropy_weight", "scale_lr")),
+        ("--tune_hue --cutlength_scale 1", ("--cutlength_scale", "add --tune_cutlength,")),
+        ("--tune_cutlength --cutholes_scale 1", ("--cutholes_scale", "add --tune_cutholes,")),
+        ("--tune_cutlength --tune_cutholes --perturb_scale 1", ("--perturb_scale", "besides cutout")),
+        *((f"--tune_all --total_epochs 2 --warmup_epochs {epochs}", (
+          "--total_epochs 2 ", f"--warmup_epochs {epochs}", "raise")) for epochs in (2, 3)),
         *((f"--tune_all --start_{name} {value}", (f"--start_{name} {value}", "out of range")) for name, value in (
             ("hue", "0.5"), ("cutlength", "25"), ("cutlength", "24.5"), ("cutlength", "3.7"), ("cutholes", "4"),
             ("drop", "0"), ("drop", "0.9"), ("indrop", "1"), ("sat", "1"), ("contrast", "1"), ("bright", "0"),
