@@ -37,7 +37,8 @@ class DefaultsFormatter(argparse.HelpFormatter):
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, set[str]]:
     """The flags with their defaults, and the names of those that were given."""
     unset = object()
-    probe = argparse.Namespace(**{action.dest: unset for action in parser._actions})
+    names = {action.dest for action in parser._actions} | parser._defaults.keys()
+    probe = argparse.Namespace(**dict.fromkeys(names, unset))
     given = {name for name, value in vars(parser.parse_args(argv, probe)).items() if value is not unset}
     return parser.parse_args(argv), given
 
