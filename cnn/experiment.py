@@ -98,7 +98,8 @@ class ImageExperiment:
     def new_folder(self, args: Namespace) -> Path:
         folder = self._parent(args) / f"{args.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"
         others = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
-        return next(path for path in chain([folder], others) if not path.exists())
+        with mendable(folder):
+            return next(path for path in chain([folder], others) if not path.exists())
 
     def find_run(self, args: Namespace, unfinished: bool) -> Path:
         if args.resume:

@@ -636,6 +636,12 @@ def test_logs_that_cannot_be_written(run, tmp_path):
     refused(run("--tune_all"), tmp_path / "logs", "cannot write")
 
 
+def test_a_subfolder_whose_name_is_too_long(run, tmp_path):
+    (tmp_path / "logs" / "hyper-training").mkdir(parents=True)
+    refused(run(f"--tune_all --subdir {300 * 'x'}"), "cannot write", "File name too long", "--subdir")
+    assert not runs(tmp_path)
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_as_failed(run, tmp_path):
     refused(run("--tune_all --train_lr 1e30"), "not finite at step", "learning rate")
     assert (only_run(tmp_path) / "status").read_text() == "failed\n"

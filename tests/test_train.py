@@ -282,6 +282,7 @@ def test_a_model_that_no_memory_holds(run, tmp_path):
         ("--drop_transform softplus", ("drop_transform", "sigmoid")),
         ("--save checkpoint.pt", ("save", "checkpoint.pt")),
         ("--save ../model.pt", ("save", "../model.pt")),
+        (f"--prefix {300 * 'x'}", ("File name too long", "--prefix")),
         ("--prefix a/b", ("--prefix a/b", "slash")),
         ("--tune_everything", ("--tune_everything",)),
         ("--epoch 3", ("--epoch",)),
