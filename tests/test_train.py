@@ -257,6 +257,11 @@ def test_a_corpus_too_short_for_its_batch(run, tmp_path):
     assert not (tmp_path / "logs").exists()
 
 
+def test_a_prefix_that_is_too_long(run, tmp_path):
+    refused(run(f"--prefix {300 * 'x'}"), "File name too long", "--prefix")
+    assert not any((tmp_path / "logs").iterdir())
+
+
 def test_a_model_that_no_memory_holds(run, tmp_path):
     refused(run("--tune_all --emsize 10000 --nhid 2147483647"), "does not fit into memory", "--nhid")
     assert not (tmp_path / "logs").exists()
@@ -282,7 +287,6 @@ def test_a_model_that_no_memory_holds(run, tmp_path):
         ("--drop_transform softplus", ("drop_transform", "sigmoid")),
         ("--save checkpoint.pt", ("save", "checkpoint.pt")),
         ("--save ../model.pt", ("save", "../model.pt")),
-        (f"--prefix {300 * 'x'}", ("File name too long", "--prefix")),
         ("--prefix a/b", ("--prefix a/b", "slash")),
         ("--tune_everything", ("--tune_everything",)),
         ("--epoch 3", ("--epoch",)),
