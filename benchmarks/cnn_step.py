@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     results = {}
     for name in args.dtype:
         seconds = measure(DTYPES[name], args.batch, args.rounds)
-        peak = timing.peak_memory(__file__, name)
+        peak = timing.peak_memory(__file__, name, args)
         results[name] = {key: statistics.median(times) for key, times in seconds.items()} | {"peak_rss_mib": peak}
         print("\n".join([*timing.table(name, seconds, RATIOS), timing.peak_line(peak, 1536)]), flush=True)
     if args.json:

@@ -281,7 +281,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"wrote {file}")
         else:
             seconds = measure(PAPER, dtype, args.rounds)
-            results[name] = summarize(PAPER, seconds, timing.peak_memory(__file__, name))
+            results[name] = summarize(PAPER, seconds, timing.peak_memory(__file__, name, args))
             print(report(name, seconds, results[name]), flush=True)
     if args.json and results:
         args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

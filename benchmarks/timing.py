@@ -89,9 +89,11 @@ def peak_line(peak_mib: float, aim_mib: float | None) -> str:
     return f"  {'peak_rss_mib':<36}{peak_mib:>10,.0f}{'' if aim_mib is None else f'<= {aim_mib:g}':>30}"
 
 
-def peak_memory(script: Path | str, dtype: str) -> float:
-    """MiB that training takes at the most, of a process of its own: the script's, with --peak."""
-    command = [sys.executable, str(script), "--peak", dtype]
+def peak_memory(script: Path | str, dtype: str, args: argparse.Namespace) -> float:
+    """MiB that training takes at the most, of a process of its own: the script's, with --peak and what sizes it."""
+    sizes = {name: getattr(args, name, None) for name in ("batch", "threads")}
+    flags = [f"--{name}={size}" for name, size in sizes.items() if size is not None]
+    command = [sys.executable, str(script), "--peak", dtype, *flags]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )

@@ -106,7 +106,10 @@ def cutout(images: Tensor, holes: float | Tensor, length: float | Tensor, max_ho
 
 
 def cut(images: Tensor, rows: Tensor, columns: Tensor, holes: float | Tensor, length: float | Tensor) -> Tensor:
-    """Holes at given centres: images (B, C, H, W); rows and columns (B, N), of which the first `holes` count."""
+    """Holes at given centres: images (B, C, H, W); rows and columns (B, N), of which the first `holes` count.
+
+    As published, a hole of odd length lies half a pixel up and left of its centre: one of 5 at c covers c − 3 to c + 1.
+    """
     half, holes = (_strength(number, images)[:, None] for number in (length / 2, holes))
     counts = torch.arange(rows.shape[1], device=images.device) < holes
     in_rows = (_covered(rows, half, images.shape[2]) & counts[..., None]).to(images.dtype)

@@ -1,7 +1,7 @@
 """What the image-classification scripts train: image sets, a convolutional network, and where their runs lie."""
 
 from argparse import Namespace
-from datetime import UTC, datetime
+from datetime import date, datetime
 from itertools import chain, count
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from stn.datasets import builtin_images, images
 from stn.datasets.images import ImageSets
 from stn.errors import UserError
 from stn.files import mendable
+from stn.memory import fitting
 from stn.runs import read_status
 from stn.scripts.options import ROOT, find
 from stn.scripts.script import choose_device
@@ -29,6 +30,7 @@ class ImageExperiment:
     min_lr: training stops below it.
     """
 
+    family = "cnn"
     unit = "images"
     measure = "acc"
     lengthening = frozenset({"total_epochs", "patience"})
@@ -67,11 +69,9 @@ class ImageExperiment:
         return str(find(args.data, "--data") if args.data else CIFAR10)
 
     def task(self, args: Namespace, data: ImageSets, num_hyper: int) -> ImageClassification:
-        try:
+        with fitting("model and images do not fit into memory: try --model small"):
             model = MODELS[args.model](num_hyper, getattr(torch, args.dtype)).to(args.device)
             return ImageClassification(model, data, args.batch_size, args.device)
-        except (RuntimeError, MemoryError) as error:
-            raise UserError("model and images do not fit into memory: try --model small") from error
 
     def settings(self, args: Namespace, task: ImageClassification) -> Settings:
         steps_of_an_epoch = task.position[1]
@@ -96,10 +96,10 @@ class ImageExperiment:
         )
 
     def new_folder(self, args: Namespace) -> Path:
-        now = datetime.now(UTC)
-        folder = self._parent(args) / (args.subdir or f"{now:%Y%m%d}") / f"{args.label[:LONGEST_LABEL]}_{now:%H:%M:%S}"
+        folder = self._parent(args) / f"{args.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"
         others = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
-        return next(path for path in chain([folder], others) if not path.exists())
+        with mendable(folder):
+            return next(path for path in chain([folder], others) if not path.exists())
 
     def find_run(self, args: Namespace, unfinished: bool) -> Path:
         if args.resume:
@@ -110,7 +110,7 @@ class ImageExperiment:
         runs = [file.parent for file in settings if not unfinished or read_status(file.parent) != "finished"]
         if not runs:
             kind = "no unfinished run" if unfinished else "no run"
-            raise UserError(f"there is {kind} in {parent}: check --logdir and --dir, or name its folder")
+            raise UserError(f"there is {kind} in {parent}: check --logdir and the folders in it, or name the run's")
         return runs[-1]
 
     def model_file(self, args: Namespace) -> str | None:
@@ -123,8 +123,14 @@ class ImageExperiment:
         )
 
     def _parent(self, args: Namespace) -> Path:
-        """The folder that holds the runs, by subfolder; a relative one lies under the root."""
-        return ROOT / args.logdir / args.dir
+        """The folder of the runs, or of their subfolders where none is given; a relative one lies under the root."""
+        return ROOT / args.logdir / args.dir / args.subdir
+
+
+def name_run(args: Namespace, given: set[str]) -> None:
+    """What a new run's folder is called, in place: its subfolder by the date unless given, itself by the flags."""
+    args.subdir = args.subdir or f"{date.today():%Y%m%d}"
+    args.label = label(args, given)
 
 
 def label(args: Namespace, given: set[str]) -> str:

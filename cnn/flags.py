@@ -5,7 +5,9 @@ from collections.abc import Callable
 from cnn.models import MODELS
 from stn.scripts.options import (
     OneLineParser,
+    add_data_flag,
     add_machine_flags,
+    add_progress_flags,
     nonnegative_int,
     positive,
     positive_int,
@@ -30,21 +32,7 @@ def add_training_flags(parser: OneLineParser, total_epochs: int, short_model: st
     add("--train_lr", "-tlr", type=positive, default=0.01, metavar="LR", help="learning rate of the weights' SGD")
     add("--momentum", "-mom", type=rate, default=0.9, help="momentum of the weights' SGD")
     add("--lr_decay", type=share, default=0.1, help="factor of the learning rate when it decays")
-    nonmono, patience = short_nonmono or ("", "")
-    add(
-        *filter(None, ("--nonmono", nonmono)),
-        type=nonnegative_int,
-        default=60,
-        metavar="N",
-        help="decay the learning rate when the validation loss is no better than it was more than this many epochs ago",
-    )
-    add(
-        *filter(None, ("--patience", patience)),
-        type=positive_int,
-        default=75,
-        metavar="N",
-        help="epochs without a better validation loss before training stops",
-    )
+    add_progress_flags(add, nonmono=60, patience=75, short=short_nonmono)
     add(
         "--milestones",
         type=positive_int,
@@ -58,13 +46,7 @@ def add_training_flags(parser: OneLineParser, total_epochs: int, short_model: st
 def add_run_flags(parser: OneLineParser) -> Callable:
     """Flags of data, device and logs; the group's add_argument, for more."""
     add = parser.add_argument_group("data, device and logs").add_argument
-    add(
-        "--data",
-        default=None,
-        metavar="FOLDER",
-        help="folder of CIFAR-10's binary files, or 'builtin' for the built-in images "
-        "(default: data/cifar10, and where that is absent the built-in images)",
-    )
+    add_data_flag(add, "CIFAR-10's binary files", "data/cifar10", "images")
     add(
         "--percent_valid",
         "-pval",

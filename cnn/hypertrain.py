@@ -2,8 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Set
 
-from cnn.experiment import ImageExperiment, label
+from cnn.experiment import ImageExperiment, name_run
 from cnn.flags import add_run_flags, add_training_flags
 from cnn.hyperparameters import Spec, specs
 from stn.errors import UserError
@@ -74,31 +75,60 @@ def own_source(args: argparse.Namespace, name: str, spec: Spec, tuned: set[str])
 
 
 def resolve(args: argparse.Namespace, given: set[str]) -> None:
-    """What --tune_all and --tune_jitters stand for, in place.
+    """Name the run's folder, and set what --tune_all and --tune_jitters stand for, in place.
 
-    Raises UserError where nothing is tuned, flags contradict each other, or a start is not inside its range.
+    Raises UserError where nothing is tuned, flags contradict each other or have nothing to act on, or a start is not
+    inside its range.
     """
-    args.label = label(args, given)
+    name_run(args, given)
+    refuse_contradictions(args, given)
+    expand(args)
+    tuned = {name: source for name, source in sources(args).items() if isinstance(source, Tuned)}
+    if not tuned:
+        raise UserError("nothing is tuned: add --tune_all, or --tune_… for some hyperparameters")
+    for name, source in tuned.items():
+        check_start(f"start_{started_by(name)}", source)
+    idle = idle_flags(args, tuned.keys())
+    for flag in sorted(given & idle.keys()):
+        raise UserError(f"--{flag} has nothing to act on: add {idle[flag]}, or leave it out")
+
+
+def refuse_contradictions(args: argparse.Namespace, given: set[str]) -> None:
+    """Raise UserError where flags that were given cannot go together."""
+    if args.total_epochs <= args.warmup_epochs:
+        raise UserError(
+            f"--total_epochs {args.total_epochs} ends before anything is tuned, after --warmup_epochs "
+            f"{args.warmup_epochs}: raise the one, or lower the other"
+        )
+    for flag in sorted(given & {"tune_dropoutl", "tune_all"}):
+        if args.tune_dropout:
+            raise UserError(f"--tune_dropout is one rate for all layers, --{flag} brings one for each: leave one out")
+    for flag in sorted(given & {"tune_fcdropout", "start_fcdrop"}):
+        if "fcdropout0" not in specs(args.model):
+            raise UserError(f"--{flag} has nothing to act on in --model {args.model}: leave it out")
+
+
+def expand(args: argparse.Namespace) -> None:
+    """What --tune_all and --tune_jitters stand for, in place."""
     if args.tune_all:
         for name in ("dropoutl", "indropout", "inscale", "jitters", "cutlength", "cutholes"):
             setattr(args, f"tune_{name}", True)
-        args.tune_fcdropout = args.model == "alexnet"
+        args.tune_fcdropout = "fcdropout0" in specs(args.model)
     if args.tune_jitters:
         for name in JITTERS:
             setattr(args, f"tune_{name}", True)
-    if args.tune_dropout and args.tune_dropoutl:
-        raise UserError("--tune_dropout is one rate for all layers, which contradicts --tune_dropoutl: leave one out")
-    if args.tune_fcdropout and args.model != "alexnet":
-        raise UserError(f"--tune_fcdropout has nothing to act on in --model {args.model}: leave it out")
-    if not any(getattr(args, f"tune_{name}") for name in TUNE):
-        raise UserError("nothing is tuned: add --tune_all, or --tune_… for some hyperparameters")
-    tuned = {name: source for name, source in sources(args).items() if isinstance(source, Tuned)}
-    for name, source in tuned.items():
-        check_start(f"start_{started_by(name)}", source)
-    starts = {f"start_{started_by(name)}" for name in tuned}
-    for flag in sorted(given):
-        if flag.startswith("start_") and flag not in starts:
-            raise UserError(f"--{flag} has nothing to act on: add the --tune_… flag of what it starts")
+
+
+def idle_flags(args: argparse.Namespace, tuned: Set[str]) -> dict[str, str]:
+    """The flags that have nothing to act on, with what would give it to them."""
+    starts = {started_by(name) for name in tuned}
+    idle = {f"start_{name}": "the --tune_… flag of what it starts" for name in START if name not in starts}
+    idle |= {f"{name}_scale": f"--tune_{name}" for name in CUTOUT if name not in tuned}
+    if not tuned - CUTOUT.keys():
+        idle["perturb_scale"] = "--tune_… for something besides cutout"
+    if not args.tune_scales:
+        idle |= dict.fromkeys(("entropy_weight", "scale_lr"), "--tune_scales")
+    return idle
 
 
 def check_start(flag: str, source: Tuned) -> None:

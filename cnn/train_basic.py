@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from cnn.experiment import ImageExperiment, label
+from cnn.experiment import ImageExperiment, name_run
 from cnn.flags import add_run_flags, add_training_flags
 from cnn.hyperparameters import specs
 from stn.errors import UserError
@@ -34,13 +34,34 @@ def value(args: argparse.Namespace, name: str) -> float:
 
 
 def resolve(args: argparse.Namespace, given: set[str]) -> None:
-    """Take the schedule's file, if any, from where it is, in place. Raises UserError where flags contradict it."""
-    args.label = label(args, given)
-    take_schedule(args, RANGES, lambda name: next((flag for flag in setters(name) if flag in given), None))
+    """Name the run's folder, and take the schedule's file, if any, from where it is, in place.
+
+    Raises UserError where flags or the schedule's columns contradict each other or have nothing to act on.
+    """
+    name_run(args, given)
+    refuse_idle_flags(args, given)
+    scheduled = take_schedule(args, RANGES, lambda name: next((flag for flag in setters(name) if flag in given), None))
+    usable = specs(args.model, shared_dropout="dropout" in scheduled)
+    if useless := [name for name in scheduled if name not in usable]:
+        raise UserError(
+            f"{args.load_schedule} has a column {useless[0]!r}, of which --model {args.model} has no use: "
+            "give the --model that it was recorded with, or remove the column"
+        )
     for name, (_, high) in RANGES.items():
         if name != "dropout" and value(args, name) >= max(high, 1):
             flag = FLAGS.get(name, name)
             raise UserError(f"--{flag} {value(args, name):g} is out of range: it goes from 0 to below {max(high, 1):g}")
+
+
+def refuse_idle_flags(args: argparse.Namespace, given: set[str]) -> None:
+    """Raise UserError where a flag that was given sets nothing in the model, or none of its rates."""
+    acting, everywhere = ({flag for name in names for flag in setters(name)} for names in (specs(args.model), RANGES))
+    for flag in sorted(given & (everywhere - acting)):
+        raise UserError(f"--{flag} has nothing to act on in --model {args.model}: leave it out")
+    for flag, name in (("dropout", "dropout"), ("fc_dropout", "fcdropout")):
+        if getattr(args, flag) == 0:
+            own = " ".join(f"--{FLAGS.get(other, other)} 0" for other in specs(args.model) if other.startswith(name))
+            raise UserError(f"--{flag} 0 is no rate to share: give {own} for no dropout, -1 for rates of their own")
 
 
 def setters(name: str) -> list[str]:
@@ -65,10 +86,12 @@ def parser() -> OneLineParser:
 def add_hyperparameter_flags(parser: OneLineParser) -> None:
     add = parser.add_argument_group("regularization").add_argument
     add("--indropout", type=rate, default=0.4, help="dropout rate of the input")
-    add("--dropout", "-drop", type=shared_rate, default=-1.0, help="one rate for all convolutional layers, if above 0")
+    add("--dropout", "-drop", type=shared_rate, default=-1.0, help="one rate for all convolutional layers, -1 for none")
     for layer in range(5):
         add(f"--dropout{layer}", type=rate, default=0.3, help=f"dropout rate after convolutional layer {layer}")
-    add("--fc_dropout", "-fcdrop", type=shared_rate, default=-1.0, help="one rate for both of the next two, if above 0")
+    add(
+        "--fc_dropout", "-fcdrop", type=shared_rate, default=-1.0, help="one rate for both of the next two, -1 for none"
+    )
     for layer in range(2):
         flags = f"--fc_dropout{layer}", f"-fcdrop{layer}"
         add(*flags, type=rate, default=0.4, help=f"dropout rate of fully connected layer {layer}'s input")

@@ -13,6 +13,7 @@ from stn import graphs
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import Corpus, load_corpus
 from stn.errors import UserError
+from stn.memory import fitting
 from stn.runs import newest_run, newest_unfinished, run_path
 from stn.scripts.options import ROOT, find
 from stn.scripts.script import choose_device
@@ -25,6 +26,7 @@ MIN_LR = 0.0003  # as published: below it training stops
 class LanguageModelingExperiment:
     """An `Experiment`; its flags are those of lstm/flags.py."""
 
+    family = "lstm"
     unit = "tokens"
     measure = "ppl"
     lengthening = frozenset({"epochs", "patience"})
@@ -49,10 +51,8 @@ class LanguageModelingExperiment:
     def task(self, args: Namespace, data: Corpus, num_hyper: int) -> LanguageModeling:
         graphs.enable(not args.no_cuda_graphs)
         sizes = len(data.vocabulary), args.emsize, args.nhid, args.nlayers, num_hyper
-        try:
+        with fitting("the model does not fit into memory: lower --emsize, --nhid or --nlayers"):
             model = AWDLSTM(*sizes, dtype=getattr(torch, args.dtype)).to(args.device)
-        except (RuntimeError, MemoryError) as error:
-            raise UserError("the model does not fit into memory: lower --emsize, --nhid or --nlayers") from error
         val_penalties = vars(args).get("val_penalties", False)  # of hyperparameter steps, where there are any
         return LanguageModeling(model, data, args.batch_size, args.bptt, val_penalties, args.device)
 

@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 
 from stn.scripts.options import (
+    add_data_flag,
     add_machine_flags,
+    add_progress_flags,
     factor,
     nonnegative,
     nonnegative_int,
@@ -29,19 +31,8 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=positive_int, default=8000, help="upper epoch limit")
     add("--batch_size", type=positive_int, default=40, metavar="N", help="batch size")
     add("--bptt", type=positive_int, default=70, help="sequence length in steps")
-    add(
-        "--nonmono",
-        type=nonnegative_int,
-        default=5,
-        help="decay the learning rate when the validation loss is no better than it was more than this many epochs ago",
-    )
     add("--lr_decay", type=factor, default=4.0, help="what the learning rate is divided by")
-    add(
-        "--patience",
-        type=positive_int,
-        default=20,
-        help="epochs without a better validation loss before training stops",
-    )
+    add_progress_flags(add, nonmono=5, patience=20)
     add("--seed", type=nonnegative_int, default=None, help="random seed (default: a fresh one, recorded in args.yaml)")
 
 
@@ -59,13 +50,7 @@ def add_hyperparameter_flags(parser: argparse.ArgumentParser) -> None:
 def add_run_flags(parser: argparse.ArgumentParser, log_interval: tuple[str, ...], every: int) -> None:
     """log_interval: the names of the flag for how many weight steps lie between log entries. every: its default."""
     add = parser.add_argument_group("data, device and logs").add_argument
-    add(
-        "--data",
-        default=None,
-        metavar="FOLDER",
-        help="folder of train.txt, valid.txt and test.txt, or 'builtin' for the built-in corpus "
-        "(default: data/penn, and where that is absent the built-in corpus)",
-    )
+    add_data_flag(add, "train.txt, valid.txt and test.txt", "data/penn", "corpus")
     add_machine_flags(add)
     add("--disable_cuda", action="store_true", help="use the CPU even where there is a GPU")
     add("--gpu", type=nonnegative_int, default=0, help="which GPU to use")

@@ -22,7 +22,7 @@ _REMEDIES = {
     errno.EEXIST: _IN_THE_WAY,
     errno.ENOTDIR: _IN_THE_WAY,
     errno.EISDIR: _IN_THE_WAY,
-    errno.ENAMETOOLONG: "choose a shorter --prefix",
+    errno.ENAMETOOLONG: "choose shorter names in the flags of its folder (such as --prefix or --subdir)",
 }
 
 

@@ -53,7 +53,7 @@ SCHEDULE = "schedule.csv"
 _ARGS, _STATUS, _CHECKPOINT, _RESULT, _MODEL = "args.yaml", "status", "checkpoint.pt", "result.csv", "model.pt"
 _TEMPORARY = tuple(f"{name}.tmp" for name in (_ARGS, _STATUS, _CHECKPOINT, _RESULT, _MODEL, SCHEDULE))
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d{10})\.stn")
-_ANEW = "start a new run (a language model's with --overwrite, or beside it with --prefix)"
+_ANEW = "start a new run (with --overwrite or another --prefix, where the script has them)"
 
 
 class RunFolder:

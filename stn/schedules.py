@@ -21,6 +21,7 @@ BOOKKEEPING = frozenset(
     | {f"{split}_{measure}" for split in ("train", "val", "valid", "test") for measure in ("loss", "ppl", "acc")}
 )
 SCALE = "_scale"
+_WANTED = "give a run's epoch.csv, val.csv or valid.csv"
 
 
 @runtime_checkable
@@ -106,7 +107,7 @@ class Replay:
 
 
 def read_schedule(path: Path, ranges: Mapping[str, tuple[float, float]]) -> dict[str, Replay]:
-    """What a run's epoch.csv (by epoch) or val.csv (by weight step) recorded of the hyperparameters in `ranges`.
+    """What a run's epoch.csv (by epoch), val.csv or valid.csv (by weight step) recorded of those in `ranges`.
 
     ranges: where each hyperparameter's values must lie, [low, high). A table's other known columns are skipped. Raises
     UserError that names the file, and the line, where it cannot be read or is not such a table.
@@ -121,7 +122,7 @@ def read_schedule(path: Path, ranges: Mapping[str, tuple[float, float]]) -> dict
     position = next((name for name in ("train_step", "epoch") if name in header), None)
     if position is None or not names:
         lacking = "any hyperparameter" if position else "epoch and train_step"
-        raise UserError(f"{path} has no column of {lacking}: give a run's epoch.csv or val.csv")
+        raise UserError(f"{path} has no column of {lacking}: {_WANTED}")
 
     columns: dict[str, list[float]] = {name: [] for name in (position, *names)}
     for line, cells in lines:
@@ -148,16 +149,16 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}): give a run's epoch.csv or val.csv") from error
+        raise UserError(f"cannot read {path} ({error.strerror}): {_WANTED}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: give a run's epoch.csv or val.csv") from error
+        raise UserError(f"{path} is not UTF-8 text: {_WANTED}") from error
     if text and not text.endswith("\n"):
         raise UserError(f"{path} ends in the middle of a line: remove that line, or end it with a newline")
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: {error}: give a run's epoch.csv or val.csv") from error
+        raise UserError(f"{path}, line {reader.line_num}: {error}: {_WANTED}") from error
     if len(lines) < 2:
         raise UserError(f"{path} holds no row of values: let its run complete an epoch, or give another run's")
     (_, header), *rows = lines

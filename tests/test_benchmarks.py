@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,7 +187,9 @@ def test_peak_lines():
 
 def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("import sys\nassert sys.argv[1:] == ['--peak', 'bfloat16']\nprint(12.5)\n")
-    assert PEAK_MEMORY(script, "bfloat16") == 12.5
-    with pytest.raises(RuntimeError, match="AssertionError"):
-        PEAK_MEMORY(script, "float32")
+    flags = ["--peak", "bfloat16", "--batch=8", "--threads=1"]
+    script.write_text(f"import sys\nassert sys.argv[1:] == {flags}\nprint(12.5)\n")
+    assert PEAK_MEMORY(script, "bfloat16", Namespace(batch=8, threads=1)) == 12.5
+    for others in (Namespace(batch=8, threads=None), Namespace(threads=1)):
+        with pytest.raises(RuntimeError, match="AssertionError"):
+            PEAK_MEMORY(script, "bfloat16", others)

@@ -17,7 +17,7 @@ from stn.runs import read_checkpoint
 from stn.scripts.options import parse
 
 BARE = "--indropout 0 --hue 0 --saturation 0 --contrast 0 --brightness 0 --cutholes -1 " + " ".join(
-    f"--dropout{layer} 0" for layer in range(5)
+    f"--dropout{layer} 0" for layer in range(3)
 )
 DEFAULTS = {
     **dict.fromkeys(ALEXNET_NAMES[:5], 0.3), "indropout": 0.4, "fcdropout0": 0.4, "fcdropout1": 0.4, "inscale": 0.0,
@@ -208,6 +208,15 @@ def test_replay_of_a_dropout_rate_that_layers_shared(run, used, tmp_path):
     assert list(rows(only_run(tmp_path) / "epoch.csv")[0])[6] == "dropout"
 
 
+def test_a_smaller_networks_schedule_leaves_the_others_to_their_flags(recorded):
+    schedule = rows(recorded / "epoch.csv")[0]
+    assert list(schedule)[6:9] == SMALL_NAMES[:3]
+    args, given = parse(train_basic.parser(), ["--load_schedule", str(recorded / "epoch.csv"), "--dropout3", "0.5"])
+    train_basic.resolve(args, given)
+    found = {name: source.at(0, 0) for name, source in train_basic.sources(args).items()}
+    assert found == {**DEFAULTS, **{name: float(schedule[name]) for name in SMALL_NAMES}, "dropout3": 0.5}
+
+
 def test_a_replay_needs_no_more_than_its_own_folder(run, recorded, tmp_path):
     file = tmp_path / "epoch.csv"
     file.write_text((recorded / "epoch.csv").read_text())
@@ -269,7 +278,6 @@ def test_flags_their_short_names_and_defaults(name, short, default, value):
     [
         ("", {}),
         ("-drop 0.5 --dropout1 0.1", dict.fromkeys(ALEXNET_NAMES[:5], 0.5)),
-        ("-drop 0", {}),
         ("-drop -1 --dropout1 0.1", {"dropout1": 0.1}),
         ("-fcdrop 0.5 -fcdrop0 0.1", {"fcdropout0": 0.5, "fcdropout1": 0.5}),
         ("-fcdrop=-1 -fcdrop0 0.1", {"fcdropout0": 0.1}),
@@ -305,6 +313,10 @@ def test_help_names_every_flag(capsys):
           "indropout")),
         *((f"--{name} -0.5", (f"--{name}", "-0.5")) for name in ("dropout", "fc_dropout0", "hue", "inscale",
           "cutholes")),
+        ("--dropout 0", ("--dropout 0 ", "give --dropout0 0 --dropout1 0 --dropout2 0 for")),
+        ("--fc_dropout 0 --model alexnet", ("--fc_dropout 0 ", "give --fc_dropout0 0 --fc_dropout1 0 for")),
+        *((f"--{flag} 0.1", (f"--{flag}", "nothing to act on", "--model small")) for flag in ("dropout3", "dropout4",
+          "fc_dropout", "fc_dropout0", "fc_dropout1")),
         ("--cutholes 4", ("--cutholes 4", "from 0 to below 4")),
         ("--cutlength 25", ("--cutlength 25", "from 0 to below 25")),
         ("--cutlength 2.5", ("--cutlength", "2.5")),
@@ -324,8 +336,10 @@ def test_help_names_every_flag(capsys):
         ("--load_schedule {dropout1} -drop 0.5", ("--dropout", "sets dropout1")),
         ("--load_schedule {dropout} -drop 0.5", ("--dropout", "sets dropout")),
         ("--load_schedule {dropout} --dropout1 0.5", ("--dropout1", "sets dropout")),
-        ("--load_schedule {fcdropout0} -fcdrop 0.5", ("--fc_dropout", "sets fcdropout0")),
-        ("--load_schedule {fcdropout0} -fcdrop0 0.5", ("--fc_dropout0", "sets fcdropout0")),
+        ("--load_schedule {fcdropout0} --model alexnet -fcdrop 0.5", ("--fc_dropout", "sets fcdropout0")),
+        ("--load_schedule {fcdropout0} --model alexnet -fcdrop0 0.5", ("--fc_dropout0", "sets fcdropout0")),
+        ("--load_schedule {wide}", ("wide.csv", "column 'dropout3'", "--model small", "remove the column")),
+        ("--load_schedule {both}", ("both.csv", "column 'dropout0'", "remove the column")),
         ("--load_schedule {alpha}", ("alpha", "no hyperparameter here")),
         ("--load_schedule {large}", ("large.csv", "cutholes '4.5'", "[0, 4)")),
         ("--load_schedule {empty}", ("empty.csv", "no row of values")),
@@ -333,10 +347,12 @@ def test_help_names_every_flag(capsys):
 )  # fmt: skip
 def test_flags_that_cannot_be(run, tmp_path, flags, words):
     names = ("hue", "sat", "bright", "dropout1", "dropout", "fcdropout0", "alpha")
-    files = {name: tmp_path / f"{name}.csv" for name in (*names, "large", "empty")}
+    files = {name: tmp_path / f"{name}.csv" for name in (*names, "large", "wide", "both", "empty")}
     for name in names:
         files[name].write_text(f"epoch,{name}\n0,0.25\n")
     files["large"].write_text("epoch,cutholes\n0,4.5\n")
+    files["wide"].write_text("epoch,hue,dropout3,fcdropout0\n0,0.25,0.25,0.25\n")
+    files["both"].write_text("epoch,dropout,dropout0\n0,0.25,0.25\n")
     files["empty"].touch()
     refused(run(flags.format(**files)), *words)
     assert not (tmp_path / "logs").exists()

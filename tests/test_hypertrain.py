@@ -6,8 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from argparse import Namespace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,7 @@ def test_what_is_not_warm_yet_stays(finished):
 
 def test_settings_say_what_made_the_run(finished):
     found = settings(finished)
-    assert (found["seed"], found["data"], found["script"]) == (3, "builtin", "hypertrain.py")
+    assert (found["seed"], found["data"], found["script"]) == (3, "builtin", "cnn/hypertrain.py")
     assert (found["device"], found["dtype"], found["threads"]) == ("cpu", "float32", 1)
     assert all(found[f"tune_{name}"] for name in (*SHARED[:4], "dropoutl", "indropout", "inscale", "scales"))
     assert found["ranges"]["cutlength"] == [0.0, 25.0] and len(found["ranges"]) == 11
@@ -174,7 +175,7 @@ def test_validation_images_are_the_last(finished):
 def test_a_run_lies_under_the_date_and_is_named_by_its_flags_and_the_time(finished):
     day, kind, logs = (finished.parents[number].name for number in range(3))
     assert (kind, logs) == ("hyper-training", "logs")
-    assert day in {f"{datetime.now(UTC) - timedelta(days=days):%Y%m%d}" for days in (0, 1)}
+    assert day in {f"{datetime.now() - timedelta(days=days):%Y%m%d}" for days in (0, 1)}
     words = (
         "batch_size32_dtypefloat32_entropy_weight0.001_log_interval2_modelsmall_no_cuda_save_seed3_total_epochs3"
         "_tune_all_tune_scales_warmup_epochs1"
@@ -182,8 +183,36 @@ def test_a_run_lies_under_the_date_and_is_named_by_its_flags_and_the_time(finish
     assert re.fullmatch(re.escape(words) + r"_\d\d:\d\d:\d\d", finished.name)
 
 
+@pytest.mark.parametrize("hours", [-12, 12])
+def test_the_time_is_local(run, tmp_path, monkeypatch, hours):
+    """At one of these places the date, too, is another than in Greenwich."""
+    monkeypatch.setenv("TZ", f"HERE{-hours}")  # POSIX counts westwards
+    time.tzset()
+    try:
+        assert run("--tune_hue --total_epochs 1 --warmup_epochs 0")[0] == 0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    folder = only_run(tmp_path)
+    found = datetime.strptime(f"{folder.parent.name} {folder.name[-8:]}", "%Y%m%d %H:%M:%S")
+    now = datetime.now(timezone(timedelta(hours=hours))).replace(tzinfo=None)
+    assert timedelta() <= now - found < timedelta(minutes=10)
+
+
+def test_a_subfolder_confines_the_search(run, tmp_path):
+    """A date's, too."""
+    for subdir in ("", "--subdir trial", "--subdir other"):
+        assert run(f"--tune_hue --total_epochs 1 --warmup_epochs 0 {subdir}")[0] == 0
+    for folder in runs(tmp_path):
+        status, out, _ = run(f"--test --subdir {folder.parent.name}")
+        assert status == 0 and f"of {folder}:" in out
+        assert run(f"--resume --total_epochs 2 --subdir {folder.parent.name}")[0] == 0
+        assert len(rows(folder / "epoch.csv")) == 2
+    refused(run("--test --subdir nowhere"), tmp_path / "logs" / "hyper-training" / "nowhere", "no run", "--logdir")
+
+
 def test_a_run_where_it_is_told_to_lie(run, tmp_path):
-    assert run("--tune_hue --dir mine --subdir trial --total_epochs 1")[0] == 0
+    assert run("--tune_hue --dir mine --subdir trial --total_epochs 1 --warmup_epochs 0")[0] == 0
     assert only_run(tmp_path).parent == tmp_path / "logs" / "mine" / "trial"
 
 
@@ -362,7 +391,9 @@ def test_a_seed_gives_the_same_again(run, tmp_path):
 
 def test_without_cifar10_it_trains_on_the_builtin_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cnn.experiment, "CIFAR10", tmp_path / "nowhere")
-    flags = f"{SMALL} --tune_hue --total_epochs 1 --logdir {tmp_path / 'logs'}".replace("--data builtin", "")
+    flags = f"{SMALL} --tune_hue --total_epochs 1 --warmup_epochs 0 --logdir {tmp_path / 'logs'}".replace(
+        "--data builtin", ""
+    )
     status, out, _ = execute(hypertrain, flags.split(), capsys)
     assert status == 0 and "./getdata.sh cifar10" in out and "160 / 40 / 60 images" in out
     assert settings(only_run(tmp_path))["data"] == "builtin"
@@ -386,7 +417,8 @@ def test_scripts_run_from_inside_cnn(tmp_path, script):
     (tmp_path / "sitecustomize.py").write_text(
         "from stn.datasets import builtin_images\nbuiltin_images.builtin_images.__defaults__ = (200, 60)\n"
     )
-    flags = f"{SMALL} --total_epochs 1 --logdir {tmp_path / 'logs'} {'--tune_all' * (script == 'hypertrain')}"
+    own = {"hypertrain": "--tune_all --warmup_epochs 0", "train_basic": ""}
+    flags = f"{SMALL} --total_epochs 1 --logdir {tmp_path / 'logs'} {own[script]}"
     done = subprocess.run(
         [sys.executable, f"{script}.py", *flags.split()],
         cwd=ROOT / "cnn",
@@ -396,7 +428,7 @@ def test_scripts_run_from_inside_cnn(tmp_path, script):
     )
     assert (done.returncode, done.stderr) == (0, "")
     folder = next((tmp_path / "logs").glob("**/result.csv")).parent
-    assert settings(folder)["script"] == f"{script}.py"
+    assert settings(folder)["script"] == f"cnn/{script}.py"
 
 
 # Stop, resume, test
@@ -412,7 +444,7 @@ def everything(folder):
 
 
 def test_a_run_trained_longer_is_the_run_that_was_that_long(run, tmp_path, finished):
-    flags = f"{ALL} --seed 3 --total_epochs 1 --subdir parts"
+    flags = f"{ALL} --seed 3 --total_epochs 2 --subdir parts"
     assert run(flags)[0] == 0
     folder = only_run(tmp_path)
     assert run(f"--resume {folder} --total_epochs 3")[0] == 0
@@ -473,7 +505,7 @@ def test_resume_of_what_is_no_run(run, tmp_path):
     refused(run(f"--resume {tmp_path}"), "no run", "args.yaml")
     refused(run(f"--resume {tmp_path / 'nowhere'}"), "nowhere", "does not exist")
     for flags in ("--resume", "--test"):
-        refused(run(flags), "no ", "run", "--logdir", "--dir")
+        refused(run(flags), "no ", "run", "--logdir")
     assert not (tmp_path / "logs").exists()
 
 
@@ -513,7 +545,7 @@ def test_changed_images(run, finished, tmp_path, monkeypatch):
 
 
 def test_a_run_of_the_other_script(run, finished):
-    refused(run(f"--resume {finished} --test", script=train_basic), "hypertrain.py", script="train_basic.py")
+    refused(run(f"--resume {finished} --test", script=train_basic), "cnn/hypertrain.py", script="train_basic.py")
 
 
 # Bad input
@@ -525,9 +557,17 @@ def test_a_run_of_the_other_script(run, finished):
         ("", ("nothing is tuned", "--tune_all")),
         ("--tune_scales", ("nothing is tuned", "--tune_all")),
         ("--tune_dropout --tune_dropoutl", ("--tune_dropout", "--tune_dropoutl")),
-        ("--tune_dropout --tune_all", ("--tune_dropout", "contradicts")),
+        ("--tune_dropout --tune_all", ("--tune_dropout is", "--tune_all brings one for each")),
         ("--tune_fcdropout", ("--tune_fcdropout", "--model small")),
-        ("--tune_all --start_fcdrop 0.1", ("--start_fcdrop",)),
+        ("--tune_all --tune_fcdropout", ("--tune_fcdropout", "--model small")),
+        ("--tune_all --start_fcdrop 0.1", ("--start_fcdrop", "--model small", "leave it out")),
+        ("--tune_all --start_fcdrop 0.1 --tune_fcdropout", ("--start_fcdrop", "--model small")),
+        *((f"--tune_all --{flag} 0.1", (f"--{flag}", "add --tune_scales")) for flag in ("entropy_weight", "scale_lr")),
+        ("--tune_hue --cutlength_scale 1", ("--cutlength_scale", "add --tune_cutlength,")),
+        ("--tune_cutlength --cutholes_scale 1", ("--cutholes_scale", "add --tune_cutholes,")),
+        ("--tune_cutlength --tune_cutholes --perturb_scale 1", ("--perturb_scale", "besides cutout")),
+        *((f"--tune_all --total_epochs 2 --warmup_epochs {epochs}", (
+          "--total_epochs 2 ", f"--warmup_epochs {epochs}", "raise")) for epochs in (2, 3)),
         *((f"--tune_all --start_{name} {value}", (f"--start_{name} {value}", "out of range")) for name, value in (
             ("hue", "0.5"), ("cutlength", "25"), ("cutlength", "24.5"), ("cutlength", "3.7"), ("cutholes", "4"),
             ("drop", "0"), ("drop", "0.9"), ("indrop", "1"), ("sat", "1"), ("contrast", "1"), ("bright", "0"),
@@ -574,9 +614,32 @@ def test_images_that_are_missing_or_truncated(run, tmp_path):
     assert not (tmp_path / "logs").exists()
 
 
+def failing(error):
+    def model(*_):
+        raise error
+
+    return model
+
+
+def test_a_network_that_does_not_fit_into_memory(run, tmp_path, monkeypatch):
+    """What fails otherwise is a defect of ours, and shows as one."""
+    monkeypatch.setitem(cnn.models.MODELS, "small", failing(MemoryError()))
+    refused(run("--tune_all"), "not fit into memory", "--model small")
+    monkeypatch.setitem(cnn.models.MODELS, "small", failing(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run("--tune_all")
+    assert not (tmp_path / "logs").exists()
+
+
 def test_logs_that_cannot_be_written(run, tmp_path):
     (tmp_path / "logs").write_text("in the way")
     refused(run("--tune_all"), tmp_path / "logs", "cannot write")
+
+
+def test_a_subfolder_whose_name_is_too_long(run, tmp_path):
+    (tmp_path / "logs" / "hyper-training").mkdir(parents=True)
+    refused(run(f"--tune_all --subdir {300 * 'x'}"), "cannot write", "File name too long", "--subdir")
+    assert not runs(tmp_path)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_as_failed(run, tmp_path):

@@ -1,4 +1,4 @@
-"""Freed memory that is kept costs no page again: counted in processes of their own."""
+"""Freed memory that is kept costs no page again, counted in processes of their own; what does not fit is said."""
 
 import os
 import platform
@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from stn import memory
+from stn.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTS = """
@@ -40,3 +42,27 @@ def test_kept_memory_needs_no_new_pages():
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
     assert memory.keep_freed_memory() is False
+
+
+def raise_error(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: torch.empty(2**40, 2**10),  # more than a processor has addresses for
+        lambda: torch.empty(2**62),  # more bytes than a number of 64 bits holds
+        lambda: bytearray(2**60),
+        lambda: raise_error(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")),
+        lambda: raise_error(RuntimeError("CUDA error: out of memory")),
+    ],
+)
+def test_what_does_not_fit_is_said_so(work):
+    with pytest.raises(UserError, match=r"^lower --nhid$"), memory.fitting("lower --nhid"):
+        work()
+
+
+def test_other_errors_are_not_blamed_on_memory():
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), memory.fitting("lower --nhid"):
+        torch.zeros(2, 3) @ torch.zeros(2, 3)

@@ -161,6 +161,11 @@ def test_numbers_read_back_exactly(table):
         ("epoch,dropout\n0,0.5\n", "column 'dropout', which is no hyperparameter here"),
         ("epoch,alpha,gamma_scale\n0,1,1\n", "column 'gamma_scale'"),
         ("epoch,lr\n0,30\n", "no column of any hyperparameter"),
+        *(
+            (text, word)
+            for text in ("epoch,lr\n0,30\n", b"\xff", 'epoch,alpha\n0,"1\n')
+            for word in (" epoch.csv", " val.csv", " valid.csv")
+        ),
         ("time,alpha\n0,1\n", "no column of epoch and train_step"),
         ("epoch,alpha\n0,0.5\n".encode("utf-16"), "not UTF-8"),
         (b"epoch,alpha\n0,\xff\n", "not UTF-8"),

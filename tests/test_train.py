@@ -257,6 +257,16 @@ def test_a_corpus_too_short_for_its_batch(run, tmp_path):
     assert not (tmp_path / "logs").exists()
 
 
+def test_a_prefix_that_is_too_long(run, tmp_path):
+    refused(run(f"--prefix {300 * 'x'}"), "File name too long", "--prefix")
+    assert not any((tmp_path / "logs").iterdir())
+
+
+def test_a_model_that_no_memory_holds(run, tmp_path):
+    refused(run("--tune_all --emsize 10000 --nhid 2147483647"), "does not fit into memory", "--nhid")
+    assert not (tmp_path / "logs").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

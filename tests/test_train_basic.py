@@ -11,6 +11,7 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from lstm_runs import SMALL, execute, only_run, refused, rows, settings, without_time, write_corpus
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import nn
@@ -383,7 +384,20 @@ def test_flags_that_cannot_be(run, tmp_path, flags, words):
 def test_a_run_goes_on_with_the_script_that_started_it(run, tmp_path):
     assert run("--epochs 1")[0] == 0
     folder = only_run(tmp_path)
-    refused(run(f"--resume {folder} --epochs 2", script=train), "train_basic.py")
+    refused(run(f"--resume {folder} --epochs 2", script=train), "lstm/train_basic.py", "go on with that")
     assert run(f"--resume {folder} --epochs 2")[0] == 0
     status, out, _ = run(f"--resume {folder} --test")
     assert status == 0 and "test loss" in out
+
+
+def rename_script(folder, name):
+    (folder / "args.yaml").write_text(yaml.safe_dump({**settings(folder), "script": name}))
+
+
+@pytest.mark.parametrize("flags", ["--epochs 2", "--test"])
+def test_the_image_classifiers_script_of_the_same_name_is_another(run, tmp_path, flags):
+    assert run("--epochs 1")[0] == 0
+    folder = only_run(tmp_path)
+    for name, remedy in (("cnn/train_basic.py", "go on with that"), ("train_basic.py", "start a new run")):
+        rename_script(folder, name)
+        refused(run(f"--resume {folder} {flags}"), f"one of {name}", remedy, script="train_basic.py")

@@ -4,7 +4,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stn import precision
@@ -37,7 +37,8 @@ class DefaultsFormatter(argparse.HelpFormatter):
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argparse.Namespace, set[str]]:
     """The flags with their defaults, and the names of those that were given."""
     unset = object()
-    probe = argparse.Namespace(**{action.dest: unset for action in parser._actions})
+    names = {action.dest for action in parser._actions} | parser._defaults.keys()
+    probe = argparse.Namespace(**dict.fromkeys(names, unset))
     given = {name for name, value in vars(parser.parse_args(argv, probe)).items() if value is not unset}
     return parser.parse_args(argv), given
 
@@ -77,6 +78,37 @@ def add_machine_flags(add: Callable) -> None:
     )
     add(
         "--checkpoint_seconds", type=nonnegative, default=60.0, metavar="S", help="time from one checkpoint to the next"
+    )
+
+
+def add_data_flag(add: Callable, files: str, default: str, builtin: str) -> None:
+    """files: what its folder holds. default: that folder, from the root. builtin: what there is without one."""
+    add(
+        "--data",
+        default=None,
+        metavar="FOLDER",
+        help=f"folder of {files}, or 'builtin' for the built-in {builtin} "
+        f"(default: {default}, and where that is absent the built-in {builtin})",
+    )
+
+
+def add_progress_flags(add: Callable, nonmono: int, patience: int, short: Sequence[str] = ()) -> None:
+    """What a lack of progress does; the two defaults, and the two short names, if any."""
+    add(
+        "--nonmono",
+        *short[:1],
+        type=nonnegative_int,
+        default=nonmono,
+        metavar="N",
+        help="decay the learning rate when the validation loss is no better than it was more than this many epochs ago",
+    )
+    add(
+        "--patience",
+        *short[1:],
+        type=positive_int,
+        default=patience,
+        metavar="N",
+        help="epochs without a better validation loss before training stops",
     )
 
 

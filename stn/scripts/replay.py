@@ -12,18 +12,20 @@ from stn.scripts.options import find
 Ranges = Mapping[str, tuple[float, float]]
 
 
-def take_schedule(args: Namespace, ranges: Ranges, setting: Callable[[str], str | None]) -> None:
-    """Take the file that --load_schedule names, if any, from where it is, in place.
+def take_schedule(args: Namespace, ranges: Ranges, setting: Callable[[str], str | None]) -> list[str]:
+    """Take the file that --load_schedule names, if any, from where it is, in place; what it sets, in the file's order.
 
     setting: the flag that was given and sets a hyperparameter too, if any. Raises UserError where there is one.
     """
     if args.load_schedule is None:
-        return
+        return []
     path = find(args.load_schedule, "--load_schedule")
-    for name in read_schedule(path, ranges):
+    names = list(read_schedule(path, ranges))
+    for name in names:
         if flag := setting(name):
             raise UserError(f"--{flag} contradicts --load_schedule, which sets {name}: give one of them")
     args.load_schedule, args.schedule_checksum = str(path), checksum(path)
+    return names
 
 
 def replayed(args: Namespace, ranges: Ranges) -> dict[str, Replay]:

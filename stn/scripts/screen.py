@@ -35,8 +35,11 @@ class Screen:
             self.values = tqdm(bar_format="{desc}", position=1, leave=False, disable=None)
         measures = " ".join(shown(name, value) for name, value in status.score.measures().items())
         self.bar.set_postfix_str(f"{measures} {status.speed:,.0f} {self.unit}/s", refresh=False)
-        self.values.set_description_str(in_words(self.names, status.values), refresh=False)
-        self.values.update(0)
+        if not self.values.disable:
+            words = in_words(self.names, status.values)
+            line = textwrap.shorten(words, self.values.ncols or WIDTH, placeholder=" …")
+            self.values.set_description_str(line, refresh=False)
+            self.values.update(0)
         self.bar.update(status.position - self.bar.n)
 
     def epoch_ended(self, row: dict[str, float], best: bool) -> None:

@@ -37,6 +37,7 @@ class Data(Protocol):
 class Experiment(Protocol):
     """What a family of scripts trains: its data, model and task, and where its runs lie."""
 
+    family: str  # the scripts' folder, which tells those of one name apart: "lstm", "cnn"
     unit: str  # of what training goes through: "tokens", "images"
     measure: str  # what the screen shows of a score: "ppl", "acc"
     lengthening: ClassVar[set[str]]  # flags that let a finished run train longer
@@ -55,7 +56,7 @@ class Experiment(Protocol):
         """Where the data that --data names lies."""
 
     def task(self, args: Namespace, data: Any, num_hyper: int) -> Task:
-        """Model and task, on args.device; UserError, RuntimeError or MemoryError where they cannot be made."""
+        """Model and task, on args.device; UserError where they do not fit into memory."""
 
     def settings(self, args: Namespace, task: Any) -> Settings:
         """The training loop's."""
@@ -94,7 +95,7 @@ class Script:
     def _run(self, argv: list[str] | None) -> int:
         keep_freed_memory()
         args, given = parse(self.parser, argv)
-        args.script = self.parser.prog
+        args.script = f"{self.experiment.family}/{self.parser.prog}"
         if args.test:
             return self.test(args, given)
         if args.resume is not None:
@@ -189,8 +190,9 @@ class Script:
         if "overwrite" in given:
             raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
         needed = {*vars(args), "device", "dtype", "data_checksum"} - {"resume", "overwrite", "test"}
-        if (script := settings.get("script", args.script)) != args.script:
-            raise UserError(f"the run is one of {script}: go on with that")
+        if (script := str(settings.get("script", args.script))) != args.script:
+            remedy = "go on with that" if "/" in script else "it is of another version, start a new run"
+            raise UserError(f"the run is one of {script}, not of {args.script}: {remedy}")
         if missing := sorted(needed - settings.keys()):
             raise UserError(
                 f"the run's args.yaml lacks {', '.join(missing[:3])}{', …' if missing[3:] else ''}: it is of another "
