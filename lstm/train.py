@@ -34,7 +34,7 @@ def sources(args: argparse.Namespace) -> dict[str, Tuned | Schedule]:
 def resolve(args: argparse.Namespace, given: set[str]) -> None:
     """What --tune_all stands for, in place, and never over a value that the user gave.
 
-    Raises UserError where a tuned hyperparameter starts at an end of its range.
+    Raises UserError where a flag has nothing to act on, or a tuned hyperparameter starts at an end of its range.
     """
     if args.tune_all:
         implied = {"alpha": 0.05, "beta": 0.05, "drop_transform": "sigmoid", "alpha_beta_transform": "softplus"}
@@ -46,6 +46,9 @@ def resolve(args: argparse.Namespace, given: set[str]) -> None:
     if not any(getattr(args, f"tune_{name}") for name in HYPERPARAMETERS):
         for name in given & {"tune_scales", "val_penalties"}:
             raise UserError(f"--{name} has nothing to act on: add --tune_all, or --tune_… for some hyperparameters")
+    for name in sorted(given & {"entropy_weight", "scale_lr"}):
+        if not args.tune_scales:
+            raise UserError(f"--{name} has nothing to act on: add --tune_scales, or leave it out")
     for name, spec in HYPERPARAMETERS.items():
         low, high = spec.range
         value = getattr(args, name)

@@ -271,6 +271,7 @@ def test_a_model_that_no_memory_holds(run, tmp_path):
     ("flags", "words"),
     [
         ("--tune_alpha", ("--tune_alpha", "--alpha 0", "0.05")),
+        *((f"--tune_all --{name} 0.1", (name, "add --tune_scales")) for name in ("entropy_weight", "scale_lr")),
         ("--tune_all --beta 0", ("--tune_beta", "--beta 0")),
         ("--tune_wdrop --wdrop 0", ("--tune_wdrop", "between 0 and 1")),
         *((f"--{name} {rate}", (name, rate)) for name in ("dropouto", "dropouti", "dropouth", "dropoute", "wdrop")
