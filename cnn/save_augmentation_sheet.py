@@ -15,9 +15,10 @@ from cnn.hyperparameters import specs
 from cnn.hypertrain import SCRIPT
 from cnn.models import MODELS
 from cnn.task import augmented, scaled, unnormalized
-from stn import figures
+from stn import plotting
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
+from stn.recorded import Run, read_run
 from stn.schedules import SCALE, Constant
 from stn.scripts import options
 from stn.scripts.options import ROOT
@@ -68,15 +69,15 @@ def draw(args: Namespace) -> None:
     """Draw the sheet. Raises UserError where the run, its data or its epochs are not there, or it is of no images."""
     if args.images > MOST_IMAGES:
         raise UserError(f"--images {args.images} is more than a page has room for: give at most {MOST_IMAGES}")
-    run = figures.read_run(options.find(args.run, "the run"))
+    run = read_run(options.find(args.run, "the run"))
     epochs = recorded(run)
     pixels = some_images(run.settings, args.images, args.seed)
     blocks = [augmented_rows(pixels, drawer(row, run.settings), args.seed) for row in epochs]
-    for file in figures.save(sheet(scaled(pixels), blocks, epochs), args.out):
+    for file in plotting.save(sheet(scaled(pixels), blocks, epochs), args.out):
         say(f"wrote {file}")
 
 
-def recorded(run: figures.Run) -> list[dict[str, float]]:
+def recorded(run: Run) -> list[dict[str, float]]:
     """The rows of epoch.csv for the first, middle and last epoch, as far as these differ.
 
     Raises UserError where no epoch has ended, or the run is of no image classifier.
@@ -136,12 +137,12 @@ def sheet(originals: Tensor, blocks: Sequence[Tensor], epochs: Sequence[Mapping[
     """
     blocks = [originals[None], *blocks]
     texts = [("original", {})] + [(f"epoch {row['epoch']:g}", values_in_words(row)) for row in epochs]
-    side = min((figures.PAGE - MARGIN) / len(originals), LARGEST)
+    side = min((plotting.PAGE - MARGIN) / len(originals), LARGEST)
     heights = [
         max(len(block) * side, (1 + len(values)) * LINE) for block, (_, values) in zip(blocks, texts, strict=True)
     ]
     width, height = MARGIN + len(originals) * side, TOP + sum(heights) + GAP * (len(blocks) - 1)
-    with matplotlib.rc_context(figures.STYLE):
+    with matplotlib.rc_context(plotting.STYLE):
         figure = Figure(figsize=(width, height))
         top = height - TOP
         for block, tall, text in zip(blocks, heights, texts, strict=True):
@@ -171,7 +172,7 @@ def write_label(figure: Figure, top: float, heading: str, values: Mapping[str, s
     """A heading in the margin, `top` inches above the bottom; below it names on the left, values on the right."""
     width, height = figure.get_size_inches()
     figure.text(0.0, top / height, heading, va="top", weight="bold")
-    small = figures.STYLE["xtick.labelsize"]
+    small = plotting.STYLE["xtick.labelsize"]
     for line, (name, value) in enumerate(values.items(), start=1):
         y = (top - line * LINE) / height
         figure.text(0.0, y, name, va="top", fontsize=small)

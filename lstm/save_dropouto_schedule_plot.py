@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from stn import figures
+from stn import figures, plotting, recorded
 from stn.errors import UserError
 from stn.runs import newest_of_any_prefix
 from stn.scripts import options
@@ -27,7 +27,7 @@ def draw(args: Namespace) -> None:
     figure, without_steps = figures.initial_values(runs, "dropouto", "output dropout")
     for line in without_steps:
         complain(NAME, f"left out: {line}")
-    for file in figures.save(figure, args.out):
+    for file in plotting.save(figure, args.out):
         say(f"wrote {file}")
 
 
@@ -56,13 +56,13 @@ def find_runs() -> list[str]:
     return [str(parent) for parent in parents]
 
 
-def read_runs(paths: list[str]) -> list[figures.Run]:
+def read_runs(paths: list[str]) -> list[recorded.Run]:
     """The runs that can be read, of a folder of runs the newest; each other is named. Raises UserError without one."""
     runs = []
     for path in dict.fromkeys(paths):
         try:
             folder = options.find(path, "the run")
-            runs.append(figures.read_run(folder if (folder / "args.yaml").exists() else newest_of_any_prefix(folder)))
+            runs.append(recorded.read_run(folder if (folder / "args.yaml").exists() else newest_of_any_prefix(folder)))
         except UserError as error:
             complain(NAME, f"left out: {error}")
     if not runs:

@@ -1,27 +1,18 @@
-"""Every plot, from run folders alone: `python -m stn.figures RUN…` draws them all.
-
-A run may be under way, interrupted or killed while it wrote: whole rows are drawn. Nothing here needs a display, nor
-touches pyplot's global state.
-"""
+"""Every plot, from run folders alone: `python -m stn.figures RUN…` draws them all, as far as the runs have come."""
 
 import argparse
-import io
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
 import numpy
-import pandas
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import (
     EngFormatter,
@@ -33,23 +24,28 @@ from matplotlib.ticker import (
 )
 
 from stn.errors import UserError
-from stn.files import mendable, write_atomically
-from stn.hyperparameters import neighbourhood
-from stn.runs import read_settings
-from stn.schedules import BOOKKEEPING, SCALE
+from stn.plotting import (
+    BAND,
+    COLORS,
+    COLUMN,
+    CONSTANT,
+    DASHES,
+    DEPTHS,
+    LABEL,
+    MARKERS,
+    PAGE,
+    STYLE,
+    grid,
+    grow,
+    key,
+    legend,
+    save,
+    wrapped,
+)
+from stn.recorded import Run, labels, read_run
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMN, PAGE = 3.3, 7.0  # widths in inches of a paper's column and of its page
-# Okabe & Ito (2008): told apart with any colour vision; the line styles tell runs apart in grey.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", (0, (5, 1)), (0, (4, 1, 1, 1)), (0, (1, 0.8)), (0, (4, 1, 1, 1, 1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# Layers in their order: from dark to light with any colour vision, and in grey.
-DEPTHS = ("#440154", "#414487", "#2A788E", "#22A884", "#7AD151")
-CONSTANT = {"linestyle": (0, (2, 2)), "linewidth": 0.8}
-BAND = {"alpha": 0.15, "linewidth": 0}
 LOG_FACTOR = 4  # perplexities that span more than this get a logarithmic axis
-LABEL = 40  # characters of a legend's line
 # The order of an image classifier's panels: whatever acts alike is side by side.
 FAMILIES = (
     *("dropout", "indropout", "fcdropout"),
@@ -58,89 +54,12 @@ FAMILIES = (
 CUTOUT = {"cutlength": "hole length (pixels)", "cutholes": "number of holes"}
 MEASURES = {"ppl": "perplexity per token", "loss": "loss (nats)", "acc": "accuracy (%)"}
 
-STYLE = {
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "0.9",
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.2,
-    "savefig.dpi": 300,
-    "pdf.fonttype": 42,  # letters, not outlines, as journals ask
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What is drawn of a run.
-
-    epoch, steps: the whole rows of epoch.csv and of val.csv (an image classifier's valid.csv), every column a number;
-    empty where there are none.
-    """
-
-    path: Path
-    settings: dict
-    epoch: pandas.DataFrame
-    steps: pandas.DataFrame
-
-    def best(self) -> int:
-        """Index in `epoch` of the row with the lowest validation loss."""
-        return int(self.epoch["val_loss"].to_numpy().argmin())
-
-    def curves(self, by: str) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
-        """Each hyperparameter's x and values: by "train_step" from `steps`, by "epoch" from `epoch`.
-
-        A run that has tuned nothing yet has no steps: by "train_step" it has epoch.csv's values with its epochs as x.
-        """
-        table, x = (self.epoch, "epoch") if by == "epoch" or self.steps.empty else (self.steps, by)
-        names = [name for name in table.columns if name not in BOOKKEEPING and not name.endswith(SCALE)]
-        return {name: (table[x].to_numpy(), table[name].to_numpy()) for name in names} if len(table) else {}
-
-    def on(self, by: str) -> list[str]:
-        """The hyperparameters that are ever other than 0."""
-        return [name for name, (_, values) in self.curves(by).items() if values.any()]
-
-    def tuned(self, name: str) -> bool:
-        """Whether there are steps that tuned this hyperparameter, and the settings say where it started."""
-        known = name in self.settings.get("ranges", {}) and isinstance(self.settings.get(name), int | float)
-        return known and len(self.steps) > 0 and {"train_step", name} <= {*self.steps.columns}
-
-    def band(self, name: str, by: str) -> tuple[list[float], list[float]] | None:
-        """One scale of a tuned hyperparameter's perturbation below and above its curve; None where it is not known.
-
-        A language model's scale is in epoch.csv alone; between the ends of epochs it is interpolated.
-        """
-        bounds = self.settings.get("ranges", {}).get(name)
-        table = self.epoch if by == "epoch" else self.steps
-        known = table if name + SCALE in table else self.epoch
-        if not bounds or table.empty or known.empty or name + SCALE not in known:
-            return None
-        scales = numpy.interp(table["time"], known["time"], known[name + SCALE])
-        return neighbourhood(table[name].tolist(), scales.tolist(), tuple(bounds))
-
 
 class Drawing(NamedTuple):
     """A figure, and one line for each run that is not in it: which and why."""
 
     figure: Figure
     skipped: list[str]
-
-
-def read_run(path: Path | str) -> Run:
-    """A run from its folder. Raises UserError where there is no run or a file of it is not a table of numbers."""
-    path = Path(path).resolve()
-    epoch, *steps = (_read_table(path / f"{name}.csv") for name in ("epoch", "val", "valid"))
-    return Run(path, read_settings(path), epoch, next((table for table in steps if len(table)), steps[0]))
 
 
 def schedules(runs: Sequence[Run]) -> Drawing:
@@ -157,14 +76,14 @@ def schedules(runs: Sequence[Run]) -> Drawing:
         on = _ordered(name for run in drawn for name in run.on(by))
         names = on or _ordered(name for run in drawn for name in curves[run.path])
         styles = _styles(drawn, by)
-        figure, panels, spare = _grid(len(names))
+        figure, panels, spare = grid(len(names))
         for panel, name in zip(panels, names, strict=True):
             for run, color in zip(drawn, cycle(COLORS)):
                 _draw_schedule(panel, run, name, by, color, styles[run.path])
             _finish_schedule(panel, name, _longest(drawn, by))
         _label_lowest(panels, by)
         figure.align_ylabels(panels)
-        _legend(figure, spare, [*_run_keys(drawn, styles), *_band_keys(panels, _key_color(drawn))])
+        legend(figure, spare, [*_run_keys(drawn, styles), *_band_keys(panels, _key_color(drawn))])
         return Drawing(figure, skipped)
 
 
@@ -179,18 +98,18 @@ def dropouts(runs: Sequence[Run]) -> Drawing:
         rates = {run.path: [name for name in run.on(by) if _is_rate(name)] for run in runs}
         drawn, skipped = _split(runs, [run for run in runs if rates[run.path]], "holds no dropout rates of layers")
         names = _ordered(name for run in drawn for name in rates[run.path])
-        figure, panels, spare = _grid(len(drawn), height=1.7, sharey=True, wide=len(drawn) > 1)
+        figure, panels, spare = grid(len(drawn), height=1.7, sharey=True, wide=len(drawn) > 1)
         width = int(12 * figure.get_figwidth() / panels[0].get_gridspec().ncols)  # in characters, some 12 an inch
-        titles = [_wrapped(label, width) for label in labels(drawn)] if len(drawn) > 1 else [""]
+        titles = [wrapped(label, width) for label in labels(drawn)] if len(drawn) > 1 else [""]
         for panel, run, title in zip(panels, drawn, titles, strict=True):
             for name in rates[run.path]:
                 _draw_values(panel, *run.curves(by)[name], **_layer_style(name))
             _finish_schedule(panel, "dropout rate" if panel is panels[0] else "", _longest(drawn, by))
             panel.set_title(title, fontsize=STYLE["legend.fontsize"])
-        _grow(figure, max(title.count("\n") for title in titles))
+        grow(figure, max(title.count("\n") for title in titles))
         panels[0].set_ylim(0, 1.08 * max(panel.dataLim.ymax for panel in panels))
         _label_lowest(panels, by)
-        _legend(figure, spare, [_key(name, **_layer_style(name)) for name in names])
+        legend(figure, spare, [key(name, **_layer_style(name)) for name in names])
         return Drawing(figure, skipped)
 
 
@@ -202,7 +121,7 @@ def cutout(runs: Sequence[Run]) -> Drawing:
     with matplotlib.rc_context(STYLE):
         by = _schedule_axis(runs)
         drawn, skipped = _split(runs, [run for run in runs if CUTOUT.keys() <= {*run.on(by)}], "cuts no holes")
-        figure, panels, _ = _grid(len(CUTOUT), height=1.7, wide=len(drawn) > 1)
+        figure, panels, _ = grid(len(CUTOUT), height=1.7, wide=len(drawn) > 1)
         styles = _styles(drawn, by)
         for panel, (name, label) in zip(panels, CUTOUT.items(), strict=True):
             for run, color in zip(drawn, cycle(COLORS)):
@@ -214,8 +133,8 @@ def cutout(runs: Sequence[Run]) -> Drawing:
             panel.set_ylim(bottom=-0.04 * panel.get_ylim()[1])  # so that no hole is not hidden by the axis
         _label_lowest(panels, by)
         color = _key_color(drawn)
-        handles = [_key("before rounding", color=color), _key("rounded down", color=color, linewidth=0.6)]
-        _legend(figure, None, [*_run_keys(drawn, styles), *handles, *_band_keys(panels, color)])
+        handles = [key("before rounding", color=color), key("rounded down", color=color, linewidth=0.6)]
+        legend(figure, None, [*_run_keys(drawn, styles), *handles, *_band_keys(panels, color)])
         return Drawing(figure, skipped)
 
 
@@ -262,54 +181,6 @@ def accuracies(runs: Sequence[Run]) -> Drawing:
     Raises UserError where no run has an epoch's accuracies yet.
     """
     return _scores(runs, [("loss", "epoch"), ("acc", "epoch")], "accuracies")
-
-
-def save(figure: Figure, path: Path | str) -> list[Path]:
-    """Write path.pdf and path.png, making the folder; the files written. Raises UserError where it cannot."""
-    path = Path(path)
-    files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("pdf", "png")]
-    with mendable(path.parent), matplotlib.rc_context(STYLE):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            write_atomically(file, lambda new, file=file: figure.savefig(new, format=file.suffix[1:]))
-    return files
-
-
-def labels(runs: Sequence[Run]) -> list[str]:
-    """A name for each run: of the folders on its path, the fewest that tell it from the others."""
-    paths = [run.path.resolve().parts for run in runs]
-    if len(runs) == 1:
-        return ["/".join(paths[0][-2:])]
-    head = _num_common(paths)
-    tail = _num_common([path[head:][::-1] for path in paths])
-    own = [path[head : len(path) - tail] for path in paths]
-    for count in range(1, max(map(len, own)) + 1):
-        short = ["/".join(folders[:count]) for folders in own]
-        if all(short) and len({*short}) == len(short):
-            return short
-    return [str(run.path) for run in runs]
-
-
-def _num_common(paths: Sequence[Sequence[str]]) -> int:
-    """How many first folders all paths share."""
-    shared = [len({*folders}) == 1 for folders in zip(*paths, strict=False)]
-    return shared.index(False) if False in shared else len(shared)
-
-
-def _read_table(file: Path) -> pandas.DataFrame:
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        return pandas.DataFrame()
-    except OSError as error:
-        raise UserError(f"cannot read {file} ({error.strerror}): mend this, or leave that run out") from error
-    # A row ends with its newline: what follows the last one was cut off.
-    whole = content[: content.rfind(b"\n") + 1]
-    try:
-        return pandas.read_csv(io.BytesIO(whole), dtype=float).dropna() if whole else pandas.DataFrame()
-    except ValueError as error:
-        cause = " ".join(str(error).split())[:150]
-        raise UserError(f"{file} is not a table of numbers ({cause}): mend it, or leave that run out") from error
 
 
 def _schedule_axis(runs: Iterable[Run]) -> str:
@@ -364,24 +235,6 @@ def _split(runs: Sequence[Run], drawn: list[Run], why: str) -> tuple[list[Run], 
     if not drawn:
         raise UserError(f"nothing to draw: {'; '.join(skipped) or 'no run is given'}: let it train first")
     return drawn, skipped
-
-
-def _grid(
-    count: int, height: float = 1.35, sharey: bool = False, wide: bool = False
-) -> tuple[Figure, list[Axes], Axes | None]:
-    """A figure of `count` panels, and the cell that is left over for the legend, if any.
-
-    height: inches a row. wide: as wide as a page, however few the panels.
-    """
-    columns = min(count, 4) if count != 4 else 2
-    rows = -(-count // columns)
-    width = PAGE if wide or columns > 2 else COLUMN
-    figure = Figure(figsize=(width, 0.35 + height * rows), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.07)
-    cells = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
-    for cell in cells[count:]:
-        cell.set_axis_off()
-    return figure, cells[:count], cells[count] if count < len(cells) else None
 
 
 def _label_lowest(panels: Sequence[Axes], by: str) -> None:
@@ -443,11 +296,11 @@ def _scores(runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str) -
                 panel.set_ylabel(MEASURES[measure])
         markers = {run.path: {"marker": marker, "markersize": 4} for run, marker in zip(drawn, cycle(MARKERS))}
         handles = [
-            _key("validation", color="0.35"),
-            _key("training", color="0.35", **CONSTANT),
-            _key("best epoch", color="0.35", linestyle="none", marker="o", markersize=4),
+            key("validation", color="0.35"),
+            key("training", color="0.35", **CONSTANT),
+            key("best epoch", color="0.35", linestyle="none", marker="o", markersize=4),
         ]
-        _legend(figure, None, [*_run_keys(drawn, markers), *handles])
+        legend(figure, None, [*_run_keys(drawn, markers), *handles])
         return Drawing(figure, skipped)
 
 
@@ -491,17 +344,12 @@ def _time_unit(longest: float) -> tuple[float, str]:
     return 1.0, "seconds"
 
 
-def _key(label: str, **style) -> Line2D:
-    """A legend's entry."""
-    return Line2D([], [], label=label, **style)
-
-
 def _run_keys(runs: Sequence[Run], styles: dict[Path, dict]) -> list[Artist]:
     """An entry for each run; a lone one needs none."""
     if len(runs) == 1:
         return []
     entries = zip(runs, labels(runs), cycle(COLORS))
-    return [_key(_wrapped(label, LABEL), color=color, **styles[run.path]) for run, label, color in entries]
+    return [key(wrapped(label, LABEL), color=color, **styles[run.path]) for run, label, color in entries]
 
 
 def _band_keys(panels: Sequence[Axes], color: str) -> list[Artist]:
@@ -513,32 +361,6 @@ def _band_keys(panels: Sequence[Axes], color: str) -> list[Artist]:
 def _key_color(runs: Sequence[Run]) -> str:
     """The colour of what the legend says of all runs."""
     return COLORS[0] if len(runs) == 1 else "0.35"
-
-
-def _wrapped(label: str, width: int) -> str:
-    """In lines, which may end after an underscore."""
-    return "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(label.replace("_", "_ "), width))
-
-
-def _legend(figure: Figure, cell: Axes | None, handles: list[Artist]) -> None:
-    """In the cell that is left over; without one, or with labels too long for it, below the panels."""
-    if not handles:
-        return
-    lines = [handle.get_label().split("\n") for handle in handles]
-    longest = max(len(line) for label in lines for line in label)
-    if cell is not None and longest <= 22 and len(handles) <= 7:
-        cell.legend(handles=handles, loc="center")
-        return
-    columns = min(max(1, int(figure.get_figwidth() / (0.45 + 0.06 * longest))), len(handles))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-    rows = -(-len(handles) // columns)
-    tallest = max(sum(map(len, lines[first : first + rows])) for first in range(0, len(lines), rows))
-    _grow(figure, tallest - 1)
-
-
-def _grow(figure: Figure, lines: int) -> None:
-    """Make room for lines of text, so that the panels keep their height."""
-    figure.set_figheight(figure.get_figheight() + 0.14 * lines)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import numpy
 import pytest
 import yaml
 
-from stn import figures
+from stn import figures, plotting, recorded
 from stn.errors import UserError
 from stn.hyperparameters import neighbourhood
 
@@ -60,7 +60,7 @@ def points(line):
 
 
 def draw(*paths, kind=figures.schedules):
-    return kind([figures.read_run(path) for path in paths])
+    return kind([recorded.read_run(path) for path in paths])
 
 
 def test_schedules_plot_the_csv(make_run):
@@ -146,13 +146,13 @@ def test_header_only_val_csv_falls_back_to_epochs(make_run):
 
 def test_a_missing_run_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
-        figures.read_run(tmp_path / "nowhere")
+        recorded.read_run(tmp_path / "nowhere")
 
 
 def test_what_is_no_number_is_named(make_run):
     run = make_run(epoch=EPOCH_HEADER + "\n" + ",".join(["what"] * 9) + "\n")
     with pytest.raises(UserError, match=r"epoch\.csv"):
-        figures.read_run(run)
+        recorded.read_run(run)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_what_is_no_number_is_named(make_run):
     ],
 )
 def test_labels_are_what_tells_runs_apart(make_run, names, expected):
-    runs = [figures.read_run(make_run(*name.rsplit("/", 1)[:1], date=name.rsplit("/", 1)[1])) for name in names]
-    assert figures.labels(runs) == expected
+    runs = [recorded.read_run(make_run(*name.rsplit("/", 1)[:1], date=name.rsplit("/", 1)[1])) for name in names]
+    assert recorded.labels(runs) == expected
 
 
 def test_several_runs_differ_in_colour_and_style(make_run):
@@ -215,7 +215,7 @@ def test_main_reports_what_is_left_out(make_run, tmp_path, capsys):
 def test_save_into_a_file_is_an_error(make_run, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file"):
-        figures.save(draw(make_run()).figure, tmp_path / "file" / "schedules")
+        plotting.save(draw(make_run()).figure, tmp_path / "file" / "schedules")
 
 
 # The band of the perturbation
@@ -284,7 +284,7 @@ def started(make_run):
 
 
 def from_initial(*paths):
-    return figures.initial_values([figures.read_run(path) for path in paths], "dropouto", "output dropout")
+    return figures.initial_values([recorded.read_run(path) for path in paths], "dropouto", "output dropout")
 
 
 def test_schedules_from_initial_values(started):
@@ -535,7 +535,7 @@ FEW = ["dropout0", "hue", "cutlength", "cutholes"]
 
 def test_what_is_drawn_is_what_the_columns_allow(make_run, image_run):
     def names(*paths):
-        return [kind.__name__ for kind in figures._drawings([figures.read_run(path) for path in paths])]
+        return [kind.__name__ for kind in figures._drawings([recorded.read_run(path) for path in paths])]
 
     images, language = image_run(), make_run()
     hue = image_run("hue", tuned=["hue"], off=[name for name in IMAGE_NAMES if name != "hue"])
