@@ -58,9 +58,10 @@ class ImageExperiment:
         else:
             (train, test), classes = images.load_cifar10(find(args.data, "--data")), images.CIFAR10_CLASSES
         sets = images.load_image_sets(train, test, args.percent_valid, classes)
-        for name, split in (("training", sets.train), ("validation", sets.valid)):
+        for name, split, change in (("training", sets.train, "lower"), ("validation", sets.valid, "raise")):
             if args.batch_size > len(split):
-                raise UserError(f"--batch_size {args.batch_size} is more than the {len(split)} {name} images: lower it")
+                cause = f"--batch_size {args.batch_size} is more than the {len(split)} {name} images"
+                raise UserError(f"{cause}: lower it, or {change} --percent_valid")
         return sets
 
     def locate(self, args: Namespace) -> str:

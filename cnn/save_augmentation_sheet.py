@@ -58,7 +58,7 @@ def parser() -> options.OneLineParser:
         type=Path,
         default=ROOT / "plots" / "augmentation",
         metavar="PATH",
-        help="the figure's path, but for .pdf and .png (default: plots/augmentation)",
+        help="the figure's path, but for .pdf and .png",
     )
     add("--images", type=options.positive_int, default=12, metavar="N", help="how many images, a column each")
     add("--seed", type=options.nonnegative_int, default=0, help="which images, and their random augmentation")
@@ -156,7 +156,7 @@ def sheet(originals: Tensor, blocks: Sequence[Tensor], epochs: Sequence[Mapping[
 
 def values_in_words(row: Mapping[str, float]) -> dict[str, str]:
     """An epoch's values by their labels; discrete ones are not rounded down."""
-    return {label: f"{row[name]:.2f}" for name, label in LABELS.items()}
+    return {label: f"{row[name]:.3f}" for name, label in LABELS.items()}
 
 
 def draw_block(panel: Axes, block: Tensor) -> None:

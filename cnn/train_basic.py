@@ -15,7 +15,12 @@ from stn.scripts.script import Script
 MIN_LR = 1e-7  # as published: below it training stops
 # The flags of those hyperparameters that are called otherwise elsewhere.
 FLAGS = {"sat": "saturation", "bright": "brightness", "fcdropout0": "fc_dropout0", "fcdropout1": "fc_dropout1"}
-RANGES = {name: spec.range for shared in (True, False) for name, spec in specs("alexnet", shared).items()}
+# What is fixed or replayed may go further than what is tuned.
+RANGES = {
+    name: (spec.range[0], max(spec.range[1], 1.0))
+    for shared in (True, False)
+    for name, spec in specs("alexnet", shared).items()
+}
 
 
 def sources(args: argparse.Namespace) -> dict[str, Schedule]:
@@ -48,9 +53,9 @@ def resolve(args: argparse.Namespace, given: set[str]) -> None:
             "give the --model that it was recorded with, or remove the column"
         )
     for name, (_, high) in RANGES.items():
-        if name != "dropout" and value(args, name) >= max(high, 1):
+        if name != "dropout" and value(args, name) >= high:
             flag = FLAGS.get(name, name)
-            raise UserError(f"--{flag} {value(args, name):g} is out of range: it goes from 0 to below {max(high, 1):g}")
+            raise UserError(f"--{flag} {value(args, name):g} is out of range: it goes from 0 to below {high:g}")
 
 
 def refuse_idle_flags(args: argparse.Namespace, given: set[str]) -> None:

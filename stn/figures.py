@@ -203,8 +203,9 @@ def _styles(runs: Iterable[Run], by: str) -> dict[Path, dict]:
 
 
 def _longest(runs: Iterable[Run], by: str) -> float:
-    """The end of the schedules' axis, a little after the longest run's last value."""
-    return 1.02 * max(x[-1] for run in runs for x, _ in run.curves(by).values()) or 1
+    """The end of the schedules' axis, a little after the longest run's last value; constants have no length."""
+    having = [run for run in runs if by == "epoch" or not run.steps.empty]
+    return 1.02 * max(x[-1] for run in having for x, _ in run.curves(by).values()) or 1
 
 
 def _is_rate(name: str) -> bool:
@@ -233,7 +234,7 @@ def _split(runs: Sequence[Run], drawn: list[Run], why: str) -> tuple[list[Run], 
     """The runs to draw, and a line for each other. Raises UserError where none is to be drawn."""
     skipped = [f"{run.path} {why}" for run in runs if run not in drawn]
     if not drawn:
-        raise UserError(f"nothing to draw: {'; '.join(skipped) or 'no run is given'}: let it train first")
+        raise UserError(f"nothing to draw: {'; '.join(skipped) or 'no run is given'}: let it train on, or give others")
     return drawn, skipped
 
 

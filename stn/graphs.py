@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stn.errors import UserError
 
-MOST = 16  # recordings that a function keeps, since each holds on to its memory
+MOST_RECORDINGS = 16  # of a function; each holds on to as much memory as one call takes
 
 _enabled = True
 
@@ -38,21 +38,25 @@ def graphed(function: Function) -> Function:
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Results:
-        if not recordable(arguments):
+        gpu = gpu_of(arguments)
+        if gpu is None:
             return function(*arguments)
         key = tuple(map(_signature, arguments))
-        # The last used comes last.
-        recordings[key] = recording = recordings.pop(key, None) or Recording(function, arguments)
-        if len(recordings) > MOST:
-            del recordings[next(iter(recordings))]
-        return recording(arguments)
+        with torch.cuda.device(gpu):  # streams, and with them graphs, are the current device's
+            # The last used comes last.
+            recordings[key] = recording = recordings.pop(key, None) or Recording(function, arguments)
+            if len(recordings) > MOST_RECORDINGS:
+                del recordings[next(iter(recordings))]
+            return recording(arguments)
 
     return call
 
 
-def recordable(arguments: Sequence[Any]) -> bool:
-    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-    return _enabled and all(tensor.is_cuda for tensor in tensors)
+def gpu_of(arguments: Sequence[Any]) -> torch.device | None:
+    """The GPU that all tensors lie on; None where there is none such, or recording is switched off."""
+    devices = {argument.device for argument in arguments if isinstance(argument, Tensor)}
+    alone = devices.pop() if _enabled and len(devices) == 1 else None
+    return alone if alone is not None and alone.type == "cuda" else None
 
 
 class Recording:
@@ -78,7 +82,7 @@ def record(function: Function, arguments: Sequence[Any]) -> tuple[Callable[[], N
         function(*arguments)  # what libraries set up when they are first used cannot be recorded
     torch.cuda.current_stream().wait_stream(aside)
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=aside):
             results = function(*arguments)
     except torch.OutOfMemoryError:
         raise

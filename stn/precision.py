@@ -16,7 +16,8 @@ CHOICES: tuple[Choice, ...] = ("auto", *TYPES)
 def choose(choice: Choice, device: torch.device) -> tuple[torch.dtype, str]:
     """The type for a choice, and why in a few words; "auto" is bfloat16 where the device multiplies it natively."""
     if choice != "auto":
-        return getattr(torch, choice), "as asked for"
+        tensor_cores = choice == "float32" and device.type == "cuda" and multiplies_bfloat16(device)
+        return getattr(torch, choice), "as asked for, multiplied in TF32" if tensor_cores else "as asked for"
     if multiplies_bfloat16(device):
         return torch.bfloat16, "which this processor multiplies natively"
     return torch.float32, "as this processor does not multiply bfloat16 natively"

@@ -78,6 +78,8 @@ def labels(runs: Sequence[Run]) -> list[str]:
     paths = [run.path.resolve().parts for run in runs]
     if len(runs) == 1:
         return ["/".join(paths[0][-2:])]
+    if _num_common(paths) <= 1:  # nothing but the root
+        paths = [path[-3:] for path in paths]
     head = _num_common(paths)
     tail = _num_common([path[head:][::-1] for path in paths])
     own = [path[head : len(path) - tail] for path in paths]

@@ -284,7 +284,7 @@ def test_flags_their_short_names_and_defaults(name, short, default, value):
         ("-fcdrop1 0.95", {"fcdropout1": 0.95}),
         ("-cuth -1 -cutl -1", {"cutholes": 0.0, "cutlength": 0.0}),
         ("-cuth 3 -cutl 24", {"cutholes": 3.0, "cutlength": 24.0}),
-        ("-iscl 0.5 --hue 0.5", {"inscale": 0.5, "hue": 0.5}),
+        ("-iscl 0.5 --hue 0.7", {"inscale": 0.5, "hue": 0.7}),
     ],
 )
 def test_values_that_flags_give(flags, changed):

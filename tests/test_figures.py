@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
+import pandas
 import pytest
 import yaml
 
@@ -169,6 +171,16 @@ def test_what_is_no_number_is_named(make_run):
 def test_labels_are_what_tells_runs_apart(make_run, names, expected):
     runs = [recorded.read_run(make_run(*name.rsplit("/", 1)[:1], date=name.rsplit("/", 1)[1])) for name in names]
     assert recorded.labels(runs) == expected
+
+
+def test_labels_of_runs_with_nothing_in_common(make_run):
+    here = recorded.read_run(make_run("tuned"))
+    elsewhere = [replace(here, path=Path(path)) for path in ("/one/logs/tuned/a", "/two/logs/fixed/a")]
+    assert recorded.labels(elsewhere) == ["tuned", "fixed"]
+    same = [replace(here, path=Path(path)) for path in ("/one/logs/a", "/two/logs/a")]
+    assert recorded.labels(same) == ["one", "two"]
+    deep = [replace(here, path=Path(path)) for path in ("/one/x/logs/a/b", "/two/x/logs/a/b")]
+    assert recorded.labels(deep) == ["/one/x/logs/a/b", "/two/x/logs/a/b"]
 
 
 def test_several_runs_differ_in_colour_and_style(make_run):
@@ -453,6 +465,14 @@ VALID_CSV = table(",".join([*VALID_HEADER, "train_step"]), IMAGE_STEPS)
 
 def step_values(name, column=5):
     return [row[column + STEPPED.index(name)] for row in IMAGE_STEPS]
+
+
+def test_a_baselines_epochs_do_not_stretch_the_axis_of_weight_steps(image_run):
+    tuned, fixed = image_run(names=STEPPED, tuned=STEPPED, steps=VALID_CSV), image_run("fixed", STEPPED, tuned=())
+    row = pandas.read_csv(fixed / "epoch.csv").iloc[:1]
+    pandas.concat([row.assign(epoch=epoch) for epoch in range(100)]).to_csv(fixed / "epoch.csv", index=False)
+    alone, both = (panel(draw(*runs).figure, "cutlength") for runs in ((tuned,), (tuned, fixed)))
+    assert both.get_xlim() == alone.get_xlim()
 
 
 @pytest.mark.parametrize("rows", [0, 3])

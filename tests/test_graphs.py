@@ -24,10 +24,12 @@ def recorded(monkeypatch):
     counts = {"record": 0, "replay": 0}
 
     def record(function, arguments):
+        assert entered.within
         counts["record"] += 1
         results = function(*arguments)
 
         def replay():
+            assert entered.within
             counts["replay"] += 1
             for old, new in zip(results, function(*arguments), strict=True):
                 if isinstance(old, Tensor):
@@ -36,8 +38,18 @@ def recorded(monkeypatch):
         return replay, results
 
     monkeypatch.setattr(graphs, "record", record)
-    monkeypatch.setattr(graphs, "recordable", lambda _: True)
+    monkeypatch.setattr(graphs, "gpu_of", lambda _: torch.device("cuda", 1))
+    monkeypatch.setattr(torch.cuda, "device", entered)
     return counts
+
+
+@contextmanager
+def entered(gpu):
+    """In place of torch.cuda.device: the arguments' GPU must be the current one."""
+    assert gpu == torch.device("cuda", 1)
+    entered.within = True
+    yield
+    entered.within = False
 
 
 @graphs.graphed
@@ -73,7 +85,7 @@ def test_another_signature_is_another_recording(recorded, arguments):
 
 
 def test_the_recordings_used_last_are_kept(recorded, monkeypatch):
-    monkeypatch.setattr(graphs, "MOST", 2)
+    monkeypatch.setattr(graphs, "MOST_RECORDINGS", 2)
     function = graphs.graphed(scaled.__wrapped__)
     for length in (1, 2, 1, 3, 1):  # the 3 displaces the 2
         function(torch.ones(length), None, 2)
@@ -89,14 +101,19 @@ def test_on_a_cpu_nothing_is_recorded(monkeypatch):
 
 def test_can_be_switched_off():
     class OnGpu(Tensor):
-        is_cuda = True
+        device = torch.device("cuda", 1)
 
-    tensor = torch.ones(2).as_subclass(OnGpu)
+    class OnAnother(Tensor):
+        device = torch.device("cuda", 0)
+
+    tensor, another = (torch.ones(2).as_subclass(kind) for kind in (OnGpu, OnAnother))
     try:
-        assert graphs.recordable((tensor, None, 2))
-        assert not graphs.recordable((tensor, torch.ones(2)))
+        assert graphs.gpu_of((tensor, None, 2, tensor)) == torch.device("cuda", 1)
+        assert graphs.gpu_of((tensor, another)) is None
+        assert graphs.gpu_of((tensor, torch.ones(2))) is None
+        assert graphs.gpu_of((None, 2)) is None
         graphs.enable(False)
-        assert not graphs.recordable((tensor, None, 2))
+        assert graphs.gpu_of((tensor, None, 2)) is None
     finally:
         graphs.enable(True)
 
@@ -108,7 +125,7 @@ def test_a_gpu_that_cannot_record_is_told_with_the_remedy(monkeypatch, error):
             return lambda *_: None
 
     @contextmanager
-    def broken(graph):  # noqa: ARG001
+    def broken(graph, stream):  # noqa: ARG001
         yield
         raise error
 

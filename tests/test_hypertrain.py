@@ -536,6 +536,28 @@ def test_a_checkpoint_of_another_model(run, finished, tmp_path, monkeypatch, cha
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", "abc"), ("seed", None), ("tune_hue", 3), ("milestones", 4), ("model", "big"), ("device", 7),
+     ("device", "abacus"), ("train_lr", -1.0)],
+)  # fmt: skip
+@pytest.mark.parametrize("flags", ["--total_epochs 9", "--test"])
+def test_settings_that_cannot_be(run, finished, tmp_path, name, value, flags):
+    folder = shutil.copytree(finished, tmp_path / "logs" / "a" / "b" / "c")
+    (folder / "args.yaml").write_text(yaml.safe_dump({**settings(folder), name: value}))
+    refused(run(f"--resume {folder} {flags}"), "args.yaml", f"{name}: {value!r}", "mend it")
+
+
+def test_memory_that_runs_out_on_the_way(run, monkeypatch, tmp_path):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(nn.Module, "train", exhausted)
+    refused(run(ALL), "out of memory", "--batch_size")
+    (status,) = tmp_path.glob("logs/**/status")
+    assert status.read_text() == "failed\n"
+
+
 def test_changed_images(run, finished, tmp_path, monkeypatch):
     train, test = builtin_images.builtin_images()
     others = Images(255 - train.pixels, train.labels), test
@@ -581,7 +603,9 @@ def test_a_run_of_the_other_script(run, finished):
         ("--tune_all --percent_valid 1e-17", ("--percent_valid 1e-17", "validation")),
         *((f"--tune_all --percent_valid {value}", ("--percent_valid", value)) for value in ("0", "1", "1.5", "-1")),
         ("--tune_all --batch_size 41", ("--batch_size 41", "40 validation")),
-        ("--tune_all --batch_size 161 --percent_valid 0.2", ("--batch_size 161", "160 training")),
+        ("--tune_all --batch_size 161 --percent_valid 0.2", ("161", "160 training", "lower --percent_valid")),
+        ("--tune_all --percent_valid 0.01", ("--batch_size 32", "2 validation", "raise --percent_valid")),
+        ("--tune_all --data=", ("--data", "empty")),
         ("--tune_all --data nowhere", ("--data nowhere", "does not exist")),
         ("--tune_all --train_lr 1e-6", ("--train_lr 1e-06", "1e-05")),
         *((f"--tune_all --{name} {value}", (name, value)) for name in ("batch_size", "total_epochs", "train_steps",

@@ -26,6 +26,14 @@ def test_what_is_asked_for_is_taken(monkeypatch, choice, native):
     assert precision.choose(choice, CPU) == (getattr(torch, choice), "as asked for")
 
 
+@pytest.mark.parametrize(("capability", "said"), [((8, 0), True), ((7, 5), False)])
+def test_float32_on_a_gpu_says_that_it_is_tf32(monkeypatch, capability, said):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    dtype, why = precision.choose("float32", torch.device("cuda", 0))
+    assert dtype == torch.float32 and ("TF32" in why) == said
+    assert "TF32" not in precision.choose("bfloat16", torch.device("cuda", 0))[1]
+
+
 @pytest.mark.parametrize(("capability", "native"), [((9, 0), True), ((8, 0), True), ((7, 5), False)])
 def test_a_gpu_by_its_generation(monkeypatch, capability, native):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)

@@ -15,6 +15,7 @@ from lstm_runs import execute, only_run, refused, rows, settings, without_time, 
 
 from lstm import train
 from lstm.model import HYPERPARAMETERS
+from stn import graphs
 from stn.bilevel import evaluate
 from stn.runs import FORMAT, KIND, RunFolder
 
@@ -292,6 +293,7 @@ def test_a_model_that_no_memory_holds(run, tmp_path):
         ("--tune_everything", ("--tune_everything",)),
         ("--epoch 3", ("--epoch",)),
         ("--epochs", ("--epochs",)),
+        ("--data=", ("--data", "empty")),
         ("surplus", ("surplus",)),
         ("--epochs 1" + 400 * "0", ("--epochs",)),
     ],
@@ -424,6 +426,17 @@ def test_resume_of_a_run_of_another_version(unfinished, capsys):
     (unfinished / "args.yaml").write_text(yaml.safe_dump(settings_now))
     for flags in ("", "--test"):
         refused(resume(capsys, unfinished, flags), "args.yaml", "bptt", "start a new run")
+
+
+def test_how_kernels_are_launched_may_change(unfinished, capsys):
+    settings_now = settings(unfinished)
+    del settings_now["no_cuda_graphs"]  # a run older than the flag
+    (unfinished / "args.yaml").write_text(yaml.safe_dump(settings_now))
+    try:
+        assert resume(capsys, unfinished, "--no_cuda_graphs")[0] == 0
+        assert settings(unfinished)["no_cuda_graphs"] is True and not graphs._enabled
+    finally:
+        graphs.enable(True)
 
 
 def test_resume_where_there_is_nothing(run, tmp_path, capsys):

@@ -29,7 +29,7 @@ CIFAR10_SHA256 = {
     "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
-_REMEDY = "run ./getdata.sh cifar10, which fills data/cifar10"
+_REMEDY = "run ./getdata.sh cifar10, which fills data/cifar10, the default --data"
 
 
 @dataclass(frozen=True, eq=False)

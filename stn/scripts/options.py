@@ -4,7 +4,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from stn import precision
@@ -41,6 +41,28 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> tuple[argp
     probe = argparse.Namespace(**dict.fromkeys(names, unset))
     given = {name for name, value in vars(parser.parse_args(argv, probe)).items() if value is not unset}
     return parser.parse_args(argv), given
+
+
+def unfit(parser: argparse.ArgumentParser, settings: Mapping[str, object]) -> str | None:
+    """The first setting that its flag would not take, if any; settings without a flag are not asked."""
+    for action in parser._actions:
+        value = settings.get(action.dest, action.default)
+        if value != action.default and not _takes(parser, action, value):
+            return action.dest
+    return None
+
+
+def _takes(parser: argparse.ArgumentParser, action: argparse.Action, value: object) -> bool:
+    if action.nargs == 0:
+        return isinstance(value, bool)
+    if isinstance(value, list) != (action.nargs == "+"):
+        return False
+    try:
+        for text in map(str, value if isinstance(value, list) else [value]):
+            parser._check_value(action, parser._get_value(action, text))
+    except argparse.ArgumentError:
+        return False
+    return True
 
 
 def exit_status(script: str, work: Callable[[], int | None], where_it_stands: str) -> int:
@@ -85,6 +107,7 @@ def add_data_flag(add: Callable, files: str, default: str, builtin: str) -> None
     """files: what its folder holds. default: that folder, from the root. builtin: what there is without one."""
     add(
         "--data",
+        type=named,
         default=None,
         metavar="FOLDER",
         help=f"folder of {files}, or 'builtin' for the built-in {builtin} "
@@ -118,6 +141,13 @@ def find(path: str, what: str) -> Path:
         if candidate.exists():
             return candidate.resolve()
     raise UserError(f"{what} {path} does not exist, neither here nor in {ROOT}: check the path")
+
+
+def named(path: str) -> str:
+    """A path that is not empty, as a variable of the shell that is not set is."""
+    if not path:
+        raise argparse.ArgumentTypeError("it is empty")
+    return path
 
 
 def _number(convert: Callable, accept: Callable, wanted: str) -> Callable:

@@ -12,14 +12,14 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from stn import precision
+from stn import graphs, precision
 from stn.bilevel import Task
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.memory import keep_freed_memory
+from stn.memory import fitting, keep_freed_memory
 from stn.runs import SCHEDULE, RunFolder, provenance, read_checkpoint, read_settings
 from stn.schedules import Schedule
-from stn.scripts.options import INTERRUPTED, OneLineParser, exit_status, parse
+from stn.scripts.options import INTERRUPTED, OneLineParser, exit_status, parse, unfit
 from stn.scripts.screen import Screen, say
 from stn.training import Settings, Trainer, final_result, load_model
 
@@ -171,6 +171,7 @@ class Script:
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f"the run used {device}, which is not here: resume it where there is such a GPU")
         precision.use_tensor_cores()
+        graphs.enable(not vars(args).get("no_cuda_graphs", False))
         hyper = Hyperparameters(**self.sources(args)).to(device)
         return hyper, self.experiment.task(args, data, hyper.num_tuned)
 
@@ -189,7 +190,8 @@ class Script:
         settings = read_settings(path)
         if "overwrite" in given:
             raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
-        needed = {*vars(args), "device", "dtype", "data_checksum"} - {"resume", "overwrite", "test"}
+        unchanging = self.experiment.alterable | {"resume", "overwrite", "test"}
+        needed = {*vars(args), "device", "dtype", "data_checksum"} - unchanging
         if (script := str(settings.get("script", args.script))) != args.script:
             remedy = "go on with that" if "/" in script else "it is of another version, start a new run"
             raise UserError(f"the run is one of {script}, not of {args.script}: {remedy}")
@@ -200,6 +202,8 @@ class Script:
             )
         if settings["dtype"] not in precision.TYPES:
             raise UserError(f"the run computes in {settings['dtype']}, which this version does not: start a new run")
+        if (name := unfit(self.parser, settings)) or not is_device(settings[name := "device"]):
+            raise UserError(f"the run's args.yaml says {name}: {settings[name]!r}: mend it, or start a new run")
         if "data" in given:
             args.data = self.experiment.locate(args)
         free = self.experiment.alterable | {"resume", "test", "data"}
@@ -213,7 +217,8 @@ class Script:
         changes = {name: getattr(args, name) for name in given & (self.experiment.alterable | {"data"})}
         if settings.get("load_schedule"):
             changes["load_schedule"] = str(path / SCHEDULE)
-        return Namespace(**{**settings, **changes})
+        defaults = {name: getattr(args, name) for name in self.experiment.alterable}
+        return Namespace(**{**defaults, **settings, **changes})
 
     def introduce(
         self, description: str, data: Data, hyper: Hyperparameters, task: Task, run: RunFolder, why_dtype: str
@@ -237,7 +242,7 @@ class Script:
         screen = Screen(hyper.changing, self.experiment.unit, self.experiment.measure)
         interrupt = Interrupt()
         try:
-            with interrupt:
+            with interrupt, fitting("out of memory: start a run of a smaller model or --batch_size"):
                 settings = self.experiment.settings(args, task)
                 trainer = Trainer(task, hyper, settings, run, screen, stop=interrupt.asked)
                 if state is not None:
@@ -259,6 +264,13 @@ class Script:
         run.mark("finished" if completed else "interrupted")
         report(result, f"{which_model(trainer.best)}, in {run.path}")
         return 0 if completed else INTERRUPTED
+
+
+def is_device(name: object) -> bool:
+    try:
+        return isinstance(name, str) and torch.device(name).type in ("cpu", "cuda")
+    except RuntimeError:
+        return False
 
 
 def which_model(best: Mapping | None) -> str:
