@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from graphlib import TopologicalSorter
@@ -95,12 +96,8 @@ class Job:
                 "or redo all with --overwrite"
             )
 
-    def start(self, overwrite: bool) -> subprocess.Popen | None:
-        """The process that finishes the run; None where it is finished. Raises UserError as `command` does."""
-        command = self.command(overwrite)
-        if command is None:
-            say(f"{self.name}: already finished, in {self.path} (--overwrite redoes it)")
-            return None
+    def start(self, command: list[str]) -> subprocess.Popen:
+        """The process of the command that finishes the run."""
         return subprocess.Popen(
             command,
             cwd=ROOT,
@@ -159,6 +156,19 @@ def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Cal
         raise UserError(crew.failures[0] + others)
 
 
+@contextmanager
+def held_interrupt() -> Iterator[None]:
+    """Ctrl-C takes effect only when this is over: a process that was just started must not be forgotten."""
+    asked = []
+    previous = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if asked:
+        signal.raise_signal(signal.SIGINT)
+
+
 class _Crew:
     """The processes of some jobs; leaving its context with an exception interrupts those under way."""
 
@@ -176,19 +186,24 @@ class _Crew:
         """Start what can be; whether anything runs. What is left otherwise, if anything, needs what failed."""
         self.waiting += self.order.get_ready()
         while self.waiting and len(self.running) < self.at_once:
-            name = self.waiting.pop(0)
-            job = self.jobs[name]
-            try:
-                process = job.start(self.overwrite)
-            except UserError as error:
-                self.failures.append(str(error))
-                continue
-            if process is None:
-                self.order.done(name)
-                self.waiting += self.order.get_ready()
-            else:
-                self.running[self.pool.submit(job.follow, process)] = name, process
+            self.start_one(self.waiting.pop(0))
         return bool(self.running)
+
+    def start_one(self, name: str) -> None:
+        job = self.jobs[name]
+        try:
+            command = job.command(self.overwrite)
+        except UserError as error:
+            self.failures.append(str(error))
+            return
+        if command is None:
+            say(f"{name}: already finished, in {job.path} (--overwrite redoes it)")
+            self.order.done(name)
+            self.waiting += self.order.get_ready()
+            return
+        with held_interrupt():
+            process = job.start(command)
+            self.running[self.pool.submit(job.follow, process)] = name, process
 
     def collect(self) -> int:
         """Wait until one ends; how many have ended well."""

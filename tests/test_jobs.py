@@ -171,6 +171,22 @@ def test_an_interrupted_run_interrupts(shell, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_process_that_starts_as_ctrl_c_comes_is_interrupted(shell, tmp_path, monkeypatch):
+    start = Job.start
+
+    def interrupted(self, command):
+        process = start(self, command)
+        wait_for(tmp_path / "begun")
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(Job, "start", interrupted)
+    job = "trap 'echo interrupted > word; exit 130' INT; touch begun; for i in $(seq 200); do sleep 0.05; done"
+    with pytest.raises(KeyboardInterrupt):
+        finish([shell("late", job)], at_once=1)
+    assert (tmp_path / "word").read_text() == "interrupted\n"
+
+
 @pytest.fixture
 def sleeper(tmp_path):
     """A process that finishes one job, which sleeps, and leaves a word if it is interrupted."""
