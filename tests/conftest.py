@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import signal
 from pathlib import Path
 
 import numpy
@@ -9,6 +10,9 @@ import torch
 from stn.datasets import builtin_images
 
 GOLDEN = Path(__file__).parent / "golden" / "layers.npz"
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ class Script:
         changes = {name: getattr(args, name) for name in given & (self.experiment.alterable | {"data"})}
         if settings.get("load_schedule"):
             changes["load_schedule"] = str(path / SCHEDULE)
-        defaults = {name: getattr(args, name) for name in self.experiment.alterable}
+        defaults = {name: value for name, value in vars(args).items() if name in self.experiment.alterable}
         return Namespace(**{**defaults, **settings, **changes})
 
     def introduce(
