@@ -8,6 +8,7 @@ from stn.scripts.options import (
     add_data_flag,
     add_machine_flags,
     add_progress_flags,
+    add_resume_flags,
     nonnegative_int,
     positive,
     positive_int,
@@ -61,18 +62,6 @@ def add_run_flags(parser: OneLineParser) -> Callable:
     add("--log_interval", type=positive_int, default=50, metavar="N", help="steps that a log entry is the mean of")
     add("--logdir", default="logs", help="folder of all runs")
     add("--seed", type=nonnegative_int, default=0, help="random seed")
-    add(
-        "--resume",
-        nargs="?",
-        const="",
-        default=None,
-        metavar="FOLDER",
-        help="continue an unfinished run (default: the newest); only the number of epochs, the patience and the log "
-        "and checkpoint intervals may differ",
-    )
-    add(
-        "--test",
-        action="store_true",
-        help="train nothing: evaluate the best model of a run (--resume FOLDER; default: the newest)",
-    )
+    may_differ = "the number of epochs, the patience and the log and checkpoint intervals"
+    add_resume_flags(add, "the newest", may_differ)
     return add

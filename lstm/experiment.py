@@ -9,6 +9,7 @@ import torch
 
 from lstm.model import AWDLSTM
 from lstm.task import LanguageModeling
+from stn import graphs
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import Corpus, load_corpus
 from stn.errors import UserError
@@ -48,6 +49,7 @@ class LanguageModelingExperiment:
         return str(locate_corpus(args.data)[0])
 
     def task(self, args: Namespace, data: Corpus, num_hyper: int) -> LanguageModeling:
+        graphs.enable(not args.no_cuda_graphs)
         sizes = len(data.vocabulary), args.emsize, args.nhid, args.nlayers, num_hyper
         with fitting("the model does not fit into memory: lower --emsize, --nhid or --nlayers"):
             model = AWDLSTM(*sizes, dtype=getattr(torch, args.dtype)).to(args.device)

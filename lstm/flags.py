@@ -7,6 +7,7 @@ from stn.scripts.options import (
     add_data_flag,
     add_machine_flags,
     add_progress_flags,
+    add_resume_flags,
     factor,
     nonnegative,
     nonnegative_int,
@@ -73,21 +74,8 @@ def add_run_flags(parser: argparse.ArgumentParser, log_interval: tuple[str, ...]
         help="weight steps from one log entry to the next",
     )
     add("--overwrite", action="store_true", help="redo a run that is there, removing what it wrote")
-    add(
-        "--resume",
-        nargs="?",
-        const="",
-        default=None,
-        metavar="FOLDER",
-        help="continue an unfinished run (default: the newest of this --save_dir and --prefix); only the number of "
-        "epochs, the patience and the log and checkpoint intervals may differ",
-    )
-    add(
-        "--test",
-        action="store_true",
-        help="train nothing: evaluate the best model of a run "
-        "(--resume FOLDER; default: the newest of this --save_dir and --prefix)",
-    )
+    may_differ = "the number of epochs, the patience, the log and checkpoint intervals and --no_cuda_graphs"
+    add_resume_flags(add, "the newest of this --save_dir and --prefix", may_differ)
 
 
 def model_name(text: str) -> str:

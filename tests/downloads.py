@@ -1,10 +1,34 @@
-"""What the tests of getdata.sh share: a web server on this machine."""
+"""What the tests of getdata.sh share: its process, and a web server on this machine."""
 
+import os
+import subprocess
 import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
+
+SCRIPT = Path(__file__).parent.parent / "getdata.sh"
+
+
+def started(arguments, cwd, settings):
+    """getdata.sh as a process, in a session of its own; settings: its environment, besides this process's."""
+    return subprocess.Popen(
+        [SCRIPT, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process):
+    """Its exit status, stdout and stderr."""
+    output, errors = process.communicate(timeout=60)
+    return SimpleNamespace(returncode=process.returncode, stdout=output, stderr=errors)
 
 
 @contextmanager

@@ -6,16 +6,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import tarfile
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from downloads import serving
+from downloads import ended, serving, started
 
-SCRIPT = Path(__file__).resolve().parents[1] / "getdata.sh"
 SPLITS = ("train", "valid", "test")
 # Random, so that they do not compress away.
 TEXTS = {split: random.Random(split).randbytes(20_000).hex().encode() for split in SPLITS}
@@ -53,20 +49,10 @@ def getdata(tmp_path):
         settings = {
             "STN_DATA": str(run.data), "PTB_SHA256": DIGESTS, "PTB_URL": url, "PATH": path, "no_proxy": "*",
         }  # fmt: skip
-        return subprocess.Popen(
-            [SCRIPT, *map(str, arguments)],
-            cwd=tmp_path / "caller",
-            env=os.environ | settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return started(arguments, tmp_path / "caller", settings)
 
     def run(*arguments, **options):
-        process = start(*arguments, **options)
-        output, errors = process.communicate(timeout=60)
-        return SimpleNamespace(returncode=process.returncode, stdout=output, stderr=errors)
+        return ended(start(*arguments, **options))
 
     run.start = start
     run.data = tmp_path / "data"

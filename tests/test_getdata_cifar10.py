@@ -7,17 +7,15 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 from itertools import chain
-from types import SimpleNamespace
 
 import numpy
 import pytest
-from downloads import serving
+from downloads import SCRIPT, ended, serving, started
 from PIL import Image
-from test_getdata import SCRIPT, assert_failed, path_without, wait_until
+from test_getdata import assert_failed, path_without, wait_until
 
 from stn.datasets.images import CIFAR10_SHA256
 
@@ -88,20 +86,10 @@ def getdata(tmp_path):
             "CIFAR10_URL": url, "CIFAR10_ARCHIVE_SHA256": sha256(ARCHIVE), "PYTHON": sys.executable,
             "CIFAR10_SHA256": " ".join(sha256(content) for content in BINARY.values()),
         } | settings  # fmt: skip
-        return subprocess.Popen(
-            [SCRIPT, "cifar10", *map(str, arguments)],
-            cwd=tmp_path,
-            env=os.environ | settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return started(["cifar10", *arguments], tmp_path, settings)
 
     def run(*arguments, **options):
-        process = start(*arguments, **options)
-        output, errors = process.communicate(timeout=60)
-        return SimpleNamespace(returncode=process.returncode, stdout=output, stderr=errors)
+        return ended(start(*arguments, **options))
 
     run.start = start
     run.npm = npm

@@ -30,7 +30,7 @@ class DefaultsFormatter(argparse.HelpFormatter):
     """Ends each flag's help with its default, where it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        has_none = action.default is None or action.default is False or action.default == argparse.SUPPRESS
+        has_none = action.default is None or action.default is False or action.default in ("", argparse.SUPPRESS)
         return action.help if has_none else f"{action.help} (default: %(default)s)"
 
 
@@ -141,6 +141,23 @@ def find(path: str, what: str) -> Path:
         if candidate.exists():
             return candidate.resolve()
     raise UserError(f"{what} {path} does not exist, neither here nor in {ROOT}: check the path")
+
+
+def add_resume_flags(add: Callable, newest: str, may_differ: str) -> None:
+    """newest: which run is taken where none is named. may_differ: what may, in a run that goes on."""
+    add(
+        "--resume",
+        nargs="?",
+        const="",
+        default=None,
+        metavar="FOLDER",
+        help=f"continue an unfinished run (default: {newest}); only {may_differ} may differ",
+    )
+    add(
+        "--test",
+        action="store_true",
+        help=f"train nothing: evaluate the best model of a run (--resume FOLDER; default: {newest})",
+    )
 
 
 def named(path: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from stn import graphs, precision
+from stn import precision
 from stn.bilevel import Task
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
@@ -171,7 +171,6 @@ class Script:
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise UserError(f"the run used {device}, which is not here: resume it where there is such a GPU")
         precision.use_tensor_cores()
-        graphs.enable(not vars(args).get("no_cuda_graphs", False))
         hyper = Hyperparameters(**self.sources(args)).to(device)
         return hyper, self.experiment.task(args, data, hyper.num_tuned)
 
