@@ -14,7 +14,7 @@ import matplotlib
 import numpy
 from matplotlib.figure import Figure
 
-from stn import plotting
+from stn.figures import style
 
 SWEEPS = {
     "steps": (10, 35, 70, 105, 140),
@@ -62,21 +62,21 @@ def predict(shape, coefficients: numpy.ndarray) -> float:
 
 def plot(sweeps: dict[str, list[tuple]], coefficients: numpy.ndarray, path: Path) -> list[Path]:
     """Measured and modelled seconds by dimension, of which sweeps has (shape, seconds) each; the files written."""
-    with matplotlib.rc_context(plotting.STYLE):
-        figure = Figure(figsize=(plotting.PAGE, 1.9), layout="constrained")
+    with matplotlib.rc_context(style.STYLE):
+        figure = Figure(figsize=(style.PAGE, 1.9), layout="constrained")
         panels = figure.subplots(1, len(sweeps), sharey=True)
         for panel, (name, points) in zip(panels, sweeps.items(), strict=True):
             x = [getattr(shape, name) for shape, _ in points]
             panel.plot(x, [predict(shape, coefficients) for shape, _ in points], color="0.5", label="model")
             panel.plot(
-                x, [seconds for _, seconds in points], "o", color=plotting.COLORS[0], markersize=4, label="measured"
+                x, [seconds for _, seconds in points], "o", color=style.COLORS[0], markersize=4, label="measured"
             )
             panel.set_xlabel(LABELS[name])
             panel.set_xlim(left=0)
             panel.set_ylim(bottom=0)
         panels[0].set_ylabel("seconds a weight step")
         panels[0].legend(loc="upper left")
-    return plotting.save(figure, path)
+    return style.save(figure, path)
 
 
 def in_words(sweeps: dict[str, list[tuple]], coefficients: numpy.ndarray) -> str:

@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lstm.experiment import locate_corpus
 from lstm.model import AWDLSTM
 from lstm.task import LanguageModeling
-from stn import plotting
 from stn.bilevel import hyper_step, weight_step
 from stn.datasets.text import Corpus, load_corpus
-from stn.memory import keep_freed_memory
+from stn.figures import style
+from stn.kernels.memory import keep_freed_memory
 from stn.scripts.options import positive_int
 
 LR, HYPER_LR, SEED = 30.0, 0.01, 3
@@ -75,21 +75,21 @@ def losses(corpus: Corpus, shape: Shape, dtype: torch.dtype, factor: float, step
 
 def plot(table: pandas.DataFrame, path: Path) -> list[Path]:
     """table: a column of losses for each type, by step. The files written."""
-    with matplotlib.rc_context(plotting.STYLE):
-        figure = Figure(figsize=(plotting.PAGE, 2.2), layout="constrained")
+    with matplotlib.rc_context(style.STYLE):
+        figure = Figure(figsize=(style.PAGE, 2.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         smooth = table.rolling(SMOOTHING, center=True).mean()
-        for color, name in zip(plotting.COLORS, table, strict=False):
+        for color, name in zip(style.COLORS, table, strict=False):
             left.plot(table.index, table[name], color=color, alpha=0.25, linewidth=0.5)
             left.plot(smooth.index, smooth[name], color=color, label=name)
         left.set(xlabel="weight step", ylabel="training loss (nats a token)")
         left.set_ylim(float(table.min().min()) - 0.1, float(table.quantile(SHOWN).max()))  # a few steps leap far up
         left.legend(title=f"means of {SMOOTHING} steps")
-        for color, name in zip(plotting.COLORS[1:], list(table)[1:], strict=False):
+        for color, name in zip(style.COLORS[1:], list(table)[1:], strict=False):
             right.plot(table.index, smooth[name] - smooth["float32"], color=color, linewidth=0.9, label=name)
         right.axhline(0, color="0.5", linewidth=0.7)
         right.set(xlabel="weight step", ylabel="less float32 (nats)")
-    return plotting.save(figure, path)
+    return style.save(figure, path)
 
 
 def main(argv: list[str] | None = None) -> None:

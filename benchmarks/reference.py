@@ -66,12 +66,12 @@ class PlainModel(nn.Module):
     forward: tokens, targets (T, B), each layer's state -> loss, states.
     """
 
-    def __init__(self, num_types: int, width: int, hidden: int, rate: float):
+    def __init__(self, vocab_size: int, width: int, hidden: int, rate: float):
         super().__init__()
         self.rate = rate
-        self.embedding = nn.Embedding(num_types, width)
+        self.embedding = nn.Embedding(vocab_size, width)
         self.layers = nn.ModuleList([nn.LSTM(width, hidden), nn.LSTM(hidden, width)])
-        self.decoder = nn.Linear(width, num_types)
+        self.decoder = nn.Linear(width, vocab_size)
         self.decoder.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, targets: Tensor, state: list[State | None]) -> tuple[Tensor, list[State]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from stn.memory import keep_freed_memory
+from stn.kernels.memory import keep_freed_memory
 from stn.scripts.options import positive_int
 
 ROOT = Path(__file__).resolve().parent.parent

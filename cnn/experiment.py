@@ -12,9 +12,9 @@ from cnn.task import ImageClassification
 from stn.datasets import builtin_images, images
 from stn.datasets.images import ImageSets
 from stn.errors import UserError
-from stn.files import mendable
-from stn.memory import fitting
-from stn.runs import read_status
+from stn.files import explaining_os_errors
+from stn.kernels.memory import explaining_out_of_memory
+from stn.runs.folder import read_status
 from stn.scripts.options import ROOT, find
 from stn.scripts.script import choose_device
 from stn.training import Settings
@@ -70,7 +70,7 @@ class ImageExperiment:
         return str(find(args.data, "--data") if args.data else CIFAR10)
 
     def task(self, args: Namespace, data: ImageSets, num_hyper: int) -> ImageClassification:
-        with fitting("model and images do not fit into memory: try --model small"):
+        with explaining_out_of_memory("model and images do not fit into memory: try --model small"):
             model = MODELS[args.model](num_hyper, getattr(torch, args.dtype)).to(args.device)
             return ImageClassification(model, data, args.batch_size, args.device)
 
@@ -99,14 +99,14 @@ class ImageExperiment:
     def new_folder(self, args: Namespace) -> Path:
         folder = self._parent(args) / f"{args.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"
         others = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
-        with mendable(folder):
+        with explaining_os_errors(folder):
             return next(path for path in chain([folder], others) if not path.exists())
 
     def find_run(self, args: Namespace, unfinished: bool) -> Path:
         if args.resume:
             return find(args.resume, "the run")
         parent = self._parent(args)
-        with mendable(parent, "read"):
+        with explaining_os_errors(parent, "read"):
             settings = sorted(parent.glob("**/args.yaml"), key=lambda file: file.stat().st_mtime)
         runs = [file.parent for file in settings if not unfinished or read_status(file.parent) != "finished"]
         if not runs:

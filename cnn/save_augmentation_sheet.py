@@ -15,10 +15,10 @@ from cnn.hyperparameters import specs
 from cnn.hypertrain import SCRIPT
 from cnn.models import MODELS
 from cnn.task import augmented, scaled, unnormalized
-from stn import plotting
 from stn.errors import UserError
+from stn.figures import style
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.recorded import Run, read_run
+from stn.runs.history import Run, read_run
 from stn.schedules import SCALE, Constant
 from stn.scripts import options
 from stn.scripts.options import ROOT
@@ -73,7 +73,7 @@ def draw(args: Namespace) -> None:
     epochs = recorded(run)
     pixels = some_images(run.settings, args.images, args.seed)
     blocks = [augmented_rows(pixels, drawer(row, run.settings), args.seed) for row in epochs]
-    for file in plotting.save(sheet(scaled(pixels), blocks, epochs), args.out):
+    for file in style.save(sheet(scaled(pixels), blocks, epochs), args.out):
         say(f"wrote {file}")
 
 
@@ -137,12 +137,12 @@ def sheet(originals: Tensor, blocks: Sequence[Tensor], epochs: Sequence[Mapping[
     """
     blocks = [originals[None], *blocks]
     texts = [("original", {})] + [(f"epoch {row['epoch']:g}", values_in_words(row)) for row in epochs]
-    side = min((plotting.PAGE - MARGIN) / len(originals), LARGEST)
+    side = min((style.PAGE - MARGIN) / len(originals), LARGEST)
     heights = [
         max(len(block) * side, (1 + len(values)) * LINE) for block, (_, values) in zip(blocks, texts, strict=True)
     ]
     width, height = MARGIN + len(originals) * side, TOP + sum(heights) + GAP * (len(blocks) - 1)
-    with matplotlib.rc_context(plotting.STYLE):
+    with matplotlib.rc_context(style.STYLE):
         figure = Figure(figsize=(width, height))
         top = height - TOP
         for block, tall, text in zip(blocks, heights, texts, strict=True):
@@ -172,7 +172,7 @@ def write_label(figure: Figure, top: float, heading: str, values: Mapping[str, s
     """A heading in the margin, `top` inches above the bottom; below it names on the left, values on the right."""
     width, height = figure.get_size_inches()
     figure.text(0.0, top / height, heading, va="top", weight="bold")
-    small = plotting.STYLE["xtick.labelsize"]
+    small = style.STYLE["xtick.labelsize"]
     for line, (name, value) in enumerate(values.items(), start=1):
         y = (top - line * LINE) / height
         figure.text(0.0, y, name, va="top", fontsize=small)

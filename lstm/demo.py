@@ -10,8 +10,9 @@ from functools import partial
 from lstm.experiment import locate_corpus
 from lstm.jobs import TRAIN, Job, finish
 from lstm.model import HYPERPARAMETERS
-from stn import figures, plotting, recorded
 from stn.datasets.text import first_lines
+from stn.figures import plots, style
+from stn.runs import history
 from stn.scripts import options
 from stn.scripts.options import ROOT
 from stn.scripts.screen import say
@@ -58,9 +59,9 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
     say("")
     say(table(*jobs))
     say("")
-    for draw in (figures.schedules, figures.perplexities):
-        figure, _ = draw([recorded.read_run(job.path) for job in jobs])
-        for file in plotting.save(figure, folder / draw.__name__):
+    for draw in (plots.schedules, plots.perplexities):
+        figure, _ = draw([history.read_run(job.path) for job in jobs])
+        for file in style.save(figure, folder / draw.__name__):
             say(f"figure {file}")
 
 
@@ -70,7 +71,7 @@ def table(fixed: Job, tuned: Job) -> str:
     lines = [f"{'':<22}{'fixed':>9}{'tuned':>9}"]
     for split, column in (("validation", "val_ppl"), ("test", "test_ppl")):
         lines.append(f"{f'{split} perplexity':<22}" + "".join(f"{result[column]:>9.1f}" for result in results))
-    run = recorded.read_run(tuned.path)
+    run = history.read_run(tuned.path)
     found = run.epoch.iloc[run.best()]
     lines += ["", f"{'hyperparameter':<22}{'initial':>9}{'found':>9}"]
     lines += [f"{name:<22}{run.settings[name]:>9.3f}{found[name]:>9.3f}" for name in HYPERPARAMETERS]

@@ -9,12 +9,12 @@ import torch
 
 from lstm.model import AWDLSTM
 from lstm.task import LanguageModeling
-from stn import graphs
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import Corpus, load_corpus
 from stn.errors import UserError
-from stn.memory import fitting
-from stn.runs import newest_run, newest_unfinished, run_path
+from stn.kernels import graphs
+from stn.kernels.memory import explaining_out_of_memory
+from stn.runs.folder import newest_run, newest_unfinished, run_path
 from stn.scripts.options import ROOT, find
 from stn.scripts.script import choose_device
 from stn.training import Settings
@@ -51,7 +51,7 @@ class LanguageModelingExperiment:
     def task(self, args: Namespace, data: Corpus, num_hyper: int) -> LanguageModeling:
         graphs.enable(not args.no_cuda_graphs)
         sizes = len(data.vocabulary), args.emsize, args.nhid, args.nlayers, num_hyper
-        with fitting("the model does not fit into memory: lower --emsize, --nhid or --nlayers"):
+        with explaining_out_of_memory("the model does not fit into memory: lower --emsize, --nhid or --nlayers"):
             model = AWDLSTM(*sizes, dtype=getattr(torch, args.dtype)).to(args.device)
         val_penalties = vars(args).get("val_penalties", False)  # of hyperparameter steps, where there are any
         return LanguageModeling(model, data, args.batch_size, args.bptt, val_penalties, args.device)

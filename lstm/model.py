@@ -43,18 +43,18 @@ class AWDLSTM(nn.Module):
     """
 
     def __init__(
-        self, num_types: int, emsize: int, nhid: int, nlayers: int, num_hyper: int, dtype: torch.dtype | None = None
+        self, vocab_size: int, emsize: int, nhid: int, nlayers: int, num_hyper: int, dtype: torch.dtype | None = None
     ):
         super().__init__()
         self.dtype = dtype or torch.get_default_dtype()
         widths = [emsize] + [nhid] * (nlayers - 1) + [emsize]
-        self.embedding = HyperEmbedding(num_types, emsize, num_hyper)
+        self.embedding = HyperEmbedding(vocab_size, emsize, num_hyper)
         self.layers = nn.ModuleList(HyperLSTM(fan_in, hidden, num_hyper) for fan_in, hidden in pairwise(widths))
-        self.decoder = nn.Linear(emsize, num_types)
+        self.decoder = nn.Linear(emsize, vocab_size)
         self.decoder.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, state: list[State] | None, draw: Draw) -> tuple[Tensor, list[State]]:
-        """tokens (T, B), a state for each layer or None -> logits (T, B, num_types), states."""
+        """tokens (T, B), a state for each layer or None -> logits (T, B, vocab_size), states."""
         dropped, _, state = self.encode(tokens, state, draw)
         return self.decoder(dropped.to(self.decoder.weight.dtype)), state
 

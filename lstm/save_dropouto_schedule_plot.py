@@ -4,9 +4,10 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from stn import figures, plotting, recorded
 from stn.errors import UserError
-from stn.runs import newest_of_any_prefix
+from stn.figures import plots, style
+from stn.runs import history
+from stn.runs.folder import newest_of_any_prefix
 from stn.scripts import options
 from stn.scripts.options import ROOT
 from stn.scripts.screen import complain, say
@@ -24,10 +25,10 @@ def main(argv: list[str] | None = None) -> int:
 def draw(args: Namespace) -> None:
     """Draw the runs that are there, and say what was left out."""
     runs = read_runs(args.runs or find_runs())
-    figure, without_steps = figures.initial_values(runs, "dropouto", "output dropout")
+    figure, without_steps = plots.initial_values(runs, "dropouto", "output dropout")
     for line in without_steps:
         complain(NAME, f"left out: {line}")
-    for file in plotting.save(figure, args.out):
+    for file in style.save(figure, args.out):
         say(f"wrote {file}")
 
 
@@ -56,13 +57,13 @@ def find_runs() -> list[str]:
     return [str(parent) for parent in parents]
 
 
-def read_runs(paths: list[str]) -> list[recorded.Run]:
+def read_runs(paths: list[str]) -> list[history.Run]:
     """The runs that can be read, of a folder of runs the newest; each other is named. Raises UserError without one."""
     runs = []
     for path in dict.fromkeys(paths):
         try:
             folder = options.find(path, "the run")
-            runs.append(recorded.read_run(folder if (folder / "args.yaml").exists() else newest_of_any_prefix(folder)))
+            runs.append(history.read_run(folder if (folder / "args.yaml").exists() else newest_of_any_prefix(folder)))
         except UserError as error:
             complain(NAME, f"left out: {error}")
     if not runs:

@@ -20,10 +20,11 @@ import pandas
 from lstm import demo
 from lstm.experiment import PTB, locate_corpus
 from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
-from stn import figures, plotting, recorded
 from stn.datasets.text import first_lines
 from stn.errors import UserError
+from stn.figures import plots, style
 from stn.files import write_atomically
+from stn.runs import history
 from stn.scripts import options
 from stn.scripts.options import ROOT
 from stn.scripts.screen import complain, say
@@ -194,7 +195,7 @@ def corpus(size: Size, folder: Path) -> Path:
 
 def final_value(stn: Job) -> float:
     """The output dropout that a finished STN ended at. Raises UserError where its folder does not say."""
-    epochs = recorded.read_run(stn.path).epoch
+    epochs = history.read_run(stn.path).epoch
     if epochs.empty or "dropouto" not in epochs:
         raise UserError(f"{stn.path}/epoch.csv does not hold the STN's schedule: remove that folder and start again")
     return float(epochs["dropouto"].iloc[-1])
@@ -256,12 +257,12 @@ def write(plan: Plan, folder: Path) -> list[Path]:
     files = [folder / "table1.csv", folder / "table1.md"]
     for file, text in zip(files, (results(plan).to_csv(index=False), markdown(plan) + "\n"), strict=True):
         write_atomically(file, lambda new, text=text: new.write(text.encode()))
-    finished = [recorded.read_run(job.path) for job in plan.initial.values() if job.finished]
+    finished = [history.read_run(job.path) for job in plan.initial.values() if job.finished]
     if finished:
-        figure, skipped = figures.initial_values(finished, "dropouto", "output dropout")
+        figure, skipped = plots.initial_values(finished, "dropouto", "output dropout")
         for line in skipped:
             complain(NAME, f"left out of the figure: {line}")
-        files += plotting.save(figure, folder / "schedules")
+        files += style.save(figure, folder / "schedules")
     return files
 
 

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from lstm.model import AWDLSTM, activation_penalty, temporal_penalty
 from stn.bilevel import Loss, Score
-from stn.cross_entropy import linear_cross_entropy
 from stn.datasets.text import Corpus, batchify, chunk, num_chunks
 from stn.hyperparameters import Draw
+from stn.kernels.cross_entropy import linear_cross_entropy
 from stn.lstm import State
 
 EVALUATION_BATCH = {"valid": 10, "test": 1}  # as published

@@ -25,14 +25,14 @@ def locked_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
     return _drop(x, rate, x.shape[1:])
 
 
-def embedding_dropout(embedded: Tensor, ids: Tensor, num_types: int, rate: float | Tensor) -> Tensor:
+def embedding_dropout(embedded: Tensor, ids: Tensor, vocab_size: int, rate: float | Tensor) -> Tensor:
     """Drop whole word types (Gal & Ghahramani 2016): embedded (T, B, F) of ids (T, B), rate float or ().
 
     One mask over the vocabulary, so that a word is dropped wherever it occurs in the mini-batch.
     """
     if is_zero(rate):
         return embedded
-    mask = _mask(_as_tensor(rate, embedded), (num_types,), embedded)
+    mask = _mask(_as_tensor(rate, embedded), (vocab_size,), embedded)
     return embedded * mask[ids].unsqueeze(-1)
 
 

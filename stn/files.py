@@ -27,7 +27,7 @@ _REMEDIES = {
 
 
 @contextlib.contextmanager
-def mendable(path: Path, doing: str = "write") -> Iterator[None]:
+def explaining_os_errors(path: Path, doing: str = "write") -> Iterator[None]:
     """Turn what the operating system refuses into a UserError with the path, the cause and the remedy."""
     try:
         yield
@@ -56,7 +56,7 @@ def read(path: Path, kind: str, remedy: str) -> bytes:
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have a file replaced by what `write` puts into it, or left as it is; on disk on return."""
     temporary = path.with_name(f"{path.name}.tmp")
-    with mendable(path):
+    with explaining_os_errors(path):
         try:
             with temporary.open("wb") as file:
                 write(file)

@@ -53,17 +53,17 @@ class Draw:
     tuned_values: Tensor  # (B or 1, H)
     columns: Mapping[str, int]
     shared: frozenset[str]  # names of those that have one value for all examples
-    given: Mapping[str, float]  # of those that are not tuned
+    scheduled: Mapping[str, float]  # of those that are not tuned
 
     def __getitem__(self, name: str) -> float | Tensor:
         """The value of one hyperparameter: a float, a scalar tensor, or (B,) where it differs per example."""
-        if name in self.given:
-            return self.given[name]
+        if name in self.scheduled:
+            return self.scheduled[name]
         column = self.tuned_values[:, self.columns[name]]
         return column[0] if name in self.shared else column
 
     def __contains__(self, name: str) -> bool:
-        return name in self.given or name in self.columns
+        return name in self.scheduled or name in self.columns
 
     def first(self, examples: int) -> "Draw":
         """The draw of the first so many examples; itself where all share one row."""
@@ -75,8 +75,8 @@ class Draw:
 class Hyperparameters(nn.Module):
     """All hyperparameters of an experiment, by name, each with the source of its values.
 
-    `unconstrained` (H,) holds λ, `raw_scale` (H,) the scales before their softplus, `given` the present values of those
-    that follow a schedule.
+    `unconstrained` (H,) holds λ, `raw_scale` (H,) the scales before their softplus, `scheduled` the present values of
+    those that follow a schedule.
 
     >>> from stn.schedules import Constant
     >>> hyper = Hyperparameters(dropout=Tuned(0.25, range=(0, 1)), alpha=Constant(2.0))
@@ -107,12 +107,14 @@ class Hyperparameters(nn.Module):
         self.register_buffer("slope", _tensor([_affine(s.range)[1] for s in specs]), persistent=False)
         self.register_buffer("discrete", _mask(s.discrete for s in specs), persistent=False)
         self.register_buffer("per_example", _mask(s.per_example for s in specs), persistent=False)
-        # Where each name's value stands in the tuned values followed by the given ones.
+        # Where each name's value stands in the tuned values followed by the scheduled ones.
         order = [*self.columns, *self.schedules]
         self.register_buffer("order", torch.tensor([order.index(n) for n in self.names], dtype=torch.long), False)
         # In double precision, to be logged as they were given.
-        self.register_buffer("given_values", torch.zeros(len(self.schedules), dtype=torch.float64), persistent=False)
-        self.given: dict[str, float] = {}
+        self.register_buffer(
+            "scheduled_values", torch.zeros(len(self.schedules), dtype=torch.float64), persistent=False
+        )
+        self.scheduled: dict[str, float] = {}
         self.advance(0, 0)
         self.register_buffer("squashed", _mask(s.feed == "squashed" for s in specs), persistent=False)
         self.unconstrained = nn.Parameter(_tensor([_unconstrain(n, s) for n, s in tuned.items()]))
@@ -135,10 +137,10 @@ class Hyperparameters(nn.Module):
 
     def advance(self, step: int, epoch: int) -> None:
         """Go on to weight step `step`, in pass `epoch`, both from 0: what is not tuned takes its schedule's value."""
-        given = {name: schedule.at(step, epoch) for name, schedule in self.schedules.items()}
-        if given != self.given:
-            self.given = given
-            self.given_values.copy_(torch.tensor([*given.values()], dtype=torch.float64))
+        scheduled = {name: schedule.at(step, epoch) for name, schedule in self.schedules.items()}
+        if scheduled != self.scheduled:
+            self.scheduled = scheduled
+            self.scheduled_values.copy_(torch.tensor([*scheduled.values()], dtype=torch.float64))
 
     def current(self) -> Draw:
         """The unperturbed hyperparameters, one row for all examples; `h` is differentiable in λ."""
@@ -186,13 +188,13 @@ class Hyperparameters(nn.Module):
     @torch.no_grad()
     def log_values(self) -> Tensor:
         """(len(log_names),) the current values, discrete ones not rounded down, and scales."""
-        values = torch.cat([self.constrain(self.unconstrained), self.given_values])
+        values = torch.cat([self.constrain(self.unconstrained), self.scheduled_values])
         return torch.cat([values[self.order], self.scale])
 
     def _draw(self, unconstrained: Tensor, shared: frozenset[str]) -> Draw:
         h = torch.where(self.squashed, self.squash(unconstrained), unconstrained)
         values = self.values(unconstrained.detach())
-        return Draw(h, values, self.columns, shared, self.given)
+        return Draw(h, values, self.columns, shared, self.scheduled)
 
 
 def neighbourhood(

@@ -141,7 +141,7 @@ class HyperConv2d(_HyperAffine):
 
 
 class HyperEmbedding(HyperLayer):
-    """`nn.Embedding` with a best response: `weight` and `response_weight` (num_types, dim), `gate` (dim, H)."""
+    """`nn.Embedding` with a best response: `weight` and `response_weight` (vocab_size, dim), `gate` (dim, H)."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, num_hyper: int):
         super().__init__(num_hyper)

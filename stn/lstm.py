@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from stn.autograd import refuse_double_backward
 from stn.dropout import drop_connect
-from stn.graphs import graphed
+from stn.kernels.autograd import refuse_double_backward
+from stn.kernels.graphs import graphed
+from stn.kernels.products import multiplier
 from stn.layers import HyperLayer, respond
-from stn.products import multiplier
 
 State = tuple[Tensor, Tensor]
 
@@ -101,7 +101,7 @@ class HyperLSTM(HyperLayer):
 
 
 class _Recurrence(Function):
-    """The sequence as one function with a hand-written backward pass; on a GPU each way is one launch (stn/graphs.py).
+    """The sequence as one function with a hand-written backward pass; on a GPU each way is one launch.
 
     x (T, B, in), h0 and c0 (B, hidden), weight_ih (R, in), weight_hh (R, hidden), bias (1 or B, 4·hidden), gates
     (B, 4·hidden) or None -> outputs (T, B, hidden), last cell (B, hidden). R is 4·hidden for plain weights, and

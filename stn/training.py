@@ -12,7 +12,7 @@ from torch import Tensor
 from stn.bilevel import Score, Step, Task, evaluate, hyper_step, weight_step
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
-from stn.runs import RunFolder
+from stn.runs.folder import RunFolder
 
 FLUSH_STEPS = 10  # how many steps' numbers are fetched from the device at once
 

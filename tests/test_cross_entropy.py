@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from stn import cross_entropy
-from stn.cross_entropy import linear_cross_entropy
+from stn.kernels import cross_entropy
+from stn.kernels.cross_entropy import linear_cross_entropy
 
 CHUNK = 4
 

@@ -11,9 +11,10 @@ import pandas
 import pytest
 import yaml
 
-from stn import figures, plotting, recorded
 from stn.errors import UserError
+from stn.figures import plots, style
 from stn.hyperparameters import neighbourhood
+from stn.runs import history
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = [  # epoch, time, train_loss, val_loss, train_ppl, val_ppl, alpha, dropouto, lr
@@ -61,8 +62,8 @@ def points(line):
     return [tuple(point) for point in numpy.column_stack([line.get_xdata(), line.get_ydata()])]
 
 
-def draw(*paths, kind=figures.schedules):
-    return kind([recorded.read_run(path) for path in paths])
+def draw(*paths, kind=plots.schedules):
+    return kind([history.read_run(path) for path in paths])
 
 
 def test_schedules_plot_the_csv(make_run):
@@ -96,7 +97,7 @@ def test_scales_and_learning_rate_are_no_panels(make_run):
 
 
 def test_perplexities_plot_the_csv(make_run):
-    figure, _ = draw(make_run(), kind=figures.perplexities)
+    figure, _ = draw(make_run(), kind=plots.perplexities)
     by_epoch, by_time = figure.axes
     for axes, x in ((by_epoch, [0, 1, 2]), (by_time, [1, 2, 3])):
         train, valid, best = axes.lines
@@ -110,13 +111,13 @@ def test_perplexities_plot_the_csv(make_run):
 
 def test_a_wide_span_is_logarithmic(make_run):
     rows = [(0, 60.0, 9.0, 9.0, 8103.1, 8103.1, 2.0, 0.5, 30.0), *EPOCHS[1:]]
-    figure, _ = draw(make_run(epoch=table(EPOCH_HEADER, rows)), kind=figures.perplexities)
+    figure, _ = draw(make_run(epoch=table(EPOCH_HEADER, rows)), kind=plots.perplexities)
     assert figure.axes[0].get_yscale() == "log"
 
 
 @pytest.mark.parametrize(("longest", "unit"), [(20, "seconds"), (600, "minutes"), (20_000, "hours"), (1e6, "days")])
 def test_time_has_a_fitting_unit(longest, unit):
-    assert figures._time_unit(longest)[1] == unit
+    assert plots._time_unit(longest)[1] == unit
 
 
 def test_a_row_cut_off_is_left_out(make_run):
@@ -124,19 +125,19 @@ def test_a_row_cut_off_is_left_out(make_run):
     run = make_run(epoch=EPOCH_CSV + "3,240.0,4.", val=VAL_CSV[:-1])
     (line,) = panel(draw(run).figure, "dropouto").lines
     assert points(line) == [(2, 0.5), (4, 0.4)]
-    valid = draw(run, kind=figures.perplexities).figure.axes[0].lines[1]
+    valid = draw(run, kind=plots.perplexities).figure.axes[0].lines[1]
     assert list(valid.get_xdata()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("epoch", [None, "", "epoch,ti", EPOCH_HEADER + "\n", EPOCH_HEADER + "\n0,60.0"])
-@pytest.mark.parametrize("kind", [figures.schedules, figures.perplexities])
+@pytest.mark.parametrize("kind", [plots.schedules, plots.perplexities])
 def test_a_run_without_a_row_is_named(make_run, epoch, kind):
     empty = make_run("empty", epoch=epoch, val=None)
     with pytest.raises(UserError, match="empty/2026-01-02") as error:
         draw(empty, kind=kind)
     assert "\n" not in str(error.value)
     figure, skipped = draw(make_run(), empty, kind=kind)
-    assert len(figure.axes[0].lines) == (1 if kind is figures.schedules else 3)
+    assert len(figure.axes[0].lines) == (1 if kind is plots.schedules else 3)
     assert len(skipped) == 1 and str(empty) in skipped[0]
 
 
@@ -148,13 +149,13 @@ def test_header_only_val_csv_falls_back_to_epochs(make_run):
 
 def test_a_missing_run_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
-        recorded.read_run(tmp_path / "nowhere")
+        history.read_run(tmp_path / "nowhere")
 
 
 def test_what_is_no_number_is_named(make_run):
     run = make_run(epoch=EPOCH_HEADER + "\n" + ",".join(["what"] * 9) + "\n")
     with pytest.raises(UserError, match=r"epoch\.csv"):
-        recorded.read_run(run)
+        history.read_run(run)
 
 
 @pytest.mark.parametrize(
@@ -169,18 +170,18 @@ def test_what_is_no_number_is_named(make_run):
     ],
 )
 def test_labels_are_what_tells_runs_apart(make_run, names, expected):
-    runs = [recorded.read_run(make_run(*name.rsplit("/", 1)[:1], date=name.rsplit("/", 1)[1])) for name in names]
-    assert recorded.labels(runs) == expected
+    runs = [history.read_run(make_run(*name.rsplit("/", 1)[:1], date=name.rsplit("/", 1)[1])) for name in names]
+    assert history.labels(runs) == expected
 
 
 def test_labels_of_runs_with_nothing_in_common(make_run):
-    here = recorded.read_run(make_run("tuned"))
+    here = history.read_run(make_run("tuned"))
     elsewhere = [replace(here, path=Path(path)) for path in ("/one/logs/tuned/a", "/two/logs/fixed/a")]
-    assert recorded.labels(elsewhere) == ["tuned", "fixed"]
+    assert history.labels(elsewhere) == ["tuned", "fixed"]
     same = [replace(here, path=Path(path)) for path in ("/one/logs/a", "/two/logs/a")]
-    assert recorded.labels(same) == ["one", "two"]
+    assert history.labels(same) == ["one", "two"]
     deep = [replace(here, path=Path(path)) for path in ("/one/x/logs/a/b", "/two/x/logs/a/b")]
-    assert recorded.labels(deep) == ["/one/x/logs/a/b", "/two/x/logs/a/b"]
+    assert history.labels(deep) == ["/one/x/logs/a/b", "/two/x/logs/a/b"]
 
 
 def test_several_runs_differ_in_colour_and_style(make_run):
@@ -193,7 +194,7 @@ def test_several_runs_differ_in_colour_and_style(make_run):
 
 
 def test_every_letter_is_legible(make_run, fixed):
-    for kind in (figures.schedules, figures.perplexities):
+    for kind in (plots.schedules, plots.perplexities):
         figure = draw(make_run(f"{kind.__name__}"), fixed, kind=kind).figure
         figure.draw_without_rendering()
         assert 3.3 <= figure.get_figwidth() <= 7
@@ -218,16 +219,16 @@ def test_main_writes_pdf_and_png_without_a_display(make_run, fixed, tmp_path):
 
 def test_main_reports_what_is_left_out(make_run, tmp_path, capsys):
     empty = make_run("empty", epoch=EPOCH_HEADER + "\n", val=None)
-    assert figures.main([str(make_run()), str(empty), "--out", str(tmp_path / "out")]) == 0
+    assert plots.main([str(make_run()), str(empty), "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().err.count(str(empty)) == 2
-    assert figures.main([str(tmp_path / "nowhere")]) == 2
+    assert plots.main([str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
 
 
 def test_save_into_a_file_is_an_error(make_run, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file"):
-        plotting.save(draw(make_run()).figure, tmp_path / "file" / "schedules")
+        style.save(draw(make_run()).figure, tmp_path / "file" / "schedules")
 
 
 # The band of the perturbation
@@ -296,7 +297,7 @@ def started(make_run):
 
 
 def from_initial(*paths):
-    return figures.initial_values([recorded.read_run(path) for path in paths], "dropouto", "output dropout")
+    return plots.initial_values([history.read_run(path) for path in paths], "dropouto", "output dropout")
 
 
 def test_schedules_from_initial_values(started):
@@ -414,7 +415,7 @@ def test_what_is_off_has_no_panel(image_run):
 
 
 def test_dropout_of_all_layers_is_in_one_panel(image_run):
-    figure, skipped = draw(image_run(), kind=figures.dropouts)
+    figure, skipped = draw(image_run(), kind=plots.dropouts)
     (axes,) = figure.axes
     names = [name for name in IMAGE_NAMES if "dropout" in name]
     (legend,) = figure.legends
@@ -430,7 +431,7 @@ def test_dropout_of_all_layers_is_in_one_panel(image_run):
 
 def test_each_run_has_its_own_panel_of_dropout(image_run):
     off = [name for name in IMAGE_NAMES if name != "dropout4"]
-    figure, _ = draw(image_run("b"), image_run("a", tuned=["dropout4"], off=off), kind=figures.dropouts)
+    figure, _ = draw(image_run("b"), image_run("a", tuned=["dropout4"], off=off), kind=plots.dropouts)
     first, second = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["b", "a"]
     assert (len(first.lines), len(second.lines)) == (8, 1)
@@ -439,7 +440,7 @@ def test_each_run_has_its_own_panel_of_dropout(image_run):
 
 
 def test_cutout_is_drawn_unfloored_floored_and_banded(image_run):
-    figure, _ = draw(image_run(), kind=figures.cutout)
+    figure, _ = draw(image_run(), kind=plots.cutout)
     floors = {"cutlength": [4, 7, 9], "cutholes": [1, 2, 0]}
     for name, label in (("cutlength", "hole length (pixels)"), ("cutholes", "number of holes")):
         line, steps = panel(figure, label).lines
@@ -479,10 +480,10 @@ def test_a_baselines_epochs_do_not_stretch_the_axis_of_weight_steps(image_run):
 def test_an_image_runs_steps_are_those_of_valid_csv(image_run, rows):
     """With their own scales, before an epoch has ended too."""
     run = image_run(names=STEPPED, tuned=STEPPED, steps=VALID_CSV, rows=rows)
-    axes = panel(draw(run, kind=figures.dropouts).figure, "dropout rate")
+    axes = panel(draw(run, kind=plots.dropouts).figure, "dropout rate")
     assert points(axes.lines[0]) == list(zip([2, 4, 6], step_values("dropout0"), strict=True))
     assert axes.get_xlabel() == "weight step"
-    for kind, labels in ((figures.schedules, {name: name for name in STEPPED}), (figures.cutout, figures.CUTOUT)):
+    for kind, labels in ((plots.schedules, {name: name for name in STEPPED}), (plots.cutout, plots.CUTOUT)):
         figure, _ = draw(run, kind=kind)
         assert {panel(figure, label).get_xlabel() for label in labels.values()} == {"weight step"}
         for name, label in labels.items():
@@ -490,7 +491,7 @@ def test_an_image_runs_steps_are_those_of_valid_csv(image_run, rows):
             x, low, high = band(figure, label)
             expected = neighbourhood(step_values(name), step_values(name, column=8), IMAGE_RANGES[name])
             assert (x, list(low), list(high)) == ([2, 4, 6], *map(pytest.approx, expected))
-    steps = panel(draw(run, kind=figures.cutout).figure, figures.CUTOUT["cutlength"]).lines[1]
+    steps = panel(draw(run, kind=plots.cutout).figure, plots.CUTOUT["cutlength"]).lines[1]
     assert points(steps) == [(2, 4), (4, 3), (6, 5)]
 
 
@@ -499,9 +500,9 @@ def test_an_image_run_in_its_warm_up_is_constant_among_weight_steps(image_run):
     stepping = image_run("stepping", names=STEPPED, tuned=STEPPED, steps=VALID_CSV)
     lines = panel(draw(warming, stepping).figure, "cutlength").lines
     assert [list(line.get_xdata()) for line in lines] == [[0, 1], [2, 4, 6]]
-    first, second = draw(warming, stepping, kind=figures.dropouts).figure.axes
+    first, second = draw(warming, stepping, kind=plots.dropouts).figure.axes
     assert [list(axes.lines[0].get_xdata()) for axes in (first, second)] == [[0, 1], [2, 4, 6]]
-    lines = panel(draw(warming, stepping, kind=figures.cutout).figure, figures.CUTOUT["cutholes"]).lines
+    lines = panel(draw(warming, stepping, kind=plots.cutout).figure, plots.CUTOUT["cutholes"]).lines
     assert [list(line.get_ydata()) for line in lines[:2]] == [[1.5, 1.5], [1, 1]]
     assert [list(line.get_xdata()) for line in lines] == [[0, 1], [0, 1], [2, 4, 6], [2, 4, 6]]
 
@@ -509,19 +510,19 @@ def test_an_image_run_in_its_warm_up_is_constant_among_weight_steps(image_run):
 def test_an_image_run_without_steps_that_changes_puts_all_against_epochs(image_run):
     replay = image_run("replay", names=STEPPED, tuned=[])
     stepping = image_run("stepping", names=STEPPED, tuned=STEPPED, steps=VALID_CSV)
-    for kind in (figures.schedules, figures.dropouts, figures.cutout):
+    for kind in (plots.schedules, plots.dropouts, plots.cutout):
         figure, skipped = draw(replay, stepping, kind=kind)
         assert {axes.get_xlabel() for axes in figure.axes if axes.axison} - {""} == {"epoch"} and skipped == []
         assert {tuple(line.get_xdata()) for axes in figure.axes for line in axes.lines} == {(0, 1, 2)}
 
 
 def test_no_hole_is_not_hidden_by_the_axis(image_run):
-    figure, _ = draw(image_run(), kind=figures.cutout)
-    assert panel(figure, figures.CUTOUT["cutholes"]).get_ylim()[0] < 0
+    figure, _ = draw(image_run(), kind=plots.cutout)
+    assert panel(figure, plots.CUTOUT["cutholes"]).get_ylim()[0] < 0
 
 
 def test_accuracies_plot_the_csv(image_run):
-    figure, _ = draw(image_run(), kind=figures.accuracies)
+    figure, _ = draw(image_run(), kind=plots.accuracies)
     loss, accuracy = figure.axes
     for axes, column in ((loss, 2), (accuracy, 4)):
         train, valid, best = axes.lines
@@ -533,12 +534,12 @@ def test_accuracies_plot_the_csv(image_run):
     assert [accuracy.yaxis.get_major_formatter()(share) for share in (0.5, 0.55, 0.125)] == ["50", "55", "12.5"]
 
 
-@pytest.mark.parametrize("kind", [figures.schedules, figures.dropouts, figures.cutout, figures.accuracies])
+@pytest.mark.parametrize("kind", [plots.schedules, plots.dropouts, plots.cutout, plots.accuracies])
 def test_all_of_an_image_run_is_in_view(image_run, kind):
     assert_in_view(draw(image_run(), kind=kind).figure)
 
 
-@pytest.mark.parametrize("kind", [figures.schedules, figures.perplexities])
+@pytest.mark.parametrize("kind", [plots.schedules, plots.perplexities])
 def test_all_of_a_language_model_is_in_view(make_run, kind):
     assert_in_view(draw(make_run(), kind=kind).figure)
 
@@ -555,7 +556,7 @@ FEW = ["dropout0", "hue", "cutlength", "cutholes"]
 
 def test_what_is_drawn_is_what_the_columns_allow(make_run, image_run):
     def names(*paths):
-        return [kind.__name__ for kind in figures._drawings([recorded.read_run(path) for path in paths])]
+        return [kind.__name__ for kind in plots._drawings([history.read_run(path) for path in paths])]
 
     images, language = image_run(), make_run()
     hue = image_run("hue", tuned=["hue"], off=[name for name in IMAGE_NAMES if name != "hue"])
@@ -566,7 +567,7 @@ def test_what_is_drawn_is_what_the_columns_allow(make_run, image_run):
 
 
 def test_main_draws_a_run_of_one_epoch(image_run, tmp_path, recwarn):
-    assert figures.main([str(image_run(names=FEW, tuned=FEW, rows=1)), "--out", str(tmp_path / "out")]) == 0
+    assert plots.main([str(image_run(names=FEW, tuned=FEW, rows=1)), "--out", str(tmp_path / "out")]) == 0
     kinds = ("schedules", "dropouts", "cutout", "accuracies")
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         f"{kind}.{suffix}" for kind in kinds for suffix in ("pdf", "png")
@@ -574,7 +575,7 @@ def test_main_draws_a_run_of_one_epoch(image_run, tmp_path, recwarn):
     assert not recwarn
 
 
-@pytest.mark.parametrize("kind", [figures.dropouts, figures.cutout, figures.accuracies])
+@pytest.mark.parametrize("kind", [plots.dropouts, plots.cutout, plots.accuracies])
 def test_a_language_model_is_left_out_of_the_images_figures(make_run, image_run, kind):
     language = make_run()
     _, (line,) = draw(language, image_run(), kind=kind)
@@ -584,7 +585,7 @@ def test_a_language_model_is_left_out_of_the_images_figures(make_run, image_run,
 
 
 @pytest.mark.parametrize("names", ["ab", "abc"])
-@pytest.mark.parametrize("kind", [figures.schedules, figures.dropouts, figures.cutout, figures.accuracies])
+@pytest.mark.parametrize("kind", [plots.schedules, plots.dropouts, plots.cutout, plots.accuracies])
 def test_long_names_fit(image_run, kind, names):
     """Nothing overlaps: legend and panels are apart, and all lies on the figure."""
     words = "batch_size128_modelalexnet_total_epochs500_tune_all_tune_scales_valid_lr0.003_warmup_epochs5"
@@ -604,6 +605,6 @@ def test_long_names_fit(image_run, kind, names):
 
 
 def test_a_lone_run_has_no_name_in_the_legend(image_run):
-    figure, _ = draw(image_run(), kind=figures.cutout)
+    figure, _ = draw(image_run(), kind=plots.cutout)
     words = [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()]
     assert words == ["before rounding", "rounded down", "± 1 scale of the perturbation"]

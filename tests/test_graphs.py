@@ -9,11 +9,11 @@ from torch.testing import assert_close
 
 from lstm.model import AWDLSTM, HYPERPARAMETERS
 from lstm.task import LanguageModeling
-from stn import graphs
 from stn.bilevel import hyper_step, weight_step
 from stn.datasets.text import Corpus
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
+from stn.kernels import graphs
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from stn import memory
 from stn.errors import UserError
+from stn.kernels import memory
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTS = """
 import resource, sys, torch
-from stn.memory import keep_freed_memory
+from stn.kernels.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 size = 64 * 2**20
@@ -59,10 +59,10 @@ def raise_error(error):
     ],
 )
 def test_what_does_not_fit_is_said_so(work):
-    with pytest.raises(UserError, match=r"^lower --nhid$"), memory.fitting("lower --nhid"):
+    with pytest.raises(UserError, match=r"^lower --nhid$"), memory.explaining_out_of_memory("lower --nhid"):
         work()
 
 
 def test_other_errors_are_not_blamed_on_memory():
-    with pytest.raises(RuntimeError, match="cannot be multiplied"), memory.fitting("lower --nhid"):
+    with pytest.raises(RuntimeError, match="cannot be multiplied"), memory.explaining_out_of_memory("lower --nhid"):
         torch.zeros(2, 3) @ torch.zeros(2, 3)

@@ -7,7 +7,7 @@ import lstm.model
 import stn.lstm
 from lstm.model import AWDLSTM, activation_penalty, temporal_penalty
 from stn import Constant, Draw, Hyperparameters, Tuned
-from stn.cross_entropy import linear_cross_entropy
+from stn.kernels.cross_entropy import linear_cross_entropy
 
 STEPS, BATCH, TYPES, WIDTH, HIDDEN = 9, 5, 17, 6, 8
 RATES = {"dropoute": 0.1, "dropouti": 0.2, "dropouth": 0.3, "dropouto": 0.4, "wdrop": 0.5}

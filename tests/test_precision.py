@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stn import precision
+from stn.kernels import precision
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from stn.products import add_product, multiplier
+from stn.kernels.products import add_product, multiplier
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

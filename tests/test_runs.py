@@ -15,9 +15,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from stn import runs
 from stn.errors import UserError
-from stn.runs import RunFolder, newest_run, newest_unfinished, provenance, read_settings, run_path
+from stn.runs import folder as runs
+from stn.runs.folder import RunFolder, newest_run, newest_unfinished, provenance, read_settings, run_path
 
 SETTINGS = {"lr": 1e-05, "tune_all": True, "seed": 3, "prefix": None, "layers": [2, 650]}
 
@@ -366,7 +366,7 @@ def test_a_log_that_lost_what_the_checkpoint_knows(folder, pattern, harm):
 LIMITED = """
 import resource, sys
 from stn.errors import UserError
-from stn.runs import RunFolder
+from stn.runs.folder import RunFolder
 import torch, warnings
 
 run = RunFolder.create(sys.argv[1], {})
@@ -511,7 +511,7 @@ def test_an_interrupt_within_a_checkpoint_leaves_the_previous_one(folder, monkey
 
 HOLDER = """
 import sys, time
-from stn.runs import RunFolder
+from stn.runs.folder import RunFolder
 run = RunFolder.open(sys.argv[1])
 print("locked", flush=True)
 time.sleep(60)
@@ -541,7 +541,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(folder):
 
 
 WORKER = """
-from stn.runs import RunFolder
+from stn.runs.folder import RunFolder
 
 def work(path, last):
     with RunFolder.open(path) as run:

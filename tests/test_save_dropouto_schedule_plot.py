@@ -30,7 +30,7 @@ def make_run(tmp_path, monkeypatch):
 def drawn(monkeypatch):
     """The runs that were handed to the figure, with their initial values."""
     found = []
-    original = script.figures.initial_values
+    original = script.plots.initial_values
 
     def recording(runs, *labels):
         figure, skipped = original(runs, *labels)

@@ -15,9 +15,9 @@ from lstm_runs import execute, only_run, refused, rows, settings, without_time, 
 
 from lstm import train
 from lstm.model import HYPERPARAMETERS
-from stn import graphs
 from stn.bilevel import evaluate
-from stn.runs import FORMAT, KIND, RunFolder
+from stn.kernels import graphs
+from stn.runs.folder import FORMAT, KIND, RunFolder
 
 ROOT = Path(__file__).parent.parent
 SMALL = f"{lstm_runs.SMALL} --warmup_steps 2"

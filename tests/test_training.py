@@ -8,7 +8,7 @@ from torch import nn
 
 from stn.bilevel import Loss, Score, perplexity
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.runs import RunFolder, read_checkpoint
+from stn.runs.folder import RunFolder, read_checkpoint
 from stn.schedules import Constant
 from stn.training import Diverged, Settings, Trainer
 

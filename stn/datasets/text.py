@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stn.errors import UserError
-from stn.files import mendable, read, write_atomically
+from stn.files import explaining_os_errors, read, write_atomically
 
 SPLITS = ("train", "valid", "test")
 END_OF_LINE = "<eos>"
@@ -115,7 +115,7 @@ def first_lines(corpus: Path, folder: Path, counts: dict[str, int]) -> Path:
     for split, count in counts.items():
         file = folder / f"{split}.txt"
         content = b"".join(_read(corpus / file.name).splitlines(keepends=True)[:count])
-        with mendable(folder):
+        with explaining_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             # What is there stays as it is: runs may be reading it.
             if not file.exists() or file.read_bytes() != content:

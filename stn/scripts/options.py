@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from stn import precision
 from stn.errors import UserError
+from stn.kernels import precision
 from stn.scripts.screen import complain
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from stn import precision
 from stn.bilevel import Task
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.memory import fitting, keep_freed_memory
-from stn.runs import SCHEDULE, RunFolder, provenance, read_checkpoint, read_settings
+from stn.kernels import precision
+from stn.kernels.memory import explaining_out_of_memory, keep_freed_memory
+from stn.runs.folder import SCHEDULE, RunFolder, provenance, read_checkpoint, read_settings
 from stn.schedules import Schedule
 from stn.scripts.options import INTERRUPTED, OneLineParser, exit_status, parse, unfit
 from stn.scripts.screen import Screen, say
@@ -241,7 +241,7 @@ class Script:
         screen = Screen(hyper.changing, self.experiment.unit, self.experiment.measure)
         interrupt = Interrupt()
         try:
-            with interrupt, fitting("out of memory: start a run of a smaller model or --batch_size"):
+            with interrupt, explaining_out_of_memory("out of memory: start a run of a smaller model or --batch_size"):
                 settings = self.experiment.settings(args, task)
                 trainer = Trainer(task, hyper, settings, run, screen, stop=interrupt.asked)
                 if state is not None:

@@ -42,7 +42,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from stn.errors import UserError
-from stn.files import cause, mendable, write_atomically
+from stn.files import cause, explaining_os_errors, write_atomically
 
 FORMAT = 2  # of checkpoints
 KIND = "stn run checkpoint"
@@ -80,7 +80,7 @@ class RunFolder:
         """
         path = Path(path)
         text = _yaml(settings)
-        with mendable(path):
+        with explaining_os_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path, yaml.safe_load(text))
             with contextlib.ExitStack() as undo:
@@ -103,7 +103,7 @@ class RunFolder:
         """
         path = Path(path)
         settings = read_settings(path)
-        with mendable(path):
+        with explaining_os_errors(path):
             return cls(path, settings)
 
     def change_settings(self, changes: Mapping[str, Any]) -> None:
@@ -113,7 +113,7 @@ class RunFolder:
 
     def keep_schedule(self, file: Path) -> None:
         """Copy the schedule that the run replays into its folder, which from then on needs no other file."""
-        with mendable(file, "read"):
+        with explaining_os_errors(file, "read"):
             content = file.read_bytes()
         write_atomically(self.path / SCHEDULE, lambda copy: copy.write(content))
 
@@ -138,7 +138,7 @@ class RunFolder:
         if table not in TABLES:
             raise ValueError(f"table {table!r} is none of {TABLES}")
         path = self.path / f"{table}.csv"
-        with mendable(path):
+        with explaining_os_errors(path):
             if table not in self._tables:
                 self._require_open()
                 self._tables[table] = _Table(path)
@@ -168,7 +168,7 @@ class RunFolder:
         Raises UserError where it cannot be written; the previous checkpoint is then as it was.
         """
         self._require_open()
-        with mendable(self.path):
+        with explaining_os_errors(self.path):
             lengths = {file.name: file.stat().st_size for file in _log_files(self.path)}
             for log in self._open_logs():
                 log.sync()
@@ -186,7 +186,7 @@ class RunFolder:
         self._require_open()
         content = _read_checkpoint(self.path, map_location)
         self._close_logs()
-        with mendable(self.path):
+        with explaining_os_errors(self.path):
             _refuse_lost_logs(self.path, content["logs"])
             self.mark("running")
             _rewind(self.path, content["logs"])
@@ -204,7 +204,7 @@ class RunFolder:
     def close(self) -> None:
         """Close the files and let go of the lock; the status stays as it is. Closing again does nothing."""
         try:
-            with mendable(self.path):
+            with explaining_os_errors(self.path):
                 self._close_logs()
         finally:
             self._lock.release()
@@ -232,7 +232,7 @@ class RunFolder:
 def read_settings(path: Path | str) -> dict:
     """The settings in a run's args.yaml. Raises UserError where there is no run or they cannot be read."""
     file = Path(path) / _ARGS
-    with mendable(file, "read"):
+    with explaining_os_errors(file, "read"):
         if not file.is_file():
             raise UserError(f"there is no run in {path} (no {_ARGS}): check the folder's name")
         try:
@@ -273,7 +273,7 @@ def newest_run(parent: Path | str, prefix: str | None) -> Path:
 def newest_of_any_prefix(parent: Path | str) -> Path:
     """The newest run (by its folder's name) under parent, whatever its prefix. Raises UserError without one."""
     parent = Path(parent)
-    with mendable(parent, "read"):
+    with explaining_os_errors(parent, "read"):
         runs = sorted(args.parent for args in parent.glob(f"*/{_ARGS}"))
     if not runs:
         raise UserError(f"there is no run in {parent}: check the folder's name")
@@ -296,7 +296,7 @@ def _runs(parent: Path, prefix: str | None) -> list[Path]:
     """The runs of exactly this prefix, oldest first; at least one."""
     suffix = f"-{prefix}" if prefix else ""
     pattern = re.compile(r"\d{4}-\d{2}-\d{2}" + re.escape(suffix), re.ASCII)
-    with mendable(parent, "read"):
+    with explaining_os_errors(parent, "read"):
         found = parent.iterdir() if parent.is_dir() else ()
         runs = sorted(run for run in found if pattern.fullmatch(run.name) and (run / _ARGS).is_file())
     if not runs:
@@ -480,7 +480,7 @@ def _read_checkpoint(folder: Path, map_location: Any) -> dict:
     path = folder / _CHECKPOINT
     if not path.exists():
         raise UserError(f"{path.parent} has no checkpoint yet, the run ended too early: {_ANEW}")
-    with mendable(path, "read"):
+    with explaining_os_errors(path, "read"):
         path.open("rb").close()
     try:
         # torch.load does not compare checksums; a flipped bit would go unseen.

@@ -24,7 +24,7 @@ from matplotlib.ticker import (
 )
 
 from stn.errors import UserError
-from stn.plotting import (
+from stn.figures.style import (
     BAND,
     COLORS,
     COLUMN,
@@ -42,9 +42,9 @@ from stn.plotting import (
     save,
     wrapped,
 )
-from stn.recorded import Run, labels, read_run
+from stn.runs.history import Run, labels, read_run
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LOG_FACTOR = 4  # perplexities that span more than this get a logarithmic axis
 # The order of an image classifier's panels: whatever acts alike is side by side.
 FAMILIES = (

@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
 
 
 @contextlib.contextmanager
-def fitting(refusal: str) -> Iterator[None]:
+def explaining_out_of_memory(refusal: str) -> Iterator[None]:
     """Raise UserError with this message where memory runs out, on the CPU or a GPU; other errors pass as they are."""
     try:
         yield

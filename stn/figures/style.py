@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from stn.files import mendable, write_atomically
+from stn.files import explaining_os_errors, write_atomically
 
 COLUMN, PAGE = 3.3, 7.0  # widths in inches of a paper's column and of its page
 # Okabe & Ito (2008): told apart with any colour vision; the line styles tell runs apart in grey.
@@ -51,7 +51,7 @@ def save(figure: Figure, path: Path | str) -> list[Path]:
     """Write path.pdf and path.png, making the folder; the files written. Raises UserError where it cannot."""
     path = Path(path)
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("pdf", "png")]
-    with mendable(path.parent), matplotlib.rc_context(STYLE):
+    with explaining_os_errors(path.parent), matplotlib.rc_context(STYLE):
         path.parent.mkdir(parents=True, exist_ok=True)
         for file in files:
             write_atomically(file, lambda new, file=file: figure.savefig(new, format=file.suffix[1:]))

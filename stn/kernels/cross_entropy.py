@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from stn.autograd import refuse_double_backward
-from stn.products import add_product
+from stn.kernels.autograd import refuse_double_backward
+from stn.kernels.products import add_product
 
 CHUNK_ROWS = 1400  # few chunks, as each passes over the whole gradient of the weight
 

@@ -13,7 +13,7 @@ import pandas
 
 from stn.errors import UserError
 from stn.hyperparameters import neighbourhood
-from stn.runs import read_settings
+from stn.runs.folder import read_settings
 from stn.schedules import BOOKKEEPING, SCALE
 
 

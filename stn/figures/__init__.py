@@ -1,0 +1,1 @@
+"""Figures of runs: how they look, and every plot."""
