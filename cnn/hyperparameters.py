@@ -1,35 +1,55 @@
-"""The fifteen hyperparameters of the image classifiers: their names, ranges and starting values."""
+"""The hyperparameters of the image classifiers, declared once: flags, sources, replays and figures follow."""
 
-from typing import NamedTuple
+import math
 
+from stn.scripts.declared import Declared
 
-class Spec(NamedTuple):
-    """range: where the values lie, open at both ends. discrete: rounded down to a whole number."""
-
-    range: tuple[float, float]
-    discrete: bool = False
-
-
-RATE = Spec((0.0, 0.9))
 CONVOLUTIONS = {"alexnet": 5, "small": 3}
+FULLY_CONNECTED = {"alexnet": 2, "small": 0}  # those whose inputs are dropped
+ANY = (0.0, math.inf)
+MOST_HOLES = 32 * 32  # one for each pixel
 
 
-def specs(model: str, shared_dropout: bool = False) -> dict[str, Spec]:
-    """Every hyperparameter of a model, in the published order.
+def _rate(label: str, tune: str, start: str, fix: str, high: float = 0.9) -> Declared:
+    return Declared(label, (0.0, high), (0.0, 1.0), tune, start, fix)
 
-    shared_dropout: one rate for all convolutional layers, `dropout`, in place of one each.
-    """
-    convolutional = ["dropout"] if shared_dropout else [f"dropout{layer}" for layer in range(CONVOLUTIONS[model])]
-    fully_connected = ["fcdropout0", "fcdropout1"] if model == "alexnet" else []
-    return {
-        **dict.fromkeys(convolutional, RATE),
-        "hue": Spec((0.0, 0.5)),
-        "contrast": Spec((0.0, 1.0)),
-        "sat": Spec((0.0, 1.0)),
-        "bright": Spec((0.0, 1.0)),
-        "indropout": Spec((0.0, 1.0)),
-        "inscale": Spec((0.0, 0.3)),
-        "cutlength": Spec((0.0, 25.0), discrete=True),
-        "cutholes": Spec((0.0, 4.0), discrete=True),
-        **dict.fromkeys(fully_connected, RATE),
-    }
+
+def _jitter(label: str, name: str, fix: str, high: float = 1.0, possible: tuple[float, float] = ANY) -> Declared:
+    return Declared(label, (0.0, high), possible, f"tune_{name}", f"start_{name}", fix)
+
+
+def _holes(label: str, name: str, high: float, possible: tuple[float, float]) -> Declared:
+    return Declared(
+        label, (0.0, high), possible, f"tune_{name}", f"start_{name}", name, scale=f"{name}_scale", discrete=True
+    )
+
+
+# In the published order. `dropout` is one rate for all convolutional layers, in place of one each.
+TABLE = {
+    "dropout": _rate("dropout", "tune_dropout", "start_drop", "dropout"),
+    **{
+        f"dropout{layer}": _rate(f"dropout {layer}", "tune_dropoutl", "start_drop", f"dropout{layer}")
+        for layer in range(max(CONVOLUTIONS.values()))
+    },
+    "hue": _jitter("hue", "hue", "hue", high=0.5, possible=(0.0, 1.0)),
+    "contrast": _jitter("contrast", "contrast", "contrast"),
+    "sat": _jitter("saturation", "sat", "saturation"),
+    "bright": _jitter("brightness", "bright", "brightness"),
+    "indropout": _rate("input dropout", "tune_indropout", "start_indrop", "indropout", high=1.0),
+    "inscale": _jitter("input scaling", "inscale", "inscale", high=0.3),
+    "cutlength": _holes("hole length (pixels)", "cutlength", 25.0, ANY),
+    "cutholes": _holes("number of holes", "cutholes", 4.0, (0.0, MOST_HOLES + 1.0)),
+    **{
+        f"fcdropout{layer}": _rate(f"fc dropout {layer}", "tune_fcdropout", "start_fcdrop", f"fc_dropout{layer}")
+        for layer in range(max(FULLY_CONNECTED.values()))
+    },
+}
+CUTOUT = ("cutlength", "cutholes")
+
+
+def names_of(model: str, shared_dropout: bool = False) -> list[str]:
+    """Every hyperparameter of a model; with shared_dropout one rate for all its convolutional layers."""
+    others = {f"dropout{layer}" for layer in range(CONVOLUTIONS[model], max(CONVOLUTIONS.values()))}
+    others |= {f"fcdropout{layer}" for layer in range(FULLY_CONNECTED[model], max(FULLY_CONNECTED.values()))}
+    others |= {name for name in TABLE if name[:-1] == "dropout"} if shared_dropout else {"dropout"}
+    return [name for name in TABLE if name not in others]

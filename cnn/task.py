@@ -1,6 +1,7 @@
 """Image classification as a task for the training loop: shuffled mini-batches, augmented where they train."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,13 @@ DEVIATION = (63.0, 62.1, 66.7)
 EVALUATION_BATCH = 1000
 
 
+class Batch(NamedTuple):
+    """pixels (B, 3, 32, 32) uint8, labels (B,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
 class Stream:
     """Images in mini-batches, for ever, in a new order for each pass; a pass's last batch may be smaller."""
 
@@ -31,13 +39,12 @@ class Stream:
         # Drawn on the CPU, so that a seed gives the same order on every device.
         return torch.randperm(len(self.images))
 
-    def next(self) -> tuple[Tensor, Tensor]:
-        """The next mini-batch: pixels (B, 3, 32, 32) uint8, labels (B,)."""
+    def next(self) -> Batch:
         chosen = self.order[self.position : self.position + self.batch_size].to(self.images.labels.device)
         self.position += len(chosen)
         if self.position == len(self.order):
             self.epochs, self.position, self.order = self.epochs + 1, 0, self.shuffled()
-        return self.images.pixels[chosen], self.images.labels[chosen]
+        return Batch(self.images.pixels[chosen], self.images.labels[chosen])
 
     def state_dict(self) -> dict:
         return {"epochs": self.epochs, "position": self.position, "order": self.order}
@@ -51,30 +58,38 @@ class ImageClassification:
 
     def __init__(self, model: nn.Module, sets: ImageSets, batch_size: int, device: torch.device | str = "cpu"):
         self.model, self.batch_size = model, batch_size
-        self.train, self.valid = Stream(sets.train, batch_size, device), Stream(sets.valid, batch_size, device)
+        self.streams = {split: Stream(getattr(sets, split), batch_size, device) for split in ("train", "valid")}
         self.evaluation = {"valid": sets.valid.to(device), "test": sets.test.to(device)}
 
     @property
     def epochs(self) -> int:
-        return self.train.epochs
+        return self.streams["train"].epochs
 
     @property
     def position(self) -> tuple[int, int]:
-        done, whole = (-(-count // self.batch_size) for count in (self.train.position, len(self.train.order)))
+        stream = self.streams["train"]
+        done, whole = (-(-count // self.batch_size) for count in (stream.position, len(stream.order)))
         return done, whole
 
-    def training_loss(self, draw: Draw) -> Loss:
-        pixels, labels = self.train.next()
-        draw = draw.first(len(labels))
-        return self._loss(self.prepared(pixels, draw), labels, draw)
+    def batch(self, split: str) -> Batch:
+        return self.streams[split].next()
+
+    def predict(self, batch: Batch, draw: Draw) -> Tensor:
+        """Logits (B, 10)."""
+        draw = draw.first(len(batch.labels))
+        return self.model(self.prepared(batch.pixels, draw), draw)
 
     def prepared(self, pixels: Tensor, draw: Draw) -> Tensor:
-        """The network's input in training."""
-        return augmented(pixels, draw)
+        """The network's input, augmented in training."""
+        return augmented(pixels, draw) if self.model.training else normalized(scaled(pixels))
 
-    def validation_loss(self, draw: Draw) -> Loss:
-        pixels, labels = self.valid.next()
-        return self._loss(normalized(scaled(pixels)), labels, draw.first(len(labels)))
+    def loss(self, prediction: Tensor, batch: Batch, draw: Draw) -> Loss:  # noqa: ARG002
+        loss = F.cross_entropy(prediction, batch.labels)
+        accuracy = (prediction.argmax(1) == batch.labels).float().mean()
+        return Loss(loss, loss.detach(), len(batch.labels), accuracy)
+
+    def carry(self, batch: Batch, prediction: Tensor) -> None:
+        """Images follow from nothing before them."""
 
     def evaluate(self, split: str, draw: Draw) -> Score:
         images = self.evaluation[split]
@@ -88,17 +103,11 @@ class ImageClassification:
         return Score(loss.item() / len(images), right.item() / len(images))
 
     def state_dict(self) -> dict:
-        return {"train": self.train.state_dict(), "valid": self.valid.state_dict()}
+        return {split: stream.state_dict() for split, stream in self.streams.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        self.train.load_state_dict(state["train"])
-        self.valid.load_state_dict(state["valid"])
-
-    def _loss(self, images: Tensor, labels: Tensor, draw: Draw) -> Loss:
-        logits = self.model(images, draw)
-        loss = F.cross_entropy(logits, labels)
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        return Loss(loss, loss.detach(), len(labels), accuracy)
+        for split, stream in self.streams.items():
+            stream.load_state_dict(state[split])
 
 
 def augmented(pixels: Tensor, draw: Draw) -> Tensor:

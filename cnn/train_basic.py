@@ -1,113 +1,75 @@
 """Train an image classifier with fixed hyperparameters, or with those that an earlier run recorded."""
 
-import argparse
 import sys
+from typing import Any
 
-from cnn.experiment import ImageExperiment, name_run
-from cnn.flags import add_run_flags, add_training_flags
-from cnn.hyperparameters import specs
+from cnn.hyperparameters import TABLE, names_of
+from cnn.settings import TUNING, ImageSettings, name_run
 from stn.errors import UserError
-from stn.schedules import Constant, Schedule
-from stn.scripts.options import OneLineParser, nonnegative, nonnegative_int, rate
-from stn.scripts.replay import add_schedule_flag, replayed, take_schedule
-from stn.scripts.script import Script
+from stn.schedules import Constant
+from stn.scripts import replay
+from stn.scripts.declared import Sources, Values
+from stn.scripts.flags import Flag, flags_of, refuse_idle
+from stn.scripts.options import nonnegative, nonnegative_int, rate
+from stn.scripts.script import Script, resume_flags
 
 MIN_LR = 1e-7  # as published: below it training stops
-# The flags of those hyperparameters that are called otherwise elsewhere.
-FLAGS = {"sat": "saturation", "bright": "brightness", "fcdropout0": "fc_dropout0", "fcdropout1": "fc_dropout1"}
-# What is fixed or replayed may go further than what is tuned.
-RANGES = {
-    name: (spec.range[0], max(spec.range[1], 1.0))
-    for shared in (True, False)
-    for name, spec in specs("alexnet", shared).items()
+GROUP = "regularization"
+# The flags that set one rate for several layers, and those layers' hyperparameters.
+SHARED = {
+    flag: [name for name in TABLE if name.startswith(family) and name != family]
+    for flag, family in (("dropout", "dropout"), ("fc_dropout", "fcdropout"))
 }
 
 
-def sources(args: argparse.Namespace) -> dict[str, Schedule]:
+def sources(values: Values) -> Sources:
     """Where each hyperparameter's values come from: replayed, or else constant."""
-    schedule = replayed(args, RANGES)
-    names = specs(args.model, shared_dropout="dropout" in schedule)
-    return {name: schedule.get(name) or Constant(value(args, name)) for name in names}
+    schedule = replay.replayed(values, TABLE)
+    names = names_of(values["model"], shared_dropout="dropout" in schedule)
+    return {name: schedule.get(name) or Constant(value(values, name)) for name in names}
 
 
-def value(args: argparse.Namespace, name: str) -> float:
+def value(values: Values, name: str) -> float:
     """A hyperparameter's constant value; the shared dropout rates overrule those of layers, as published."""
-    for shared, flag in (("dropout", args.dropout), ("fcdropout", args.fc_dropout)):
-        if name.startswith(shared) and flag > 0:
-            return flag
-    return max(float(getattr(args, FLAGS.get(name, name))), 0.0)
+    shared = [values[flag] for flag, layers in SHARED.items() if name in layers and values[flag] > 0]
+    return max(float(shared[0] if shared else values[TABLE[name].fix]), 0.0)
 
 
-def resolve(args: argparse.Namespace, given: set[str]) -> None:
-    """Name the run's folder, and take the schedule's file, if any, from where it is, in place.
+def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """With the name of the run's folder, and the schedule's file, if any, found.
 
     Raises UserError where flags or the schedule's columns contradict each other or have nothing to act on.
     """
-    name_run(args, given)
-    refuse_idle_flags(args, given)
-    scheduled = take_schedule(args, RANGES, lambda name: next((flag for flag in setters(name) if flag in given), None))
-    usable = specs(args.model, shared_dropout="dropout" in scheduled)
+    name_run(values, given)
+    model, names = values["model"], names_of(values["model"])
+    acting = {flag for name in names for flag in setters(name)}
+    others = {flag for name in TABLE for flag in setters(name)} - acting
+    refuse_idle(given, dict.fromkeys(others, f"--model {model} has no such layer"))
+    for flag, layers in SHARED.items():
+        if values[flag] == 0:
+            own = " ".join(f"--{TABLE[name].fix} 0" for name in layers if name in names)
+            raise UserError(f"--{flag} 0 is no rate to share: give {own} for no dropout, -1 for rates of their own")
+    scheduled = replay.take_schedule(
+        values, TABLE, lambda name: next((flag for flag in setters(name) if flag in given), None)
+    )
+    usable = names_of(model, shared_dropout="dropout" in scheduled)
     if useless := [name for name in scheduled if name not in usable]:
         raise UserError(
-            f"{args.load_schedule} has a column {useless[0]!r}, of which --model {args.model} has no use: "
+            f"{values['load_schedule']} has a column {useless[0]!r}, of which --model {model} has no use: "
             "give the --model that it was recorded with, or remove the column"
         )
-    for name, (_, high) in RANGES.items():
-        if name != "dropout" and value(args, name) >= high:
-            flag = FLAGS.get(name, name)
-            raise UserError(f"--{flag} {value(args, name):g} is out of range: it goes from 0 to below {high:g}")
-
-
-def refuse_idle_flags(args: argparse.Namespace, given: set[str]) -> None:
-    """Raise UserError where a flag that was given sets nothing in the model, or none of its rates."""
-    acting, everywhere = ({flag for name in names for flag in setters(name)} for names in (specs(args.model), RANGES))
-    for flag in sorted(given & (everywhere - acting)):
-        raise UserError(f"--{flag} has nothing to act on in --model {args.model}: leave it out")
-    for flag, name in (("dropout", "dropout"), ("fc_dropout", "fcdropout")):
-        if getattr(args, flag) == 0:
-            own = " ".join(f"--{FLAGS.get(other, other)} 0" for other in specs(args.model) if other.startswith(name))
-            raise UserError(f"--{flag} 0 is no rate to share: give {own} for no dropout, -1 for rates of their own")
+    for name in names:
+        if value(values, name) >= (high := TABLE[name].possible[1]):
+            flag = TABLE[name].fix
+            raise UserError(f"--{flag} {value(values, name):g} is out of range: it goes from 0 to below {high:g}")
+    return values
 
 
 def setters(name: str) -> list[str]:
     """The flags that set a hyperparameter."""
     if name == "dropout":
-        return [other for other in RANGES if other.startswith("dropout")]
-    shared = ["fc_dropout"] if name.startswith("fcdropout") else ["dropout"] if name.startswith("dropout") else []
-    return [FLAGS.get(name, name), *shared]
-
-
-def parser() -> OneLineParser:
-    parser = OneLineParser(prog="train_basic.py", description=__doc__)
-    parser.add_argument("--dataset", "-d", choices=["cifar10"], default="cifar10", help="the images")
-    add_hyperparameter_flags(parser)
-    add_training_flags(parser, total_epochs=8000, short_model="-a", short_nonmono=[])
-    add = add_run_flags(parser)
-    add("--save_dir", dest="dir", default="baseline_saves", help="folder in --logdir")
-    parser.set_defaults(subdir="")
-    return parser
-
-
-def add_hyperparameter_flags(parser: OneLineParser) -> None:
-    add = parser.add_argument_group("regularization").add_argument
-    add("--indropout", type=rate, default=0.4, help="dropout rate of the input")
-    add("--dropout", "-drop", type=shared_rate, default=-1.0, help="one rate for all convolutional layers, -1 for none")
-    for layer in range(5):
-        add(f"--dropout{layer}", type=rate, default=0.3, help=f"dropout rate after convolutional layer {layer}")
-    add(
-        "--fc_dropout", "-fcdrop", type=shared_rate, default=-1.0, help="one rate for both of the next two, -1 for none"
-    )
-    for layer in range(2):
-        flags = f"--fc_dropout{layer}", f"-fcdrop{layer}"
-        add(*flags, type=rate, default=0.4, help=f"dropout rate of fully connected layer {layer}'s input")
-    add("--inscale", "-iscl", type=nonnegative, default=0.0, help="input scaling")
-    add("--hue", type=nonnegative, default=0.2, help="hue jitter")
-    add("--brightness", type=nonnegative, default=0.4, help="brightness jitter")
-    add("--saturation", type=nonnegative, default=0.4, help="saturation jitter")
-    add("--contrast", type=nonnegative, default=0.4, help="contrast jitter")
-    add("--cutholes", "-cuth", type=hole_count, default=2, help="number of cutout holes, none if below 1")
-    add("--cutlength", "-cutl", type=hole_count, default=5, help="length of cutout holes, none if below 1")
-    add_schedule_flag(add)
+        return ["dropout", *(TABLE[layer].fix for layer in SHARED["dropout"])]
+    return [TABLE[name].fix, *(flag for flag, layers in SHARED.items() if name in layers)]
 
 
 def shared_rate(text: str) -> float:
@@ -120,7 +82,58 @@ def hole_count(text: str) -> int:
     return -1 if text.strip() == "-1" else nonnegative_int(text)
 
 
-SCRIPT = Script(parser(), resolve, sources, ImageExperiment(MIN_LR))
+HYPERPARAMETERS = [
+    Flag("indropout", "dropout rate of the input", rate, 0.4, group=GROUP),
+    Flag("dropout", "one rate for all convolutional layers, -1 for none", shared_rate, -1.0, ("-drop",), group=GROUP),
+    *(
+        Flag(f"dropout{layer}", f"dropout rate after convolutional layer {layer}", rate, 0.3, group=GROUP)
+        for layer in range(5)
+    ),
+    Flag("fc_dropout", "one rate for both of the next two, -1 for none", shared_rate, -1.0, ("-fcdrop",), group=GROUP),
+    *(
+        Flag(
+            f"fc_dropout{layer}",
+            f"dropout rate of fully connected layer {layer}'s input",
+            rate,
+            0.4,
+            (f"-fcdrop{layer}",),
+            group=GROUP,
+        )
+        for layer in range(2)
+    ),
+    Flag("inscale", "input scaling", nonnegative, 0.0, ("-iscl",), group=GROUP),
+    Flag("hue", "hue jitter", nonnegative, 0.2, group=GROUP),
+    Flag("brightness", "brightness jitter", nonnegative, 0.4, group=GROUP),
+    Flag("saturation", "saturation jitter", nonnegative, 0.4, group=GROUP),
+    Flag("contrast", "contrast jitter", nonnegative, 0.4, group=GROUP),
+    Flag("cutholes", "number of cutout holes, none if below 1", hole_count, 2, ("-cuth",), group=GROUP),
+    Flag("cutlength", "length of cutout holes, none if below 1", hole_count, 5, ("-cutl",), group=GROUP),
+    replay.FLAG,
+]
+SETTINGS = [
+    flag
+    for flag in flags_of(
+        ImageSettings,
+        model={"aliases": ("-a",)},
+        total_epochs={"default": 8000},
+        nonmono={"default": 60},
+        patience={"default": 75},
+        seed={"default": 0, "help": "random seed"},
+        dir={"default": "baseline_saves", "aliases": ("--save_dir",)},
+    )
+    if flag.group != TUNING
+]
+SCRIPT = Script(
+    name="train_basic.py",
+    description=__doc__,
+    settings=ImageSettings,
+    setting_flags=SETTINGS,
+    hyper_flags=HYPERPARAMETERS,
+    course_flags=resume_flags("the newest", SETTINGS),
+    resolve=resolve,
+    sources=sources,
+    constants={"min_lr": MIN_LR},
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,14 +6,16 @@ and train at once, a CPU thread each. Killed and started again, the demo goes on
 
 import sys
 from functools import partial
+from pathlib import Path
 
-from lstm.experiment import locate_corpus
-from lstm.jobs import TRAIN, Job, finish
-from lstm.model import HYPERPARAMETERS
+from lstm import train
+from lstm.hyperparameters import TABLE
+from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import first_lines
 from stn.figures import plots, style
 from stn.runs import history
 from stn.scripts import options
+from stn.scripts.jobs import Job, finish
 from stn.scripts.options import ROOT
 from stn.scripts.screen import say
 
@@ -48,11 +50,13 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
     """Train both runs, each in logs/<save_dir>/<its name>, then print the table and draw the figures."""
     folder = ROOT / "logs" / save_dir
     say("Two runs of one small LSTM: all hyperparameters fixed, and all of them tuned while it trains.")
-    corpus = first_lines(locate_corpus("builtin")[0], folder / "corpus", QUICK_LINES if quick else LINES)
+    corpus = first_lines(
+        write_builtin_corpus(ROOT / "data" / "builtin"), folder / "corpus", QUICK_LINES if quick else LINES
+    )
     shared = [*COMMON.split(), *(f"{QUICK} {QUICK_TUNING}".split() if quick else [])]
     # A flag that is given twice counts as given last.
     jobs = [
-        Job(name, TRAIN, f"{save_dir}/{name}", corpus, lambda own=own: [*own.split(), *shared])
+        Job(name, train.SCRIPT, place(f"{save_dir}/{name}", corpus), lambda own=own: [*own.split(), *shared])
         for name, own in RUNS.items()
     ]
     finish(jobs, at_once=len(jobs), overwrite=overwrite)
@@ -65,6 +69,11 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
             say(f"figure {file}")
 
 
+def place(save_dir: str, corpus: Path) -> dict[str, str]:
+    """The flags that say where a run lies and what it learns."""
+    return {"data": str(corpus), "save_dir": save_dir}
+
+
 def table(fixed: Job, tuned: Job) -> str:
     """The perplexities of both runs' best models, and what the tuned one made of each hyperparameter."""
     results = [job.result() for job in (fixed, tuned)]
@@ -74,7 +83,7 @@ def table(fixed: Job, tuned: Job) -> str:
     run = history.read_run(tuned.path)
     found = run.epoch.iloc[run.best()]
     lines += ["", f"{'hyperparameter':<22}{'initial':>9}{'found':>9}"]
-    lines += [f"{name:<22}{run.settings[name]:>9.3f}{found[name]:>9.3f}" for name in HYPERPARAMETERS]
+    lines += [f"{name:<22}{run.settings[name]:>9.3f}{found[name]:>9.3f}" for name in TABLE]
     return "\n".join(lines)
 
 

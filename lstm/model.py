@@ -1,8 +1,6 @@
 """The AWD-LSTM language model (Merity et al. 2018), plain or self-tuning by its number of tuned hyperparameters."""
 
-import math
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +9,6 @@ from stn.dropout import embedding_dropout, locked_dropout
 from stn.hyperparameters import Draw
 from stn.layers import HyperEmbedding
 from stn.lstm import HyperLSTM, State
-
-
-class Spec(NamedTuple):
-    """range: where the hyperparameter may lie, open. per_example: it may differ between a mini-batch's examples."""
-
-    range: tuple[float, float]
-    per_example: bool
-
-
-# In the published order. Those that act on shared weights, or on the loss as a whole, are shared by a mini-batch.
-HYPERPARAMETERS = {
-    "alpha": Spec((0, math.inf), per_example=False),
-    "beta": Spec((0, math.inf), per_example=False),
-    "dropouto": Spec((0, 1), per_example=True),
-    "dropouti": Spec((0, 1), per_example=True),
-    "dropouth": Spec((0, 1), per_example=True),
-    "dropoute": Spec((0, 1), per_example=False),
-    "wdrop": Spec((0, 1), per_example=False),
-}
 
 
 class AWDLSTM(nn.Module):

@@ -18,14 +18,17 @@ from typing import NamedTuple
 import pandas
 
 from lstm import demo
-from lstm.experiment import PTB, locate_corpus
-from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
+from lstm.settings import PTB
+from lstm.train import SCRIPT as TRAIN
+from lstm.train_basic import SCRIPT as TRAIN_BASIC
+from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import first_lines
 from stn.errors import UserError
 from stn.figures import plots, style
 from stn.files import write_atomically
 from stn.runs import history
 from stn.scripts import options
+from stn.scripts.jobs import Job, finish
 from stn.scripts.options import ROOT
 from stn.scripts.screen import complain, say
 from stn.scripts.script import Script
@@ -167,10 +170,8 @@ def make_plan(size: Size, save_dir: str, seeds: int, at_once: int) -> Plan:
         return Job(
             name=f"{folder}, seed {seed}",
             script=script,
-            save_dir=f"{save_dir}/{folder}",
-            data=data,
+            place={**demo.place(f"{save_dir}/{folder}", data), "prefix": f"seed{seed}"},
             flags=lambda: [*flags, *(from_stn(stn) if from_stn else [])],
-            prefix=f"seed{seed}",
             threads=threads,
             needs=(stn.name,) if from_stn else (),
         )
@@ -187,7 +188,7 @@ def make_plan(size: Size, save_dir: str, seeds: int, at_once: int) -> Plan:
 def corpus(size: Size, folder: Path) -> Path:
     """The text: Penn Treebank, or a part of the built-in corpus. Raises UserError where the former is not there."""
     if size.lines:
-        return first_lines(locate_corpus("builtin")[0], folder / "corpus", size.lines)
+        return first_lines(write_builtin_corpus(ROOT / "data" / "builtin"), folder / "corpus", size.lines)
     if not PTB.exists():
         raise UserError("there is no data/penn: ./getdata.sh fetches it; --size demo needs none")
     return PTB

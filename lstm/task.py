@@ -1,5 +1,7 @@
 """Language modelling as a task for the training loop: streams of text, their hidden states and losses."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,23 @@ from stn.lstm import State
 
 EVALUATION_BATCH = {"valid": 10, "test": 1}  # as published
 EVALUATION_ROWS = 2800  # without dropout the chunks' length changes nothing but the speed
+
+
+class Batch(NamedTuple):
+    """inputs, targets: (T, B) word ids. state: each layer's at the first step; None for zeros."""
+
+    split: str
+    inputs: Tensor
+    targets: Tensor
+    state: list[State] | None
+
+
+class Prediction(NamedTuple):
+    """The last layer's outputs (T, B, emsize), after and before dropout, and each layer's state after the last step."""
+
+    dropped: Tensor
+    raw: Tensor
+    state: list[State]
 
 
 class Stream:
@@ -29,14 +48,14 @@ class Stream:
         """The next chunk's inputs and targets, (T, B) each."""
         inputs, targets = chunk(self.data, self.position, self.bptt)
         self.position += len(inputs)
+        if self.position >= len(self.data) - 1:
+            self.position = 0
+            self.epochs += 1
         return inputs, targets
 
     def carry(self, state: list[State]) -> None:
-        """Keep the state after the last chunk; at the end of the text, start over without it."""
-        self.state = [(hidden.detach(), cell.detach()) for hidden, cell in state]
-        if self.position >= len(self.data) - 1:
-            self.position, self.state = 0, None
-            self.epochs += 1
+        """Keep the state after the last chunk for the next one; a new pass starts without."""
+        self.state = [(hidden.detach(), cell.detach()) for hidden, cell in state] if self.position else None
 
     def state_dict(self) -> dict:
         return {"position": self.position, "epochs": self.epochs, "state": self.state}
@@ -66,8 +85,10 @@ class LanguageModeling:
     ):
         self.model: nn.Module = model
         self.batch_size, self.bptt, self.val_penalties = batch_size, bptt, val_penalties
-        self.train = Stream(batchify(corpus.train, batch_size, "train").to(device), bptt)
-        self.valid = Stream(batchify(corpus.valid, batch_size, "valid").to(device), bptt)
+        self.streams = {
+            split: Stream(batchify(getattr(corpus, split), batch_size, split).to(device), bptt)
+            for split in ("train", "valid")
+        }
         self.evaluation = {
             split: batchify(getattr(corpus, split), batch, split).to(device)
             for split, batch in EVALUATION_BATCH.items()
@@ -75,17 +96,30 @@ class LanguageModeling:
 
     @property
     def epochs(self) -> int:
-        return self.train.epochs
+        return self.streams["train"].epochs
 
     @property
     def position(self) -> tuple[int, int]:
-        return num_chunks(self.train.data[: self.train.position + 1], self.bptt), num_chunks(self.train.data, self.bptt)
+        stream = self.streams["train"]
+        return num_chunks(stream.data[: stream.position + 1], self.bptt), num_chunks(stream.data, self.bptt)
 
-    def training_loss(self, draw: Draw) -> Loss:
-        return self._loss(self.train, draw, penalties=True)
+    def batch(self, split: str) -> Batch:
+        stream = self.streams[split]
+        state = stream.state
+        return Batch(split, *stream.next(), state)
 
-    def validation_loss(self, draw: Draw) -> Loss:
-        return self._loss(self.valid, draw, penalties=self.val_penalties)
+    def predict(self, batch: Batch, draw: Draw) -> Prediction:
+        return Prediction(*self.model.encode(batch.inputs, batch.state, draw))
+
+    def loss(self, prediction: Prediction, batch: Batch, draw: Draw) -> Loss:
+        dropped, raw, _ = prediction
+        data = objective = self._cross_entropy(dropped, batch.targets)
+        if self.model.training or self.val_penalties:
+            objective = data + activation_penalty(dropped, draw["alpha"]) + temporal_penalty(raw, draw["beta"])
+        return Loss(objective, data, batch.targets.numel())
+
+    def carry(self, batch: Batch, prediction: Prediction) -> None:
+        self.streams[batch.split].carry(prediction.state)
 
     def evaluate(self, split: str, draw: Draw) -> Score:
         data = self.evaluation[split]
@@ -98,21 +132,11 @@ class LanguageModeling:
         return Score(total.item() / data[1:].numel())
 
     def state_dict(self) -> dict:
-        return {"train": self.train.state_dict(), "valid": self.valid.state_dict()}
+        return {split: stream.state_dict() for split, stream in self.streams.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        self.train.load_state_dict(state["train"])
-        self.valid.load_state_dict(state["valid"])
-
-    def _loss(self, stream: Stream, draw: Draw, penalties: bool) -> Loss:
-        inputs, targets = stream.next()
-        dropped, raw, state = self.model.encode(inputs, stream.state, draw)
-        stream.carry(state)
-        data = self._cross_entropy(dropped, targets)
-        objective = data
-        if penalties:
-            objective = data + activation_penalty(dropped, draw["alpha"]) + temporal_penalty(raw, draw["beta"])
-        return Loss(objective, data, targets.numel())
+        for split, stream in self.streams.items():
+            stream.load_state_dict(state[split])
 
     def _cross_entropy(self, outputs: Tensor, targets: Tensor) -> Tensor:
         decoder = self.model.decoder

@@ -1,142 +1,97 @@
 """Train an LSTM language model that tunes its own regularization (MacKay et al. 2019, section 5.2)."""
 
-import argparse
 import sys
+from typing import Any
 
-from lstm import flags
-from lstm.experiment import EXPERIMENT
-from lstm.model import HYPERPARAMETERS
-from stn.errors import UserError
-from stn.hyperparameters import Tuned
-from stn.schedules import Constant, Schedule
-from stn.scripts import options
+from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_flags
+from lstm.settings import TUNING, LanguageModelSettings, course_flags, setting_flags
+from stn.schedules import Constant
+from stn.scripts.declared import Sources, Values
+from stn.scripts.flags import Flag, refuse_idle
+from stn.scripts.options import one_of, positive
 from stn.scripts.script import Script
 
+# What --tune_all stands for, besides a --tune_… flag for each hyperparameter.
+IMPLIED = {"alpha": 0.05, "beta": 0.05, "drop_transform": "sigmoid", "alpha_beta_transform": "softplus"}
 
-def sources(args: argparse.Namespace) -> dict[str, Tuned | Schedule]:
+
+def sources(values: Values) -> Sources:
     """Where each hyperparameter's values come from: tuned where a flag asks for it, else constant."""
-    transforms = dict.fromkeys(HYPERPARAMETERS, args.drop_transform)
-    transforms["alpha"] = transforms["beta"] = args.alpha_beta_transform
+    tuned = chosen(values, "tune")
     return {
-        name: Tuned(
-            getattr(args, name),
-            range=spec.range,
-            scale=args.perturb_scale,
-            per_example=spec.per_example,
-            feed="unconstrained" if transforms[name] == "none" else "squashed",
-        )
-        if getattr(args, f"tune_{name}")
-        else Constant(getattr(args, name))
-        for name, spec in HYPERPARAMETERS.items()
+        name: declared.tuned(values, "unconstrained" if values[transform(name)] == "none" else "squashed")
+        if name in tuned
+        else Constant(values[name])
+        for name, declared in TABLE.items()
     }
 
 
-def resolve(args: argparse.Namespace, given: set[str]) -> None:
-    """What --tune_all stands for, in place, and never over a value that the user gave.
+def transform(name: str) -> str:
+    """The flag for what a hyperparameter passes through on its way into the response."""
+    return "drop_transform" if is_rate(name) else "alpha_beta_transform"
+
+
+def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
+    """With what --tune_all stands for, which never overrules a value that the user gave.
 
     Raises UserError where a flag has nothing to act on, or a tuned hyperparameter starts at an end of its range.
     """
-    if args.tune_all:
-        implied = {"alpha": 0.05, "beta": 0.05, "drop_transform": "sigmoid", "alpha_beta_transform": "softplus"}
-        for name, value in implied.items():
-            if name not in given:
-                setattr(args, name, value)
-        for name in HYPERPARAMETERS:
-            setattr(args, f"tune_{name}", True)
-    if not any(getattr(args, f"tune_{name}") for name in HYPERPARAMETERS):
-        for name in given & {"tune_scales", "val_penalties"}:
-            raise UserError(f"--{name} has nothing to act on: add --tune_all, or --tune_… for some hyperparameters")
-    for name in sorted(given & {"entropy_weight", "scale_lr"}):
-        if not args.tune_scales:
-            raise UserError(f"--{name} has nothing to act on: add --tune_scales, or leave it out")
-    for name, spec in HYPERPARAMETERS.items():
-        low, high = spec.range
-        value = getattr(args, name)
-        if getattr(args, f"tune_{name}") and not low < value < high:
-            raise UserError(
-                f"--tune_{name} cannot start at --{name} {value:g}: give --{name} a value strictly between "
-                f"{low:g} and {high:g}, for example 0.05"
-            )
+    if values["tune_all"]:
+        values |= {name: value for name, value in IMPLIED.items() if name not in given}
+        values |= dict.fromkeys((declared.tune for declared in TABLE.values()), True)
+    idle = {} if values["tune_scales"] else dict.fromkeys(("entropy_weight", "scale_lr"), "add --tune_scales")
+    if not chosen(values, "tune"):
+        remedy = "add --tune_all, or --tune_… for some hyperparameters"
+        idle = {flag.name: remedy for flag in SCRIPT.flags.values() if flag.group == TUNING}
+    refuse_idle(given, idle)
+    sources(values)
+    return values
 
 
-def parser() -> options.OneLineParser:
-    parser = options.OneLineParser(prog="train.py", description=__doc__)
-    flags.add_model_flags(parser)
-    flags.add_hyperparameter_flags(parser)
-    add_tuning_flags(parser)
-    flags.add_training_flags(parser)
-    flags.add_run_flags(parser, log_interval=("--train_log_interval",), every=1)
-    return parser
+def tuning_flags() -> list[Flag]:
+    """What to tune, and how its values are perturbed and fed into the response."""
+    tune_all = (
+        "tune all seven; unless given otherwise, start alpha and beta at 0.05, with --drop_transform sigmoid and "
+        "--alpha_beta_transform softplus as published (the authors found 'none' more robust for both)"
+    )
+    return [
+        *choice_flags("tune", "tune {}", "what to tune"),
+        Flag("tune_all", tune_all, group="what to tune"),
+        Flag(
+            "perturb_scale",
+            "standard deviation of the perturbation of unconstrained hyperparameters",
+            positive,
+            1.0,
+            group=TUNING,
+        ),
+        Flag(
+            "drop_transform",
+            "what dropout rates pass through on their way into the response",
+            one_of("none", "sigmoid"),
+            "none",
+            group=TUNING,
+        ),
+        Flag(
+            "alpha_beta_transform",
+            "the same for alpha and beta",
+            one_of("none", "softplus"),
+            "none",
+            group=TUNING,
+        ),
+    ]
 
 
-def add_tuning_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("self-tuning").add_argument
-    for name in HYPERPARAMETERS:
-        add(f"--tune_{name}", action="store_true", help=f"tune {name}")
-    add(
-        "--tune_all",
-        action="store_true",
-        help="tune all seven; unless given otherwise, start alpha and beta at 0.05, "
-        "with --drop_transform sigmoid and --alpha_beta_transform softplus as published "
-        "(the authors found 'none' more robust for both)",
-    )
-    add(
-        "--hyper_lr",
-        type=options.positive,
-        default=0.01,
-        metavar="LR",
-        help="learning rate of Adam for the hyperparameters",
-    )
-    add("--train_steps", type=options.positive_int, default=2, help="weight steps in a row")
-    add("--val_steps", type=options.positive_int, default=1, help="hyperparameter steps in a row")
-    add(
-        "--warmup_steps",
-        type=options.nonnegative_int,
-        default=331,
-        help="weight steps before the hyperparameters start to train (331 is an epoch of Penn Treebank)",
-    )
-    add(
-        "--perturb_scale",
-        type=options.positive,
-        default=1.0,
-        help="standard deviation of the perturbation of unconstrained hyperparameters",
-    )
-    add(
-        "--drop_transform",
-        choices=["none", "sigmoid"],
-        default="none",
-        help="what dropout rates pass through on their way into the response",
-    )
-    add("--alpha_beta_transform", choices=["none", "softplus"], default="none", help="the same for alpha and beta")
-    add("--tune_scales", action="store_true", help="tune the scales of the perturbation too")
-    add(
-        "--entropy_weight",
-        type=options.nonnegative,
-        default=1e-3,
-        help="weight of the perturbation's entropy, with --tune_scales",
-    )
-    add(
-        "--scale_lr",
-        type=options.positive,
-        default=0.01,
-        metavar="LR",
-        help="learning rate of Adam for the scales, with --tune_scales",
-    )
-    add(
-        "--val_penalties",
-        action="store_true",
-        help="add AR and TAR to the hyperparameters' objective, as the published code did; it pushes alpha and beta up",
-    )
-    add(
-        "--val_log_interval",
-        type=options.positive_int,
-        default=1,
-        metavar="N",
-        help="hyperparameter steps from one log entry to the next",
-    )
-
-
-SCRIPT = Script(parser(), resolve, sources, EXPERIMENT)
+SETTINGS = setting_flags()
+SCRIPT = Script(
+    name="train.py",
+    description=__doc__,
+    settings=LanguageModelSettings,
+    setting_flags=SETTINGS,
+    hyper_flags=[*value_flags(), *tuning_flags()],
+    course_flags=course_flags(SETTINGS),
+    resolve=resolve,
+    sources=sources,
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -60,6 +60,12 @@ class ImageSets:
     classes: tuple[str, ...]
     checksum: str
 
+    @property
+    def description(self) -> str:
+        """A line on the numbers of images."""
+        train, valid, test = (f"{len(split):,}" for split in (self.train, self.valid, self.test))
+        return f"{train} / {valid} / {test} images to train, validate and test, {len(self.classes)} classes"
+
 
 def load_cifar10(folder: Path) -> tuple[Images, Images]:
     """The 50,000 training and the 10,000 test images of CIFAR-10, from the six files of the binary layout.

@@ -34,6 +34,12 @@ class Corpus:
     vocabulary: tuple[str, ...]
     checksum: str
 
+    @property
+    def description(self) -> str:
+        """A line on the numbers of tokens and types."""
+        train, valid, test = (f"{len(split):,}" for split in (self.train, self.valid, self.test))
+        return f"{train} / {valid} / {test} tokens to train, validate and test, {len(self.vocabulary):,} types"
+
 
 def load_corpus(folder: Path) -> Corpus:
     """Reads `train.txt`, `valid.txt` and `test.txt` (UTF-8) in `folder`.

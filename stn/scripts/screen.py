@@ -2,27 +2,51 @@
 
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
-from stn.training import Status
+from stn.hyperparameters import Hyperparameters
+from stn.recorder import Status
+from stn.runs.folder import RunFolder
+from stn.scripts.course import Result
+from stn.scripts.settings import Data
+from stn.training import Trainer
 
 WIDTH = 80  # columns
 INDENT = " " * 11
+RESULTS = {"loss": "loss {:.4f}", "ppl": "ppl {:.2f}", "acc": "accuracy {:.2%}"}
 MEASURES = {"ppl": "ppl {:8.2f}", "acc": "accuracy {:5.1%}", "loss": "loss {:.3f}"}
 
 
 class Screen:
     """Bars go to stderr, and only to a terminal; lines go to stdout.
 
-    names: the hyperparameters to show. unit: what training goes through, "tokens" or "images". measure: which of a
-    score's measures an epoch's line shows.
+    unit: what training goes through, "tokens" or "images". measure: which of a score's measures an epoch's line shows.
+    introduction: lines that come first. why_dtype: why matrix products are computed in their type.
     """
 
-    def __init__(self, names: tuple[str, ...], unit: str, measure: str):
-        self.names, self.unit, self.measure = names, unit, measure
+    def __init__(self, unit: str, measure: str, introduction: Sequence[str] = (), why_dtype: str = ""):
+        self.unit, self.measure, self.introduction, self.why_dtype = unit, measure, introduction, why_dtype
+        self.names: tuple[str, ...] = ()  # of the hyperparameters to show
+        self.path: Path | None = None
         self.bar: tqdm | None = None
+
+    def started(self, trainer: Trainer, run: RunFolder, data: Data) -> None:
+        """The run's first lines: what is trained on what, where, and where it is logged."""
+        hyper, settings = trainer.hyper, run.settings
+        self.names, self.path = hyper.changing, run.path
+        for line in self.introduction or [f"resuming at epoch {trainer.epoch}, weight step {trainer.train_step}"]:
+            say(line)
+        say(data.description)
+        weights = sum(weight.numel() for weight in trainer.task.model.parameters())
+        say(f"{weights:,} weights; tuned: {', '.join(hyper.columns) or 'nothing'}")
+        for schedule, names in changing_schedules(hyper).items():
+            say(f"{', '.join(names)}: {schedule}")
+        say(f"{settings['device']}, {settings['threads']} CPU threads, seed {settings['seed']}")
+        say(f"products in {settings['dtype']}, {self.why_dtype}")
+        say(f"logs in {run.path}")
 
     def update(self, status: Status) -> None:
         if self.bar is None or self.epoch != status.epoch:
@@ -50,6 +74,11 @@ class Screen:
         if self.names:
             say(textwrap.fill(in_words(self.names, row), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))
 
+    def ended(self, completed: bool) -> None:
+        self.close()
+        if not completed:
+            say("interrupted: evaluating the best model (Ctrl-C again to skip it); continue with --resume")
+
     def close(self) -> None:
         if self.bar is not None:
             self.values.close()
@@ -65,6 +94,25 @@ def shown(measure: str, value: float) -> str:
 def in_words(names: tuple[str, ...], values: Mapping[str, float]) -> str:
     """Names and values, short enough for a terminal of 80 columns: "alpha .050 dropo .123"."""
     return " ".join(f"{name.replace('dropout', 'drop')} {f'{values[name]:.3f}'.removeprefix('0')}" for name in names)
+
+
+def changing_schedules(hyper: Hyperparameters) -> dict[str, list[str]]:
+    """In words, each schedule that is not constant, and the hyperparameters that follow it."""
+    schedules = {}
+    for name in hyper.changing:
+        if name in hyper.schedules:
+            schedules.setdefault(str(hyper.schedules[name]), []).append(name)
+    return schedules
+
+
+def report(result: Result, where: str) -> None:
+    """A line on a result: "best model, in logs/…: valid loss 4.2500, ppl 70.11; test loss …"."""
+    splits = {"val": [], "test": []}
+    for name, value in result.measures.items():
+        split, _, measure = name.partition("_")
+        splits[split].append(RESULTS[measure].format(value))
+    words = "; ".join(f"{name} {', '.join(splits[split])}" for split, name in (("val", "valid"), ("test", "test")))
+    say(f"{'best model' if result.best else 'current model, as no epoch has ended yet'}, {where}: {words}")
 
 
 def say(line: str) -> None:

@@ -1,268 +1,220 @@
-"""From flags to a finished run: data, model, folder, training, result. Shared by all training scripts."""
+"""A training script: from the command line to a run, a new one, one that goes on, or one that is only evaluated."""
 
 import os
 import random
 import signal
-from argparse import Namespace
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import torch
 
-from stn.bilevel import Task
 from stn.errors import UserError
-from stn.hyperparameters import Hyperparameters, Tuned
+from stn.hyperparameters import Tuned
 from stn.kernels import precision
-from stn.kernels.memory import explaining_out_of_memory, keep_freed_memory
-from stn.runs.folder import SCHEDULE, RunFolder, provenance, read_checkpoint, read_settings
-from stn.schedules import Schedule
-from stn.scripts.options import INTERRUPTED, OneLineParser, exit_status, parse, unfit
-from stn.scripts.screen import Screen, say
-from stn.training import Settings, Trainer, final_result, load_model
+from stn.kernels.memory import keep_freed_memory
+from stn.runs.checkpoints import read_checkpoint
+from stn.runs.folder import SCHEDULE, RunFolder, read_settings
+from stn.runs.provenance import provenance
+from stn.scripts.course import evaluate_best, train
+from stn.scripts.declared import Sources, Values
+from stn.scripts.flags import Flag, parse
+from stn.scripts.options import INTERRUPTED, OneLineParser, exit_status, find
+from stn.scripts.screen import Screen, report
+from stn.scripts.settings import MACHINE, Data, Settings
 
 PARENT = "STN_PARENT"  # environment variable: the process that this one works for
-
-Sources = Mapping[str, Tuned | Schedule]
-
-
-class Data(Protocol):
-    """What is trained on. checksum: tells it from other data."""
-
-    checksum: str
-
-
-class Experiment(Protocol):
-    """What a family of scripts trains: its data, model and task, and where its runs lie."""
-
-    family: str  # the scripts' folder, which tells those of one name apart: "lstm", "cnn"
-    unit: str  # of what training goes through: "tokens", "images"
-    measure: str  # what the screen shows of a score: "ppl", "acc"
-    lengthening: ClassVar[set[str]]  # flags that let a finished run train longer
-    alterable: ClassVar[set[str]]  # flags that a resumed run may change, these among them: none alters a step
-
-    def device(self, args: Namespace) -> torch.device:
-        """The device that the flags ask for. Raises UserError where it is not there."""
-
-    def load(self, args: Namespace) -> tuple[Data, str]:
-        """A new run's data and what to call it; sets args.data to where it was found."""
-
-    def reload(self, args: Namespace) -> Data:
-        """The data that a run was started on."""
-
-    def locate(self, args: Namespace) -> str:
-        """Where the data that --data names lies."""
-
-    def task(self, args: Namespace, data: Any, num_hyper: int) -> Task:
-        """Model and task, on args.device; UserError where they do not fit into memory."""
-
-    def settings(self, args: Namespace, task: Any) -> Settings:
-        """The training loop's."""
-
-    def new_folder(self, args: Namespace) -> Path:
-        """Where a new run is to be logged."""
-
-    def find_run(self, args: Namespace, unfinished: bool) -> Path:
-        """The run that --resume names, or else the newest, of those unfinished if so asked."""
-
-    def model_file(self, args: Namespace) -> str | None:
-        """The name under which the best model is saved in the run's folder, if it is to be."""
-
-    def describe(self, data: Any) -> str:
-        """A line on the data."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """A training script; those of one experiment differ in where the hyperparameters' values come from.
+    """A training script; those of one family differ in where the hyperparameters' values come from.
 
-    parser: its command line. resolve: completes and checks the flags of a new run, in place, given the names of those
-    that were given. sources: each hyperparameter's source, from a run's settings.
+    settings: the family's. setting_flags: those of its flags that the script has; hyper_flags: its own, of
+    hyperparameters and their sources. course_flags: what is to be done, not how, such as --resume. constants: settings that the script has no flag for. resolve: completes and
+    checks the flags of a new run, given their values, and the names of those that were given. sources: each
+    hyperparameter's source, from the flags' values.
     """
 
-    parser: OneLineParser
-    resolve: Callable[[Namespace, set[str]], None]
-    sources: Callable[[Namespace], Sources]
-    experiment: Experiment
+    name: str
+    description: str
+    settings: type[Settings]
+    setting_flags: Sequence[Flag]
+    hyper_flags: Sequence[Flag]
+    course_flags: Sequence[Flag]
+    resolve: Callable[[dict[str, Any], set[str]], dict[str, Any]]
+    sources: Callable[[Values], Sources]
+    constants: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, argv: list[str] | None = None) -> int:
         """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
         hint = "a run that has begun to train continues with --resume"
-        return exit_status(self.parser.prog, lambda: self._run(argv), hint)
+        return exit_status(self.name, lambda: self._run(argv), hint)
 
     def _run(self, argv: list[str] | None) -> int:
         keep_freed_memory()
-        args, given = parse(self.parser, argv)
-        args.script = f"{self.experiment.family}/{self.parser.prog}"
-        if args.test:
-            return self.test(args, given)
-        if args.resume is not None:
-            return self.resume(args, given)
-        self.resolve(args, given)
-        return self.start(args)
+        given = self.parse(argv)
+        if "test" in given:
+            return self.test(given)
+        if "resume" in given:
+            return self.resume(given)
+        return self.start(given)
 
-    def start(self, args: Namespace) -> int:
-        """A new run, from its flags; the exit status."""
-        if args.seed is None:
-            args.seed = random.SystemRandom().randrange(2**32)
-        data, description = self.experiment.load(args)
-        device = self.experiment.device(args)
-        dtype, why = precision.choose(args.dtype, device)
-        settings = {
-            **{name: value for name, value in vars(args).items() if name not in ("resume", "overwrite", "test")},
+    @cached_property
+    def flags(self) -> dict[str, Flag]:
+        """Those that args.yaml records, by name."""
+        return {flag.name: flag for flag in (*self.hyper_flags, *self.setting_flags)}
+
+    @property
+    def path(self) -> str:
+        """Where the script lies, from the repository's root."""
+        return f"{self.settings.family}/{self.name}"
+
+    @property
+    def module(self) -> str:
+        """What `python -m` runs it by."""
+        return self.path.removesuffix(".py").replace("/", ".")
+
+    def parse(self, argv: Sequence[str] | None) -> dict[str, Any]:
+        """The values of the flags that were given, by name."""
+        parser = OneLineParser(prog=self.name, description=self.description)
+        return parse(parser, [*self.flags.values(), *self.course_flags], argv)
+
+    def defaults(self) -> dict[str, Any]:
+        return {flag.name: flag.default for flag in (*self.flags.values(), *self.course_flags)}
+
+    def make(self, values: Values) -> Settings:
+        """The settings that these values stand for."""
+        names = [*(flag.name for flag in self.setting_flags), *self.settings.DERIVED]
+        own = {name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names}
+        return self.settings(**self.constants, **own)
+
+    def prepare(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
+        """All values of a new run, and in words which data it is and why its type of number was chosen.
+
+        Raises UserError where flags cannot go together, or what they ask for is not there.
+        """
+        values = self.resolve({**self.defaults(), **given}, {*given})
+        data, description = self.settings.locate(values["data"])
+        device = self.settings.choose_device(values)
+        dtype, why = precision.choose(values["dtype"], device)
+        values |= {
+            "data": data,
             "device": str(device),
             "dtype": str(dtype).removeprefix("torch."),
-            "threads": args.threads or torch.get_num_threads(),
-            "data_checksum": data.checksum,
-            "ranges": {
-                name: [*source.range] for name, source in self.sources(args).items() if isinstance(source, Tuned)
-            },
-            "versions": provenance(),
+            "threads": values["threads"] or torch.get_num_threads(),
+            "seed": random.SystemRandom().randrange(2**32) if values["seed"] is None else values["seed"],
+            "data_checksum": None,
         }
-        torch.set_num_threads(settings["threads"])
-        torch.manual_seed(args.seed)
-        # Before the folder is made: what cannot be built should leave no trace.
-        overwrite, args = vars(args).get("overwrite", False), Namespace(**settings)
-        hyper, task = self.build(args, data)
-        with RunFolder.create(self.experiment.new_folder(args), settings, overwrite) as run:
-            if schedule := settings.get("load_schedule"):
+        return values, description, why
+
+    def start(self, given: Mapping[str, Any]) -> int:
+        """A new run; the exit status."""
+        values, description, why = self.prepare(given)
+        settings, sources = self.make(values), self.sources(values)
+        course = {flag.name for flag in self.course_flags}
+
+        def create(data: Data) -> RunFolder:
+            record = {
+                "script": self.path,
+                **{name: value for name, value in values.items() if name not in course},
+                "data_checksum": data.checksum,
+                "hyperparameters": list(sources),
+                "ranges": {name: [*source.range] for name, source in sources.items() if isinstance(source, Tuned)},
+                "versions": provenance(),
+            }
+            run = RunFolder.create(settings.new_folder(), record, values.get("overwrite", False))
+            if schedule := values.get("load_schedule"):
                 run.keep_schedule(Path(schedule))
-            self.introduce(description, data, hyper, task, run, why)
-            return self.train(args, hyper, task, run)
+            return run
 
-    def resume(self, args: Namespace, given: set[str]) -> int:
+        return self.train(settings, sources, create, [description], why)
+
+    def resume(self, given: Mapping[str, Any]) -> int:
         """Continue an unfinished run, or a finished one that may now train longer; the exit status."""
-        longer = given & self.experiment.lengthening
-        path = self.experiment.find_run(args, unfinished=not longer)
+        longer = [flag for flag in self.flags.values() if flag.lengthens]
+        lengthened = any(flag.name in given for flag in longer)
+        path = self.find_run(given, unfinished=not lengthened)
         with RunFolder.open(path) as run:
-            if run.status == "finished" and not longer:
-                flags = " or ".join(f"--{name}" for name in sorted(self.experiment.lengthening))
+            if run.status == "finished" and not lengthened:
+                flags = " or ".join(f"--{flag.name}" for flag in longer)
                 raise UserError(f"the run in {path} is finished: give more {flags} to train it on")
-            args = self.adopt(args, given, path)
-            torch.set_num_threads(args.threads)
-            data = self.reload(args)
-            hyper, task = self.build(args, data)
-            load_model(task, hyper, read_checkpoint(path))  # refuses another model's before the logs are cut back
-            state = run.load_checkpoint()
-            run.change_settings(
-                {name: value for name, value in vars(args).items() if name in self.experiment.alterable}
-            )
-            where = f"resuming at epoch {state['epoch']}, weight step {state['train_step']}"
-            self.introduce(where, data, hyper, task, run, "as before")
-            return self.train(args, hyper, task, run, state)
+            values = self.recorded(path, run.settings, given)
+            device = torch.device(values["device"])
+            if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+                raise UserError(f"the run used {device}, which is not here: resume it where there is such a GPU")
+            run.changes = {flag.name: values[flag.name] for flag in self.flags.values() if flag.may_change}
+            return self.train(self.make(values), self.sources(values), lambda _: run, [], "as before")
 
-    def test(self, args: Namespace, given: set[str]) -> int:
+    def test(self, given: Mapping[str, Any]) -> int:
         """Evaluate a run's best model without training or touching the run; the exit status."""
-        path = self.experiment.find_run(args, unfinished=False)
-        args = self.adopt(args, given, path)
-        args.device = str(self.experiment.device(args))
-        torch.set_num_threads(args.threads)
-        data = self.reload(args)
-        hyper, task = self.build(args, data)
-        state = read_checkpoint(path)
-        load_model(task, hyper, state["best"] or state)
-        report(final_result(task, hyper), f"{which_model(state['best'])}, of {path}")
+        path = self.find_run(given, unfinished=False)
+        values = self.recorded(path, read_settings(path), given)
+        values["device"] = str(self.settings.choose_device(values))
+        report(evaluate_best(self.make(values), self.sources(values), read_checkpoint(path)), f"of {path}")
         return 0
 
-    def build(self, args: Namespace, data: Data) -> tuple[Hyperparameters, Task]:
-        device = torch.device(args.device)
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(f"the run used {device}, which is not here: resume it where there is such a GPU")
-        precision.use_tensor_cores()
-        hyper = Hyperparameters(**self.sources(args)).to(device)
-        return hyper, self.experiment.task(args, data, hyper.num_tuned)
+    def train(
+        self,
+        settings: Settings,
+        sources: Sources,
+        run: Callable[[Data], RunFolder],
+        introduction: list[str],
+        why_dtype: str,
+    ) -> int:
+        """Train with a screen, until done or interrupted; the exit status."""
+        screen = Screen(settings.unit, settings.measure, introduction, why_dtype)
+        with Interrupt() as interrupt:
+            result = train(settings, sources, run, screen, interrupt.asked)
+        report(result, f"in {screen.path}")
+        return 0 if result.completed else INTERRUPTED
 
-    def reload(self, args: Namespace) -> Data:
-        """The data that a run was started on. Raises UserError where it has changed."""
-        data = self.experiment.reload(args)
-        if data.checksum != args.data_checksum:
-            raise UserError(f"{args.data} does not hold what the run was started on: restore it, or start a new run")
-        return data
+    def find_run(self, given: Mapping[str, Any], unfinished: bool) -> Path:
+        """The run that --resume names, or else the newest, of those unfinished if so asked."""
+        if given.get("resume"):
+            return find(given["resume"], "the run")
+        return self.settings.newest_run({**self.defaults(), **given}, unfinished)
 
-    def adopt(self, args: Namespace, given: set[str], path: Path) -> Namespace:
-        """The settings of the run that goes on, with what may change taken from the flags that were given.
+    def recorded(self, path: Path, record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """The flags' values as a run's args.yaml records them, but for those that were given and may change.
 
-        Raises UserError that names every other flag given with another value than the run's.
+        Raises UserError where the run is another script's, its settings are not possible, or a flag was given that may
+        not change.
         """
-        settings = read_settings(path)
         if "overwrite" in given:
             raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
-        unchanging = self.experiment.alterable | {"resume", "overwrite", "test"}
-        needed = {*vars(args), "device", "dtype", "data_checksum"} - unchanging
-        if (script := str(settings.get("script", args.script))) != args.script:
+        if (script := str(record.get("script", self.path))) != self.path:
             remedy = "go on with that" if "/" in script else "it is of another version, start a new run"
-            raise UserError(f"the run is one of {script}, not of {args.script}: {remedy}")
-        if missing := sorted(needed - settings.keys()):
+            raise UserError(f"the run is one of {script}, not of {self.path}: {remedy}")
+        fixed = [flag for flag in self.flags.values() if not flag.may_change]
+        needed = {*(flag.name for flag in fixed), *self.settings.DERIVED}
+        if missing := sorted(needed - record.keys()):
             raise UserError(
                 f"the run's args.yaml lacks {', '.join(missing[:3])}{', …' if missing[3:] else ''}: it is of another "
                 "version, start a new run"
             )
-        if settings["dtype"] not in precision.TYPES:
-            raise UserError(f"the run computes in {settings['dtype']}, which this version does not: start a new run")
-        if (name := unfit(self.parser, settings)) or not is_device(settings[name := "device"]):
-            raise UserError(f"the run's args.yaml says {name}: {settings[name]!r}: mend it, or start a new run")
-        if "data" in given:
-            args.data = self.experiment.locate(args)
-        free = self.experiment.alterable | {"resume", "test", "data"}
+        if record["dtype"] not in precision.TYPES:
+            raise UserError(f"the run computes in {record['dtype']}, which this version does not: start a new run")
+        values = {**self.defaults(), **record}
+        impossible = [name for name, flag in self.flags.items() if not flag.accepts(values[name])]
+        if impossible += [] if is_device(record["device"]) else ["device"]:
+            name = impossible[0]
+            raise UserError(f"the run's args.yaml says {name}: {values[name]!r}: mend it, or start a new run")
         differing = [
-            f"--{name} {getattr(args, name)} (the run has {settings[name]})"
-            for name in sorted(given - free)
-            if getattr(args, name) != settings[name]
+            f"--{flag.name} {given[flag.name]} (the run has {record[flag.name]})"
+            for flag in sorted(fixed, key=lambda flag: flag.name)
+            if flag.name in given and flag.name != "data" and given[flag.name] != record[flag.name]
         ]
         if differing:
             raise UserError(f"cannot continue with {', '.join(differing)}: leave that out, or start a new run")
-        changes = {name: getattr(args, name) for name in given & (self.experiment.alterable | {"data"})}
-        if settings.get("load_schedule"):
-            changes["load_schedule"] = str(path / SCHEDULE)
-        defaults = {name: value for name, value in vars(args).items() if name in self.experiment.alterable}
-        return Namespace(**{**defaults, **settings, **changes})
-
-    def introduce(
-        self, description: str, data: Data, hyper: Hyperparameters, task: Task, run: RunFolder, why_dtype: str
-    ) -> None:
-        """The run's first lines: what is trained on what, where, and where it is logged."""
-        weights = sum(weight.numel() for weight in task.model.parameters())
-        settings = run.settings
-        say(description)
-        say(self.experiment.describe(data))
-        say(f"{weights:,} weights; tuned: {', '.join(hyper.columns) or 'nothing'}")
-        for schedule, names in changing_schedules(hyper).items():
-            say(f"{', '.join(names)}: {schedule}")
-        say(f"{settings['device']}, {settings['threads']} CPU threads, seed {settings['seed']}")
-        say(f"products in {settings['dtype']}, {why_dtype}")
-        say(f"logs in {run.path}")
-
-    def train(
-        self, args: Namespace, hyper: Hyperparameters, task: Task, run: RunFolder, state: dict | None = None
-    ) -> int:
-        """Train, from a checkpoint's state if given, and leave the best model's result; the exit status."""
-        screen = Screen(hyper.changing, self.experiment.unit, self.experiment.measure)
-        interrupt = Interrupt()
-        try:
-            with interrupt, explaining_out_of_memory("out of memory: start a run of a smaller model or --batch_size"):
-                settings = self.experiment.settings(args, task)
-                trainer = Trainer(task, hyper, settings, run, screen, stop=interrupt.asked)
-                if state is not None:
-                    trainer.load_state_dict(state)
-                completed = trainer.train()
-            screen.close()
-            if not completed:
-                say("interrupted: evaluating the best model (Ctrl-C again to skip it); continue with --resume")
-            trainer.load_best()
-            if file := self.experiment.model_file(args):
-                run.save_model({"model": task.model.state_dict(), "hyper": hyper.state_dict()}, file)
-            result = final_result(task, hyper)
-            run.write_result(result)
-        except BaseException as error:
-            screen.close()
-            with suppress(UserError):
-                run.mark("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
-        run.mark("finished" if completed else "interrupted")
-        report(result, f"{which_model(trainer.best)}, in {run.path}")
-        return 0 if completed else INTERRUPTED
+        values |= {name: value for name, value in given.items() if name in self.flags and self.flags[name].may_change}
+        if "data" in given:
+            values["data"], _ = self.settings.locate(given["data"])
+        if values.get("load_schedule"):
+            values["load_schedule"] = str(path / SCHEDULE)
+        return values
 
 
 def is_device(name: object) -> bool:
@@ -272,28 +224,28 @@ def is_device(name: object) -> bool:
         return False
 
 
-def which_model(best: Mapping | None) -> str:
-    return "best model" if best else "current model, as no epoch has ended yet"
-
-
 class Interrupt:
-    """Within its context the first Ctrl-C asks for a stop, and a second one stops at once.
+    """Within its context, and from the first time that it is asked, the first Ctrl-C asks for a stop.
 
-    So does the end of the process that PARENT names, if any, which then cannot pass a Ctrl-C on.
+    A second one stops at once. So does the end of the process that PARENT names, if any, which then cannot pass a
+    Ctrl-C on.
     """
 
     def __init__(self):
-        self._asked = False
+        self._asked, self._previous = False, None
 
     def asked(self) -> bool:
+        if self._previous is None:
+            self._previous = signal.signal(signal.SIGINT, self._ask)
         parent = os.environ.get(PARENT)
         return self._asked or (parent is not None and parent != str(os.getppid()))
 
-    def __enter__(self) -> None:
-        self._previous = signal.signal(signal.SIGINT, self._ask)
+    def __enter__(self) -> "Interrupt":
+        return self
 
     def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
 
     def _ask(self, *_: object) -> None:
         self._asked = True
@@ -309,24 +261,22 @@ def choose_device(use_cuda: bool, gpu: int = 0) -> torch.device:
     return torch.device("cuda", gpu)
 
 
-def changing_schedules(hyper: Hyperparameters) -> dict[str, list[str]]:
-    """In words, each schedule that is not constant, and the hyperparameters that follow it."""
-    schedules = {}
-    for name in hyper.changing:
-        if name in hyper.schedules:
-            schedules.setdefault(str(hyper.schedules[name]), []).append(name)
-    return schedules
-
-
-def report(result: Mapping[str, float], what: str) -> None:
-    """A line on a result: "best model: valid loss 4.2500, ppl 70.11; test loss …"."""
-    scores = {"valid": [], "test": []}
-    for name, value in result.items():
-        split, _, measure = name.partition("_")
-        scores["valid" if split == "val" else split].append(in_words(measure, value))
-    splits = [f"{split} {', '.join(words)}" for split, words in scores.items()]
-    say(f"{what}: {'; '.join(splits)}")
-
-
-def in_words(measure: str, value: float) -> str:
-    return {"loss": f"loss {value:.4f}", "ppl": f"ppl {value:.2f}", "acc": f"accuracy {value:.2%}"}[measure]
+def resume_flags(newest: str, setting_flags: Sequence[Flag]) -> list[Flag]:
+    """--resume and --test. newest: which run is taken where none is named."""
+    may_differ = ", ".join(f"--{flag.name}" for flag in setting_flags if flag.may_change)
+    return [
+        Flag(
+            "resume",
+            f"continue an unfinished run (default: {newest}); only {may_differ} may differ",
+            str,
+            default=None,
+            metavar="FOLDER",
+            group=MACHINE,
+            optional=True,
+        ),
+        Flag(
+            "test",
+            f"train nothing: evaluate the best model of a run (--resume FOLDER; default: {newest})",
+            group=MACHINE,
+        ),
+    ]

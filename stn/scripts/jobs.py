@@ -1,47 +1,41 @@
-"""Training runs as processes: started, continued or found finished, several at once."""
+"""Runs of training scripts as processes: started, continued or found finished, several at once."""
 
 import math
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pandas
 
-from lstm import train, train_basic
-from stn.datasets.text import load_corpus
 from stn.errors import UserError
 from stn.runs.folder import newest_run, read_settings, read_status, wait_until_free
-from stn.scripts import options
 from stn.scripts.options import INTERRUPTED, ROOT
 from stn.scripts.screen import say
 from stn.scripts.script import PARENT, Script
 
-TRAIN, TRAIN_BASIC = train.SCRIPT, train_basic.SCRIPT
 PATIENCE = 30.0  # seconds that a killed process's orphan gets to let go of its run
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run on a corpus, in logs/<save_dir>, under a prefix if any.
+    """A run of a training script.
 
-    flags: gives what the run is started with, once the jobs in `needs` are finished. threads: how many CPU threads a
-    new run gets; one that is continued keeps its own.
+    place: values of the flags that say where the run lies and on what data, by name. flags: gives what else the run is
+    started with, once the jobs in `needs` are finished. threads: how many CPU threads a new run gets; one that is
+    continued keeps its own.
     """
 
     name: str
     script: Script
-    save_dir: str
-    data: Path
+    place: Mapping[str, str]
     flags: Callable[[], list[str]]
-    prefix: str | None = None
     threads: int = 1
     needs: tuple[str, ...] = ()
 
@@ -49,7 +43,7 @@ class Job:
     def path(self) -> Path | None:
         """The newest run that is there, if any."""
         try:
-            return newest_run(ROOT / "logs" / self.save_dir, self.prefix)
+            return self.script.find_run(self.place, unfinished=False)
         except UserError:
             return None
 
@@ -62,32 +56,28 @@ class Job:
 
         Raises UserError where the run that is there has other settings.
         """
-        module = [sys.executable, "-m", f"lstm.{Path(self.script.parser.prog).stem}"]
-        flags, path = self.flags(), self.path
-        where = [
-            "--data",
-            str(self.data),
-            "--save_dir",
-            self.save_dir,
-            *(["--prefix", self.prefix] if self.prefix else []),
-        ]
-        start = [*module, *flags, *where, "--threads", str(self.threads), "--overwrite"]
+        module = [sys.executable, "-m", self.script.module]
+        path = self.path
+        start = [*module, *self.new_flags(), "--threads", str(self.threads), "--overwrite"]
         if overwrite or path is None:
             return start
-        self.refuse_other_settings(path, flags)
+        self.refuse_other_settings(path)
         if read_status(path) == "finished":
             return None
         wait_until_free(path, PATIENCE)
         return [*module, "--resume", str(path)] if (path / "checkpoint.pt").exists() else start
 
-    def refuse_other_settings(self, path: Path, flags: list[str]) -> None:
-        """Raise UserError where a run was not made with these flags, on this corpus and schedule."""
-        args, given = options.parse(self.script.parser, flags)
-        self.script.resolve(args, given)
-        wanted = {name: getattr(args, name) for name in given - {"load_schedule"}}
-        wanted["data_checksum"] = corpus_checksum(self.data)
-        if "schedule_checksum" in args:
-            wanted["schedule_checksum"] = args.schedule_checksum
+    def new_flags(self) -> list[str]:
+        return [*self.flags(), *(word for name, value in self.place.items() for word in (f"--{name}", value))]
+
+    def refuse_other_settings(self, path: Path) -> None:
+        """Raise UserError where a run was not made with these flags, on this data and schedule."""
+        given = self.script.parse(self.new_flags())
+        values, _, _ = self.script.prepare(given)
+        wanted = {name: values[name] for name in given.keys() - self.place.keys() - {"load_schedule"}}
+        wanted["data_checksum"] = self.script.make(values).load().checksum
+        if "schedule_checksum" in values:
+            wanted["schedule_checksum"] = values["schedule_checksum"]
         settings = read_settings(path)
         other = [name for name, value in sorted(wanted.items()) if settings.get(name) != value]
         if other:
@@ -134,11 +124,6 @@ class Job:
         if any(map(math.isnan, row)):
             raise UserError(f"{self.path}/result.csv is cut off: remove that folder and start again")
         return row
-
-
-@cache
-def corpus_checksum(folder: Path) -> str:
-    return load_corpus(folder).checksum
 
 
 def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Callable[[], None] = lambda: None) -> None:

@@ -1,0 +1,238 @@
+"""What the image-classification scripts are set by, and what they train: image sets and a convolutional network.
+
+Flags, short names and defaults are the published ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cnn.models import MODELS
+from cnn.task import ImageClassification
+from stn.datasets import builtin_images, images
+from stn.datasets.images import ImageSets
+from stn.errors import UserError
+from stn.files import explaining_os_errors
+from stn.hyperparameters import Hyperparameters
+from stn.kernels.memory import explaining_out_of_memory
+from stn.learning_rates import NonMonotonicDecay
+from stn.methods import STN
+from stn.recorder import Progress, Recorder
+from stn.runs.folder import RunFolder, read_status
+from stn.scripts.declared import Values
+from stn.scripts.flags import flag
+from stn.scripts.options import (
+    ROOT,
+    find,
+    fraction,
+    named,
+    nonnegative,
+    nonnegative_int,
+    one_of,
+    positive,
+    positive_int,
+    rate,
+)
+from stn.scripts.script import choose_device
+from stn.scripts.settings import MACHINE, Settings
+from stn.training import Plan, Trainer
+
+CIFAR10 = ROOT / "data" / "cifar10"
+BUILTIN = "builtin"
+LONGEST_LABEL = 150  # characters of a folder's name that tell a run's flags
+TRAINING, TUNING = "model and training", "self-tuning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(Settings):
+    """Of cnn/hypertrain.py and cnn/train_basic.py. Raises UserError for a learning rate at which training stops.
+
+    min_lr: training stops below it. label: tells the run's flags in its folder's name.
+    """
+
+    family = "cnn"
+    unit = "images"
+    measure = "acc"
+    DERIVED = (*Settings.DERIVED, "label")
+
+    model: str = flag("alexnet", "the network", one_of(*MODELS), group=TRAINING)
+    batch_size: int = flag(128, "images in a mini-batch", positive_int, aliases=("-bsz",), metavar="N", group=TRAINING)
+    total_epochs: int = flag(
+        500,
+        "epochs, warm-up included",
+        positive_int,
+        aliases=("-totep",),
+        metavar="N",
+        group=TRAINING,
+        may_change=True,
+        lengthens=True,
+    )
+    train_lr: float = flag(
+        0.01, "learning rate of the weights' SGD", positive, aliases=("-tlr",), metavar="LR", group=TRAINING
+    )
+    momentum: float = flag(0.9, "momentum of the weights' SGD", rate, aliases=("-mom",), group=TRAINING)
+    lr_decay: float = flag(0.1, "factor of the learning rate when it decays", fraction, group=TRAINING)
+    milestones: tuple[int, ...] = flag(
+        [], "decay the learning rate after these epochs too", positive_int, metavar="EPOCH", group=TRAINING, many=True
+    )
+
+    warmup_epochs: int = flag(
+        5,
+        "epochs before the hyperparameters start to train",
+        nonnegative_int,
+        aliases=("-wupep",),
+        metavar="N",
+        group=TUNING,
+    )
+    valid_lr: float = flag(
+        3e-3, "learning rate of the hyperparameters' Adam", positive, aliases=("-vlr",), metavar="LR", group=TUNING
+    )
+    tune_scales: bool = flag(False, "tune the scales of the perturbation too", aliases=("-tscl",), group=TUNING)
+    scale_lr: float = flag(
+        3e-3, "learning rate of the scales' Adam", positive, aliases=("-slr",), metavar="LR", group=TUNING
+    )
+    train_steps: int = flag(2, "weight steps in a row", positive_int, aliases=("-tstep",), metavar="N", group=TUNING)
+    valid_steps: int = flag(
+        1, "hyperparameter steps in a row", positive_int, aliases=("-vstep",), metavar="N", group=TUNING
+    )
+    entropy_weight: float = flag(
+        1e-5,
+        "weight of the perturbation's entropy, with --tune_scales",
+        nonnegative,
+        aliases=("-ewt",),
+        metavar="X",
+        group=TUNING,
+    )
+
+    data: str = flag(
+        None,
+        "folder of CIFAR-10's binary files, or 'builtin' for the built-in images "
+        "(default: data/cifar10, and where that is absent the built-in images)",
+        named,
+        metavar="FOLDER",
+        group=MACHINE,
+    )
+    percent_valid: float = flag(
+        0.2,
+        "fraction of the training images that validate, the last of the file",
+        positive,
+        aliases=("-pval",),
+        metavar="FRACTION",
+        group=MACHINE,
+    )
+    no_cuda: bool = flag(False, "use the CPU even where there is a GPU", group=MACHINE)
+    save: bool = flag(False, "keep the best model as model.pt; all else is logged in any case", group=MACHINE)
+    log_interval: int = flag(
+        50, "steps that a log entry is the mean of", positive_int, metavar="N", group=MACHINE, may_change=True
+    )
+    logdir: str = flag("logs", "folder of all runs", str, group=MACHINE)
+    dir: str = flag("hyper-training", "folder in --logdir", str, group=MACHINE)
+    subdir: str = flag("", "folder in --dir (default: the date)", str, group=MACHINE)
+    label: str
+    min_lr: float = 1e-5  # as published, of hypertrain.py
+
+    def __post_init__(self):
+        if self.train_lr < self.min_lr:
+            raise UserError(f"--train_lr {self.train_lr:g} is below {self.min_lr:g}, where training stops: raise it")
+
+    @classmethod
+    def choose_device(cls, values: Values) -> torch.device:
+        return choose_device(not values["no_cuda"])
+
+    @classmethod
+    def locate(cls, data: str | None) -> tuple[str, str]:
+        if data is None and not CIFAR10.exists():
+            return BUILTIN, "no data/cifar10 (./getdata.sh cifar10 fetches it): using the built-in images"
+        if data == BUILTIN:
+            return BUILTIN, "built-in images"
+        folder = find(data, "--data") if data else CIFAR10
+        return str(folder), f"CIFAR-10 in {folder}"
+
+    @classmethod
+    def newest_run(cls, values: Values, unfinished: bool) -> Path:
+        parent = _parent(values["logdir"], values["dir"], values["subdir"])
+        with explaining_os_errors(parent, "read"):
+            settings = sorted(parent.glob("**/args.yaml"), key=lambda file: file.stat().st_mtime)
+        runs = [file.parent for file in settings if not unfinished or read_status(file.parent) != "finished"]
+        if not runs:
+            kind = "no unfinished run" if unfinished else "no run"
+            raise UserError(f"there is {kind} in {parent}: check --logdir and the folders in it, or name the run's")
+        return runs[-1]
+
+    def new_folder(self) -> Path:
+        name = f"{self.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"
+        folder = _parent(self.logdir, self.dir, self.subdir) / name
+        others = (folder.with_name(f"{name}_{number}") for number in count(2))
+        with explaining_os_errors(folder):
+            return next(path for path in chain([folder], others) if not path.exists())
+
+    def load(self) -> ImageSets:
+        if self.data == BUILTIN:
+            (train, test), classes = builtin_images.builtin_images(), builtin_images.CLASSES
+        else:
+            (train, test), classes = images.load_cifar10(find(self.data, "--data")), images.CIFAR10_CLASSES
+        sets = images.load_image_sets(train, test, self.percent_valid, classes)
+        for name, split, change in (("training", sets.train, "lower"), ("validation", sets.valid, "raise")):
+            if self.batch_size > len(split):
+                cause = f"--batch_size {self.batch_size} is more than the {len(split)} {name} images"
+                raise UserError(f"{cause}: lower it, or {change} --percent_valid")
+        return sets
+
+    def task(self, data: ImageSets, num_hyper: int) -> ImageClassification:
+        with explaining_out_of_memory("model and images do not fit into memory: try --model small"):
+            model = MODELS[self.model](num_hyper, getattr(torch, self.dtype)).to(self.device)
+            return ImageClassification(model, data, self.batch_size, self.device)
+
+    def trainer(
+        self,
+        task: ImageClassification,
+        hyper: Hyperparameters,
+        run: RunFolder,
+        progress: Progress,
+        stop: Callable[[], bool],
+    ) -> Trainer:
+        method = STN(
+            task.model,
+            hyper,
+            lr=self.train_lr,
+            momentum=self.momentum,
+            hyper_lr=self.valid_lr,
+            tune_scales=self.tune_scales,
+            scale_lr=self.scale_lr,
+            entropy_weight=self.entropy_weight,
+        )
+        divisor = 1 / self.lr_decay
+        learning_rate = NonMonotonicDecay(self.train_lr, divisor, self.nonmono, self.milestones, self.min_lr)
+        recorder = Recorder(task, hyper, run, progress, self.log_interval, self.log_interval, average=True)
+        _, steps_of_an_epoch = task.position
+        warmup_steps = self.warmup_epochs * steps_of_an_epoch
+        plan = Plan(
+            self.total_epochs, warmup_steps, self.train_steps, self.valid_steps, self.patience, self.checkpoint_seconds
+        )
+        return Trainer(task, hyper, method, learning_rate, recorder, plan, stop)
+
+    @property
+    def model_file(self) -> str | None:
+        return "model.pt" if self.save else None
+
+
+def _parent(logdir: str, folder: str, subdir: str) -> Path:
+    """The folder of the runs, or of their subfolders where none is given; a relative one lies under the root."""
+    return ROOT / logdir / folder / subdir
+
+
+def name_run(values: dict[str, Any], given: set[str]) -> None:
+    """What a new run's folder is called, noted in `values`: its subfolder by the date unless given, itself by the flags."""
+    values["subdir"] = values["subdir"] or f"{date.today():%Y%m%d}"
+    placing = {"logdir", "dir", "subdir", "data", "threads"}
+    words = []
+    for name in sorted(given - placing):
+        value = str(values[name])
+        short = value != "True" and value.replace(".", "").replace("-", "").isalnum()
+        words.append(f"{name}{value}" if short else name)
+    values["label"] = "_".join(words) or "no_args"

@@ -1,0 +1,50 @@
+"""The seven hyperparameters of the language model, declared once: flags, sources, replays and figures follow."""
+
+import math
+
+from stn.scripts.declared import Declared, Values
+from stn.scripts.flags import Flag
+from stn.scripts.options import nonnegative, rate
+
+GROUP = "regularization"
+
+
+def _declared(name: str, label: str, high: float, per_example: bool) -> Declared:
+    return Declared(label, (0.0, high), (0.0, high), tune=f"tune_{name}", start=name, fix=name, per_example=per_example)
+
+
+# In the published order. Those that act on shared weights, or on the loss as a whole, are shared by a mini-batch.
+TABLE = {
+    "alpha": _declared("alpha", "activation regularization", math.inf, per_example=False),
+    "beta": _declared("beta", "temporal activation regularization", math.inf, per_example=False),
+    "dropouto": _declared("dropouto", "output dropout", 1.0, per_example=True),
+    "dropouti": _declared("dropouti", "input dropout", 1.0, per_example=True),
+    "dropouth": _declared("dropouth", "hidden dropout", 1.0, per_example=True),
+    "dropoute": _declared("dropoute", "embedding dropout", 1.0, per_example=False),
+    "wdrop": _declared("wdrop", "DropConnect", 1.0, per_example=False),
+}
+
+
+def is_rate(name: str) -> bool:
+    """Whether a hyperparameter is a dropout rate, rather than a penalty's coefficient."""
+    return TABLE[name].range[1] == 1.0
+
+
+def value_flags() -> list[Flag]:
+    """--dropouto and the like: where a hyperparameter starts, or stays."""
+    return [
+        Flag(name, declared.label, rate, 0.05, group=GROUP)
+        if is_rate(name)
+        else Flag(name, declared.label, nonnegative, 0.0, group=GROUP)
+        for name, declared in TABLE.items()
+    ]
+
+
+def chosen(values: Values, kind: str) -> list[str]:
+    """The hyperparameters whose --tune_… or --perturb_… flags are set, by kind "tune" or "perturb"."""
+    return [name for name in TABLE if values[f"{kind}_{name}"]]
+
+
+def choice_flags(kind: str, what: str, group: str) -> list[Flag]:
+    """A switch --tune_… or --perturb_… for each hyperparameter; what: its help, with {} for the hyperparameter."""
+    return [Flag(f"{kind}_{name}", what.format(declared.label), group=group) for name, declared in TABLE.items()]

@@ -1,0 +1,189 @@
+"""What is kept of a run's steps: numbers gathered on the device, checked, logged and shown."""
+
+import math
+import time
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from stn.bilevel import MeanScore, Score, Step, Task
+from stn.errors import UserError
+from stn.hyperparameters import Hyperparameters
+from stn.runs.folder import RunFolder
+
+FETCHED_STEPS = 10  # how many steps' numbers are fetched from the device at once
+
+
+class Status(NamedTuple):
+    """How far a run is. position, length: weight steps of this epoch, done and in all.
+
+    score: the training's, of this epoch so far. speed: targets per second. values: by hyperparameter.
+    """
+
+    epoch: int
+    position: int
+    length: int
+    score: Score
+    speed: float
+    values: dict[str, float]
+
+
+class Progress(Protocol):
+    """Who shows how training goes."""
+
+    def update(self, status: Status) -> None:
+        """Some steps were taken."""
+
+    def epoch_ended(self, row: dict[str, float], best: bool) -> None:
+        """row: what epoch.csv says of it. best: it has the lowest validation loss so far."""
+
+
+class Diverged(UserError):
+    """A loss or gradient became infinite or not a number."""
+
+
+class _Record(NamedTuple):
+    kind: str  # "train" or "valid"
+    global_step: int
+    train_step: int
+    time: float
+    targets: int
+    ends_epoch: bool
+    has_accuracy: bool
+    numbers: Tensor  # on the device: loss, penalty, health, accuracy, entropy, then the hyperparameters' log values
+
+
+class Recorder:
+    """Writes a run's tables and TensorBoard scalars, and tells `progress`.
+
+    train_interval, valid_interval: how many steps of a kind lie between two log entries. average: log the means over
+    these intervals, of both kinds of step; otherwise the values of each such hyperparameter step.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        hyper: Hyperparameters,
+        run: RunFolder,
+        progress: Progress,
+        train_interval: int = 1,
+        valid_interval: int = 1,
+        average: bool = False,
+    ):
+        self.task, self.hyper, self.run, self.progress = task, hyper, run, progress
+        self.intervals = {"train": train_interval, "valid": valid_interval}
+        self.average = average
+        self.epoch_score, self.ended_score = MeanScore(), MeanScore()  # of this epoch, and of the one just ended
+        self.since_log = {"train": MeanScore(), "valid": MeanScore()}
+        self.pending: list[_Record] = []
+        # Every hyperparameter's value and the scales, by name, as of the last step fetched.
+        self.values = dict(zip(hyper.log_names, hyper.log_values().tolist(), strict=True))
+        self.elapsed_before, self.started = 0.0, time.perf_counter()
+        self.epoch_started = self.epoch_seconds = 0.0  # when the epoch started to train, how long the last one did
+
+    @property
+    def elapsed(self) -> float:
+        """Wall-clock seconds of training, over all the processes that had a part in this run."""
+        return self.elapsed_before + time.perf_counter() - self.started
+
+    def step(self, kind: str, step: Step, global_step: int, train_step: int, ends_epoch: bool = False) -> None:
+        """Keep a step's numbers on the device until some have gathered, so that steps do not wait for it.
+
+        kind: "train" or "valid". global_step, train_step: steps of both kinds and weight steps, this one included.
+        """
+        has_accuracy = step.accuracy is not None
+        accuracy = step.accuracy if has_accuracy else step.data.new_zeros(())
+        entropy = self.hyper.entropy().detach()
+        scalars = torch.stack([step.data, step.penalty, step.health, accuracy, entropy])
+        numbers = torch.cat([scalars, self.hyper.log_values()])
+        steps = global_step, train_step
+        self.pending.append(_Record(kind, *steps, self.elapsed, step.targets, ends_epoch, has_accuracy, numbers))
+        if len(self.pending) >= FETCHED_STEPS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Fetch the pending steps' numbers, check, log and show them. Raises Diverged where they are not finite."""
+        if not self.pending:
+            return
+        records, self.pending = self.pending, []
+        for record, numbers in zip(records, torch.stack([r.numbers for r in records]).tolist(), strict=True):
+            loss, penalty, health, accuracy, entropy, *values = numbers
+            if not math.isfinite(health):
+                raise self.diverged(record.kind, loss, record.global_step)
+            self.values = dict(zip(self.hyper.log_names, values, strict=True))
+            score = Score(loss, accuracy if record.has_accuracy else None)
+            self.since_log[record.kind].add(score, record.targets)
+            if record.kind == "train":
+                self.epoch_score.add(score, record.targets)
+            if record.ends_epoch:
+                self.ended_score, self.epoch_score = self.epoch_score, MeanScore()
+                self.epoch_seconds = record.time - self.epoch_started
+            steps = record.train_step if record.kind == "train" else record.global_step - record.train_step
+            if steps % self.intervals[record.kind] == 0:
+                self._log_step(record, score, penalty, entropy)
+        self._show_progress()
+
+    def epoch(self, score: Score, global_step: int, lr: float, best: bool) -> None:
+        """Log the epoch that has just ended, with its validation score."""
+        train, valid = self.ended_score.mean().measures(), score.measures()
+        row = {
+            "epoch": self.task.epochs - 1,
+            "time": self.elapsed,
+            **{f"{split}_{name}": of[name] for name in valid for split, of in (("train", train), ("val", valid))},
+            **self.values,
+            "lr": lr,
+        }
+        self.run.log("epoch", row)
+        scalars = {f"epoch/{name}": value for name, value in row.items() if name not in ("epoch", "time")}
+        scalars["epoch/targets_per_second"] = self.ended_score.targets / self.epoch_seconds
+        self.run.scalars(global_step, scalars)
+        self.progress.epoch_ended(row, best)
+        self.epoch_started = self.elapsed
+
+    def diverged(self, kind: str, loss: float, step: int) -> Diverged:
+        """The error that ends a run whose loss or gradient is not finite."""
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
+        return Diverged(
+            f"the {kind} loss or its gradient is not finite at step {step} (loss {loss:g}; {values}): start anew with "
+            f"a lower learning rate or a smaller gradient clip; the best model so far is in {self.run.path}"
+        )
+
+    def state_dict(self) -> dict:
+        """Call `flush` first: pending steps are no part of it."""
+        scores = {name: vars(score) for name, score in self._scores().items()}
+        return {"scores": scores, "elapsed": self.elapsed, "epoch_started": self.epoch_started}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, score in state["scores"].items():
+            vars(self._scores()[name]).update(score)
+        self.elapsed_before, self.started = state["elapsed"], time.perf_counter()
+        self.epoch_started = state["epoch_started"]
+
+    def _scores(self) -> dict[str, MeanScore]:
+        return {"epoch": self.epoch_score, "ended epoch": self.ended_score, **self.since_log}
+
+    def _log_step(self, record: _Record, score: Score, penalty: float, entropy: float) -> None:
+        scalars = {f"step_{name}": value for name, value in score.measures().items()} | {"step_penalty": penalty}
+        self.run.scalars(record.global_step, {f"{record.kind}/{name}": value for name, value in scalars.items()})
+        if record.kind == "valid" or not self.hyper.num_tuned:
+            self.run.scalars(record.global_step, {f"hyper/{name}": value for name, value in self.values.items()})
+        if self.average:
+            self._log_average(record, entropy)
+        elif record.kind == "valid":
+            steps = {"global_step": record.global_step, "time": record.time}
+            values = {name: self.values[name] for name in self.hyper.names}
+            self.run.log("val", {**steps, **values, "train_step": record.train_step})
+
+    def _log_average(self, record: _Record, entropy: float) -> None:
+        """A row of the table of the step's kind: the mean since the row before, and of "valid" the hyperparameters."""
+        score, self.since_log[record.kind] = self.since_log[record.kind].mean(), MeanScore()
+        row = {"global_step": record.global_step, "time": record.time, **score.measures()}
+        if record.kind == "valid":
+            row |= {"entropy": entropy, **self.values}
+        self.run.log(record.kind, {**row, "train_step": record.train_step})
+
+    def _show_progress(self) -> None:
+        speed = self.epoch_score.targets / (self.elapsed - self.epoch_started)
+        score = self.epoch_score.mean()
+        self.progress.update(Status(self.task.epochs, *self.task.position, score, speed, self.values))

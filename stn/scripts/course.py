@@ -1,0 +1,100 @@
+"""A training run from beginning to end: the function that every script, and whoever else trains, calls."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import NamedTuple, Protocol
+
+import torch
+
+from stn.bilevel import Task
+from stn.errors import UserError
+from stn.hyperparameters import Hyperparameters
+from stn.kernels import precision
+from stn.kernels.memory import explaining_out_of_memory
+from stn.recorder import Progress
+from stn.runs.checkpoints import read_checkpoint
+from stn.runs.folder import RunFolder
+from stn.scripts.declared import Sources
+from stn.scripts.settings import Data, Settings
+from stn.training import Trainer, final_result, load_model
+
+
+class RunProgress(Progress, Protocol):
+    """Who shows a run from its start to its end."""
+
+    def started(self, trainer: Trainer, run: RunFolder, data: Data) -> None:
+        """Training begins, or goes on where its counters stand."""
+
+    def ended(self, completed: bool) -> None:
+        """Training has ended, early unless completed; the best model is evaluated next."""
+
+    def close(self) -> None:
+        """Nothing more is to be shown, after success or failure."""
+
+
+class Result(NamedTuple):
+    """measures: the best model's, on validation and test. completed: training was not stopped early.
+
+    best: an epoch has ended, so that there is a best model; otherwise the measures are of the current one.
+    """
+
+    measures: dict[str, float]
+    completed: bool
+    best: bool
+
+
+def train(
+    settings: Settings,
+    sources: Sources,
+    run: Callable[[Data], RunFolder],
+    progress: RunProgress,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train, from the run's checkpoint where it has one, and leave the best model's result in its folder.
+
+    sources: where each hyperparameter's values come from. run: opens the run's folder, given the data; it is called
+    when all is built, so that a run that cannot be built leaves no trace. stop: as for `Trainer`.
+    """
+    data, hyper, task = build(settings, sources)
+    with run(data) as folder:
+        try:
+            with explaining_out_of_memory("out of memory: start a run of a smaller model or --batch_size"):
+                trainer = settings.trainer(task, hyper, folder, progress, stop)
+                if folder.resumed:
+                    load_model(task, hyper, read_checkpoint(folder.path))  # before the logs are cut back
+                    trainer.load_state_dict(folder.load_checkpoint())
+                progress.started(trainer, folder, data)
+                completed = trainer.train()
+            progress.ended(completed)
+            trainer.load_best()
+            if settings.model_file:
+                folder.save_model({"model": task.model.state_dict(), "hyper": hyper.state_dict()}, settings.model_file)
+            measures = final_result(task, hyper)
+            folder.write_result(measures)
+        except BaseException as error:
+            with suppress(UserError):
+                folder.mark("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        finally:
+            progress.close()
+        folder.mark("finished" if completed else "interrupted")
+    return Result(measures, completed, trainer.best is not None)
+
+
+def evaluate_best(settings: Settings, sources: Sources, state: Mapping) -> Result:
+    """The result of a checkpoint's best model, without training."""
+    _, hyper, task = build(settings, sources)
+    load_model(task, hyper, state["best"] or state)
+    return Result(final_result(task, hyper), True, state["best"] is not None)
+
+
+def build(settings: Settings, sources: Sources) -> tuple[Data, Hyperparameters, Task]:
+    """What is trained. Raises UserError where the data is not what the settings say, or memory does not suffice."""
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    precision.use_tensor_cores()
+    data = settings.load()
+    if settings.data_checksum not in (None, data.checksum):
+        raise UserError(f"{settings.data} does not hold what the run was started on: restore it, or start a new run")
+    hyper = Hyperparameters(**sources).to(settings.device)
+    return data, hyper, settings.task(data, hyper.num_tuned)

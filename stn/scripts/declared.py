@@ -1,0 +1,51 @@
+"""What an experiment declares of its hyperparameters: one table, from which flags, sources, replays and figures follow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stn.errors import UserError
+from stn.hyperparameters import Tuned
+from stn.schedules import Schedule
+
+Values = Mapping[str, Any]  # of all flags, by name
+Sources = dict[str, Tuned | Schedule]  # where each hyperparameter's values come from
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A hyperparameter of an experiment.
+
+    label: what figures call it. range: where it lies where it is tuned, open at both ends. possible: where a fixed or
+    replayed value may lie, low included and high not. per_example, discrete: as in `Tuned`. tune, start, scale, fix:
+    the flags that tune it, that say where tuning starts, how widely it perturbs, and a fixed value.
+    """
+
+    label: str
+    range: tuple[float, float]
+    possible: tuple[float, float]
+    tune: str
+    start: str
+    fix: str
+    scale: str = "perturb_scale"
+    per_example: bool = True
+    discrete: bool = False
+
+    def tuned(self, values: Values, feed: Literal["unconstrained", "squashed"] = "unconstrained") -> Tuned:
+        """The source of a tuned one. Raises UserError where it cannot start where the flags say."""
+        initial, (low, high) = values[self.start], self.range
+        if self.discrete and initial not in range(int(low), int(high)):
+            wanted = f"a whole number from {low:g} to {high - 1:g}"
+        elif not self.discrete and not low < initial < high:
+            wanted = f"a value strictly between {low:g} and {high:g}"
+        else:
+            return Tuned(initial, self.range, values[self.scale], self.per_example, self.discrete, feed)
+        raise UserError(f"--{self.tune} cannot start at --{self.start} {initial:g}: give --{self.start} {wanted}")
+
+
+Table = Mapping[str, Declared]
+
+
+def possible_ranges(table: Table) -> dict[str, tuple[float, float]]:
+    """Where the values of a schedule may lie that is replayed, by hyperparameter."""
+    return {name: declared.possible for name, declared in table.items()}

@@ -1,0 +1,86 @@
+"""Flags of the training scripts, each declared once: by a field of a settings class or a table of hyperparameters."""
+
+import argparse
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from stn.errors import UserError
+from stn.scripts.options import OneLineParser
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of the command line.
+
+    name: without its dashes. check: turns a word into the flag's value, or raises ArgumentTypeError; None for a switch.
+    aliases: other spellings, with their dashes. many: takes one value or more. optional: may stand without a value,
+    which is then "". may_change: may differ when a run is resumed. lengthens: lets a finished run train on.
+    """
+
+    name: str
+    help: str
+    check: Callable[[str], Any] | None = None
+    default: Any = False
+    aliases: tuple[str, ...] = ()
+    metavar: str | None = None
+    group: str = "options"
+    many: bool = False
+    optional: bool = False
+    may_change: bool = False
+    lengthens: bool = False
+
+    def add_to(self, group: Any) -> None:
+        """Add the flag to a parser or to a group of one; a flag that is not given will not be in the result."""
+        shown = "" if self.default in (None, False, "", []) else f" (default: {self.default})"
+        options: dict[str, Any] = {"dest": self.name, "default": argparse.SUPPRESS, "help": self.help + shown}
+        if self.check is None:
+            options["action"] = "store_true"
+        else:
+            options |= {"type": self.check, "metavar": self.metavar or self.name.upper()}
+        if self.many:
+            options["nargs"] = "+"
+        if self.optional:
+            options |= {"nargs": "?", "const": ""}
+        group.add_argument(f"--{self.name}", *self.aliases, **options)
+
+    def accepts(self, value: object) -> bool:
+        """Whether the flag could have this value, which may come from a file."""
+        if value == self.default or self.check is None:
+            return isinstance(value, type(self.default))  # 1 == True, 40 == 40.0
+        if isinstance(value, list) != self.many:
+            return False
+        try:
+            return all(self.check(str(item)) == item for item in (value if self.many else [value]))
+        except argparse.ArgumentTypeError:
+            return False
+
+
+def flag(default: Any, help: str, check: Callable[[str], Any] | None = None, **options: Any) -> Any:
+    """A field of a settings class that a flag of its name sets; `options` are those of `Flag`."""
+    own = {"help": help, "check": check, "default": default, **options}
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"flag": own})
+    return field(default=default, metadata={"flag": own})
+
+
+def flags_of(settings: type, without: Collection[str] = (), **changes: Mapping[str, Any]) -> list[Flag]:
+    """The flags that a settings class declares, but some; `changes`: by name, what a script has in another way."""
+    declared = [Flag(own.name, **own.metadata["flag"]) for own in fields(settings) if "flag" in own.metadata]
+    return [replace(own, **changes.get(own.name, {})) for own in declared if own.name not in without]
+
+
+def parse(parser: OneLineParser, flags: Iterable[Flag], argv: Sequence[str] | None) -> dict[str, Any]:
+    """The values of the flags that were given, by name."""
+    groups: dict[str, Any] = {}
+    for own in flags:
+        if own.group not in groups:
+            groups[own.group] = parser.add_argument_group(own.group)
+        own.add_to(groups[own.group])
+    return vars(parser.parse_args(argv))
+
+
+def refuse_idle(given: Collection[str], idle: Mapping[str, str]) -> None:
+    """Raise UserError for a flag that was given and has nothing to act on; `idle`: such flags with a remedy."""
+    for name in sorted(given & idle.keys()):
+        raise UserError(f"--{name} has nothing to act on: {idle[name]}")

@@ -1,0 +1,113 @@
+"""What a family of training scripts is set by, and what it makes of that: data, model, task and trainer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from stn.bilevel import Task
+from stn.hyperparameters import Hyperparameters
+from stn.kernels import precision
+from stn.recorder import Progress
+from stn.runs.folder import RunFolder
+from stn.scripts.declared import Values
+from stn.scripts.flags import flag
+from stn.scripts.options import nonnegative, nonnegative_int, one_of, positive_int
+from stn.training import Trainer
+
+MACHINE = "data, device and logs"
+
+
+class Data(Protocol):
+    """What is trained on. checksum: tells it from other data. description: a line on it."""
+
+    checksum: str
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A run's settings, which flags of the same names set; a family of scripts adds its own.
+
+    device, data_checksum: what the run computes on, and the data that it was started on, None for a new one.
+    """
+
+    family: ClassVar[str]  # the scripts' folder, which tells those of one name apart: "lstm", "cnn"
+    unit: ClassVar[str]  # of what training goes through: "tokens", "images"
+    measure: ClassVar[str]  # what the screen shows of a score: "ppl", "acc"
+    DERIVED: ClassVar[tuple[str, ...]] = ("device", "data_checksum")  # settings that no flag sets, in args.yaml
+
+    nonmono: int = flag(
+        5,
+        "decay the learning rate when the validation loss is no better than it was more than this many epochs ago",
+        nonnegative_int,
+        metavar="N",
+        group="training",
+    )
+    patience: int = flag(
+        20,
+        "epochs without a better validation loss before training stops",
+        positive_int,
+        metavar="N",
+        group="training",
+        may_change=True,
+        lengthens=True,
+    )
+    seed: int = flag(
+        None, "random seed (default: a fresh one, recorded in args.yaml)", nonnegative_int, group="training"
+    )
+    data: str
+    dtype: str = flag(
+        "auto",
+        "what matrix products are computed in; auto is bfloat16 where the processor multiplies it natively",
+        one_of(*precision.CHOICES),
+        group=MACHINE,
+    )
+    threads: int = flag(
+        None, "CPU threads (default: as many as PyTorch chooses)", positive_int, metavar="N", group=MACHINE
+    )
+    checkpoint_seconds: float = flag(
+        60.0, "time from one checkpoint to the next", nonnegative, metavar="S", group=MACHINE, may_change=True
+    )
+    device: str = "cpu"
+    data_checksum: str | None = None
+
+    @classmethod
+    def choose_device(cls, values: Values) -> torch.device:
+        """The device that the flags ask for. Raises UserError where it is not there."""
+        raise NotImplementedError
+
+    @classmethod
+    def locate(cls, data: str | None) -> tuple[str, str]:
+        """Where the data lies that --data names, and what to call it."""
+        raise NotImplementedError
+
+    @classmethod
+    def newest_run(cls, values: Values, unfinished: bool) -> Path:
+        """The newest run where the flags place runs, of those unfinished if so asked. Raises UserError without one."""
+        raise NotImplementedError
+
+    def new_folder(self) -> Path:
+        """Where a new run is to be logged."""
+        raise NotImplementedError
+
+    def load(self) -> Data:
+        """The data. Raises UserError where it cannot be used."""
+        raise NotImplementedError
+
+    def task(self, data: Any, num_hyper: int) -> Task:
+        """Model and task, on the device. Raises UserError where they do not fit into memory."""
+        raise NotImplementedError
+
+    def trainer(
+        self, task: Any, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Callable[[], bool]
+    ) -> Trainer:
+        """The loop with its method, learning rate and recorder."""
+        raise NotImplementedError
+
+    @property
+    def model_file(self) -> str | None:
+        """The name under which the best model is saved in the run's folder, if it is to be."""
+        raise NotImplementedError
