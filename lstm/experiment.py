@@ -14,7 +14,7 @@ from stn.datasets.text import Corpus, load_corpus
 from stn.errors import UserError
 from stn.kernels import graphs
 from stn.kernels.memory import explaining_out_of_memory
-from stn.runs.folder import newest_run, newest_unfinished, run_path
+from stn.runs.find import newest_run, newest_unfinished, run_path
 from stn.scripts.options import ROOT, find
 from stn.scripts.script import choose_device
 from stn.training import Settings

@@ -18,7 +18,8 @@ import pandas
 from lstm import train, train_basic
 from stn.datasets.text import load_corpus
 from stn.errors import UserError
-from stn.runs.folder import newest_run, read_settings, read_status, wait_until_free
+from stn.runs.find import newest_run
+from stn.runs.folder import read_settings, read_status, wait_until_free
 from stn.scripts import options
 from stn.scripts.options import INTERRUPTED, ROOT
 from stn.scripts.screen import say

@@ -25,7 +25,7 @@ from cnn.task import normalized, scaled
 from stn.datasets import builtin_images
 from stn.datasets.images import CIFAR10_SHA256, Images
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.runs.folder import read_checkpoint
+from stn.runs.checkpoints import read_checkpoint
 from stn.scripts.options import parse
 from stn.scripts.script import Interrupt
 

@@ -8,7 +8,8 @@ from lstm_runs import execute, rows, settings
 
 from lstm import table1
 from lstm.jobs import TRAIN, Job
-from stn.runs.folder import newest_run, read_status
+from stn.runs.find import newest_run
+from stn.runs.folder import read_status
 
 ROWS = ("fixed", "gaussian", "sinusoid", "final", "stn", "replay")
 FOLDERS = {*ROWS, "init30", "init50", "init70", "init90"}

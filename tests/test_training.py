@@ -8,7 +8,8 @@ from torch import nn
 
 from stn.bilevel import Loss, Score, perplexity
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.runs.folder import RunFolder, read_checkpoint
+from stn.runs.checkpoints import read_checkpoint
+from stn.runs.folder import RunFolder
 from stn.schedules import Constant
 from stn.training import Diverged, Settings, Trainer
 

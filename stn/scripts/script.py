@@ -17,7 +17,9 @@ from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.kernels import precision
 from stn.kernels.memory import explaining_out_of_memory, keep_freed_memory
-from stn.runs.folder import SCHEDULE, RunFolder, provenance, read_checkpoint, read_settings
+from stn.runs.checkpoints import read_checkpoint
+from stn.runs.folder import SCHEDULE, RunFolder, read_settings
+from stn.runs.provenance import provenance
 from stn.schedules import Schedule
 from stn.scripts.options import INTERRUPTED, OneLineParser, exit_status, parse, unfit
 from stn.scripts.screen import Screen, say
