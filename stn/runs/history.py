@@ -76,7 +76,8 @@ def read_run(path: Path | str, names: Iterable[str] | None = None) -> Run:
     """
     path = Path(path).resolve()
     settings = read_settings(path)
-    names = settings.get("hyperparameters", names)
+    known = settings.get("hyperparameters")
+    names = known if isinstance(known, list) else names
     if names is None:
         raise UserError(
             f"{path / ARGS} does not say which columns are hyperparameters (it is of an older version): "
