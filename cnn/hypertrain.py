@@ -63,7 +63,7 @@ def sources(values: Values) -> Sources:
     """Where each hyperparameter's values come from: tuned where a flag asks for it, else off."""
     names = names_of(values["model"], shared_dropout=values["tune_dropout"])
     tuned = [name for name in names if values[TABLE[name].tune]]
-    off = {name: 0.0 for name in names} | (COUNTERPARTS if {*tuned} & {*CUTOUT} else {})
+    off = dict.fromkeys(names, 0.0) | (COUNTERPARTS if {*tuned} & {*CUTOUT} else {})
     return {name: TABLE[name].tuned(values) if name in tuned else Constant(off[name]) for name in names}
 
 
@@ -98,8 +98,8 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     if not tuned:
         raise UserError("nothing is tuned: add --tune_all, or --tune_… for some hyperparameters")
     sources(values)
-    idle = {flag: "add the --tune_… flag of what it starts" for flag in START.keys() - {own.start for own in tuned}}
-    idle |= {flag: "add the --tune_… flag of what it perturbs" for flag in SCALE.keys() - {own.scale for own in tuned}}
+    idle = dict.fromkeys(START.keys() - {own.start for own in tuned}, "add the --tune_… flag of what it starts")
+    idle |= dict.fromkeys(SCALE.keys() - {own.scale for own in tuned}, "add the --tune_… flag of what it perturbs")
     if not values["tune_scales"]:
         idle |= dict.fromkeys(("entropy_weight", "scale_lr"), "add --tune_scales")
     refuse_idle(given, idle)

@@ -23,7 +23,8 @@ from stn.kernels.memory import explaining_out_of_memory
 from stn.learning_rates import NonMonotonicDecay
 from stn.methods import STN
 from stn.recorder import Progress, Recorder
-from stn.runs.folder import RunFolder, read_status
+from stn.runs.find import last_started
+from stn.runs.folder import RunFolder
 from stn.scripts.declared import Values
 from stn.scripts.flags import flag
 from stn.scripts.options import (
@@ -155,14 +156,7 @@ class ImageSettings(Settings):
 
     @classmethod
     def newest_run(cls, values: Values, unfinished: bool) -> Path:
-        parent = _parent(values["logdir"], values["dir"], values["subdir"])
-        with explaining_os_errors(parent, "read"):
-            settings = sorted(parent.glob("**/args.yaml"), key=lambda file: file.stat().st_mtime)
-        runs = [file.parent for file in settings if not unfinished or read_status(file.parent) != "finished"]
-        if not runs:
-            kind = "no unfinished run" if unfinished else "no run"
-            raise UserError(f"there is {kind} in {parent}: check --logdir and the folders in it, or name the run's")
-        return runs[-1]
+        return last_started(_parent(values["logdir"], values["dir"], values["subdir"]), unfinished)
 
     def new_folder(self) -> Path:
         name = f"{self.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"

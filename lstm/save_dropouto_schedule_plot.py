@@ -7,7 +7,7 @@ from pathlib import Path
 from stn.errors import UserError
 from stn.figures import plots, style
 from stn.runs import history
-from stn.runs.folder import newest_of_any_prefix
+from stn.runs.find import newest_of_any_prefix
 from stn.scripts import options
 from stn.scripts.options import ROOT
 from stn.scripts.screen import complain, say

@@ -143,7 +143,7 @@ class LanguageModelSettings(Settings):
     def task(self, data: Corpus, num_hyper: int) -> LanguageModeling:
         sizes = len(data.vocabulary), self.emsize, self.nhid, self.nlayers, num_hyper
         with explaining_out_of_memory("the model does not fit into memory: lower --emsize, --nhid or --nlayers"):
-            model = AWDLSTM(*sizes, dtype=getattr(torch, self.dtype), cuda_graphs=not self.no_cuda_graphs)
+            model = AWDLSTM(*sizes, dtype=getattr(torch, self.dtype))
             model = model.to(self.device)
         return LanguageModeling(model, data, self.batch_size, self.bptt, self.val_penalties, self.device)
 

@@ -40,6 +40,12 @@ def golden():
     return load
 
 
+@pytest.fixture
+def folder(tmp_path):
+    """Where a run may be started."""
+    return tmp_path / "logs" / "2024-01-02"
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)

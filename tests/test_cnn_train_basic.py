@@ -13,7 +13,7 @@ from lstm_runs import refused as refused_by
 import cnn.task
 from cnn import hypertrain, train_basic
 from cnn.task import normalized, scaled
-from stn.runs.folder import read_checkpoint
+from stn.runs.checkpoints import read_checkpoint
 from stn.scripts.options import parse
 
 BARE = "--indropout 0 --hue 0 --saturation 0 --contrast 0 --brightness 0 --cutholes -1 " + " ".join(

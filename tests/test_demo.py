@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lstm.jobs import TRAIN, Job
 
 from lstm import demo
-from lstm.jobs import TRAIN, Job
 from lstm.model import HYPERPARAMETERS
-from stn.runs.folder import newest_run, read_status
+from stn.runs.find import newest_run
+from stn.runs.folder import read_status
 
 ROOT = Path(__file__).resolve().parents[1]
 

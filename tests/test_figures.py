@@ -31,6 +31,11 @@ def table(header, rows):
     return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
 
 
+def write_settings(path, hyperparameters=("alpha", "dropouto"), **settings):
+    text = yaml.safe_dump({"hyperparameters": [*hyperparameters], **settings})
+    (path / "args.yaml").write_text(text)
+
+
 EPOCH_CSV, VAL_CSV = table(EPOCH_HEADER, EPOCHS), table(VAL_HEADER, STEPS)
 
 
@@ -39,7 +44,7 @@ def make_run(tmp_path):
     def make(name="tuned", epoch=EPOCH_CSV, val=VAL_CSV, date="2026-01-02"):
         path = tmp_path / "logs" / name / date
         path.mkdir(parents=True)
-        (path / "args.yaml").write_text(yaml.safe_dump({"save_dir": name}))
+        write_settings(path, save_dir=name)
         for file, text in (("epoch.csv", epoch), ("val.csv", val)):
             if text is not None:
                 (path / file).write_text(text)
@@ -260,7 +265,7 @@ def band(figure, name):
 
 def test_a_tuned_ones_scale_is_a_band_in_unconstrained_space(make_run):
     path = make_run(epoch=SCALED_EPOCH)
-    (path / "args.yaml").write_text(yaml.safe_dump({"save_dir": "tuned", "ranges": {"dropouto": [0, 1]}}))
+    write_settings(path, ranges={"dropouto": [0, 1]})
     figure, _ = draw(path)
     x, low, high = band(figure, "dropouto")
     assert x == [2, 4, 6]
@@ -274,7 +279,7 @@ def test_a_tuned_ones_scale_is_a_band_in_unconstrained_space(make_run):
 @pytest.mark.parametrize("settings", [{}, {"ranges": {}}, {"ranges": {"alpha": [0, 1]}}])
 def test_without_a_range_there_is_no_band(make_run, settings):
     path = make_run(epoch=SCALED_EPOCH)
-    (path / "args.yaml").write_text(yaml.safe_dump({"save_dir": "tuned", **settings}))
+    write_settings(path, **settings)
     figure, _ = draw(path)
     assert not panel(figure, "dropouto").collections
 
@@ -288,9 +293,7 @@ def started(make_run):
 
     def make(value, val=VAL_CSV):
         path = make_run(f"init{value}", val=val)
-        (path / "args.yaml").write_text(
-            yaml.safe_dump({"save_dir": f"init{value}", "dropouto": value, "ranges": {"dropouto": [0, 1]}})
-        )
+        write_settings(path, dropouto=value, ranges={"dropouto": [0, 1]})
         return path
 
     return make
@@ -330,7 +333,7 @@ def test_a_run_without_steps_is_named_and_left_out(started):
 def test_a_run_that_does_not_say_where_it_started_or_tuned_another_is_left_out(started, settings):
     odd = started(0.3)
     found = yaml.safe_load((odd / "args.yaml").read_text())
-    (odd / "args.yaml").write_text(yaml.safe_dump({**found, **settings} if settings else {}))
+    write_settings(odd, **({**found, **settings} if settings else {}))
     _, (line,) = from_initial(started(0.05), odd)
     assert str(odd) in line
 
@@ -344,7 +347,7 @@ def test_a_run_whose_steps_lack_the_hyperparameter_is_left_out(started):
 def test_a_band_against_epochs_goes_by_the_epochs_rows(make_run):
     """Where another run has no steps, all are drawn against epochs."""
     path = make_run(epoch=SCALED_EPOCH)
-    (path / "args.yaml").write_text(yaml.safe_dump({"save_dir": "tuned", "ranges": {"dropouto": [0, 1]}}))
+    write_settings(path, ranges={"dropouto": [0, 1]})
     figure, _ = draw(path, make_run("replay", val=None))
     x, low, _ = band(figure, "dropouto")
     assert x == [0, 1]
@@ -386,7 +389,7 @@ def image_run(make_run):
         if steps is not None:
             (path / "valid.csv").write_text(steps)
         ranges = {tune: [*IMAGE_RANGES[tune]] for tune in tuned}
-        (path / "args.yaml").write_text(yaml.safe_dump({"model": "alexnet", "ranges": ranges}))
+        write_settings(path, names, model="alexnet", ranges=ranges)
         return path
 
     return make

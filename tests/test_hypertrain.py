@@ -11,6 +11,7 @@ from argparse import Namespace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import cnn.experiment
 import pytest
 import torch
 import yaml
@@ -19,13 +20,12 @@ from lstm_runs import execute, rows, settings, without_time
 from lstm_runs import refused as refused_by
 from torch import nn
 
-import cnn.experiment
 from cnn import hypertrain, train_basic
 from cnn.task import normalized, scaled
 from stn.datasets import builtin_images
 from stn.datasets.images import CIFAR10_SHA256, Images
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.runs.folder import read_checkpoint
+from stn.runs.checkpoints import read_checkpoint
 from stn.scripts.options import parse
 from stn.scripts.script import Interrupt
 

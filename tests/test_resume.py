@@ -11,15 +11,15 @@ import time
 
 import pytest
 import torch
+from event_files import scalars
 from lstm_runs import write_corpus
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from lstm import train
 
 # A server that has imported everything once and forks from then on, so that a process starts in no time. (torch's
 # optimizers import torch._dynamo when the first is made.)
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["lstm.train", "torch._dynamo", "pytest", EventFileLoader.__module__])
+PROCESSES.set_forkserver_preload(["lstm.train", "torch._dynamo", "torch.utils.tensorboard", "pytest", "event_files"])
 
 SMALL = "--emsize 4 --nhid 5 --batch_size 4 --bptt 4 --threads 1 --disable_cuda"
 FLAGS = f"{SMALL} --lr 4 --nonmono 1 --warmup_steps 3 --tune_all --tune_scales --seed 1"
@@ -85,23 +85,16 @@ def rows(file):
         return [{name: cell for name, cell in row.items() if name != "time"} for row in csv.DictReader(lines)]
 
 
-def events(folder):
-    """(tag, step, value) of all that TensorBoard shows."""
-    files = sorted(folder.glob("events.out.tfevents.*"))
-    loaded = [event for file in files for event in EventFileLoader(str(file)).Load()]
-    return [
-        (value.tag, event.step, value.tensor.float_val[0] if value.tensor.float_val else value.simple_value)
-        for event in loaded
-        for value in event.summary.value
-        if value.tag != "epoch/targets_per_second"
-    ]
+def shown(folder):
+    """What TensorBoard shows, but for the speed."""
+    return {tag: values for tag, values in scalars(folder).items() if tag != "epoch/targets_per_second"}
 
 
 def assert_same_end(folder, other):
     for name in ("val.csv", "epoch.csv"):
         assert rows(folder / name) == rows(other / name)
     assert (folder / "result.csv").read_bytes() == (other / "result.csv").read_bytes()
-    assert events(folder) == events(other)
+    assert shown(folder) == shown(other)
     models = [torch.load(run / "model.pt", weights_only=True) for run in (folder, other)]
     for part in ("model", "hyper"):
         assert models[0][part].keys() == models[1][part].keys()
@@ -112,7 +105,7 @@ def assert_same_end(folder, other):
 def test_the_run_to_compare_with_has_something_to_compare(alone):
     assert len(rows(alone / "epoch.csv")) == EPOCHS and len(rows(alone / "val.csv")) > 20
     assert len({row["lr"] for row in rows(alone / "epoch.csv")}) > 1
-    steps = [(tag, step) for tag, step, _ in events(alone)]
+    steps = [(tag, step) for tag, values in shown(alone).items() for step, _ in values]
     assert len(set(steps)) == len(steps) > 100
 
 

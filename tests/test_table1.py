@@ -4,11 +4,12 @@ import statistics
 
 import pytest
 import torch
+from lstm.jobs import TRAIN, Job
 from lstm_runs import execute, rows, settings
 
 from lstm import table1
-from lstm.jobs import TRAIN, Job
-from stn.runs.folder import newest_run, read_status
+from stn.runs.find import newest_run
+from stn.runs.folder import read_status
 
 ROWS = ("fixed", "gaussian", "sinusoid", "final", "stn", "replay")
 FOLDERS = {*ROWS, "init30", "init50", "init70", "init90"}

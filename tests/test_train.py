@@ -17,7 +17,8 @@ from lstm import train
 from lstm.model import HYPERPARAMETERS
 from stn.bilevel import evaluate
 from stn.kernels import graphs
-from stn.runs.folder import FORMAT, KIND, RunFolder
+from stn.runs.checkpoints import FORMAT, KIND
+from stn.runs.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 SMALL = f"{lstm_runs.SMALL} --warmup_steps 2"
@@ -398,7 +399,7 @@ def other_model(file):
 
 
 def code(file):
-    torch.save({"kind": KIND, "format": FORMAT, "state": Path("/"), "logs": {}}, file)
+    torch.save({"kind": KIND, "format": FORMAT, "state": Path("/"), "lengths": {}}, file)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@ import math
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from event_files import numbered_from_0, scalars  # noqa: F401
 from torch import nn
 
 from stn.bilevel import Loss, Score, perplexity
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.runs.folder import RunFolder, read_checkpoint
+from stn.runs.checkpoints import read_checkpoint
+from stn.runs.folder import RunFolder
 from stn.schedules import Constant
 from stn.training import Diverged, Settings, Trainer
 
@@ -116,9 +117,7 @@ def column(folder, table, name):
 
 
 def logged_steps(folder, tag):
-    files = sorted(folder.glob("events.out.tfevents.*"))
-    events = [event for file in files for event in EventFileLoader(str(file)).Load()]
-    return [event.step for event in events for value in event.summary.value if value.tag == tag]
+    return [step for step, _ in scalars(folder).get(tag, [])]
 
 
 def all_finite(state):
@@ -317,6 +316,7 @@ def test_weights_that_overflow_in_a_step_are_not_saved(trainer, folder):
 # Stop and resume
 
 
+@pytest.mark.usefixtures("numbered_from_0")
 @pytest.mark.parametrize("stop_at", range(9))
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(trainer, folder, stop_at):
     """Stopped before each alternation in turn, while both the rate and the learning rate change."""

@@ -1,1 +1,1 @@
-"""A run's folder: its settings, logs and checkpoints, reading them back, finding runs."""
+"""A run's folder and the files in it: written while it trains, read back to resume or to draw it."""

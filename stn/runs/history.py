@@ -1,32 +1,34 @@
-"""What runs recorded, read back from their folders as tables.
+"""Runs read back from their folders, as tables to draw.
 
-A run may be under way, interrupted or killed while it wrote: whole rows count.
+A run may be under way, interrupted, or killed while it wrote a row: only whole rows count.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
 import pandas
 
-from stn.errors import UserError
+from stn.errors import UserError, one_line
 from stn.hyperparameters import neighbourhood
-from stn.runs.folder import read_settings
-from stn.schedules import BOOKKEEPING, SCALE
+from stn.runs.folder import ARGS, read_settings
+from stn.schedules import SCALE
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What is drawn of a run.
+    """A run's settings and tables.
 
+    hyperparameters: the names of the columns that are hyperparameters, in order; not every table has all of them.
     epoch, steps: the whole rows of epoch.csv and of val.csv (an image classifier's valid.csv), every column a number;
     empty where there are none.
     """
 
     path: Path
     settings: dict
+    hyperparameters: tuple[str, ...]
     epoch: pandas.DataFrame
     steps: pandas.DataFrame
 
@@ -40,8 +42,8 @@ class Run:
         A run that has tuned nothing yet has no steps: by "train_step" it has epoch.csv's values with its epochs as x.
         """
         table, x = (self.epoch, "epoch") if by == "epoch" or self.steps.empty else (self.steps, by)
-        names = [name for name in table.columns if name not in BOOKKEEPING and not name.endswith(SCALE)]
-        return {name: (table[x].to_numpy(), table[name].to_numpy()) for name in names} if len(table) else {}
+        names = [name for name in self.hyperparameters if name in table and len(table)]
+        return {name: (table[x].to_numpy(), table[name].to_numpy()) for name in names}
 
     def on(self, by: str) -> list[str]:
         """The hyperparameters that are ever other than 0."""
@@ -66,11 +68,23 @@ class Run:
         return neighbourhood(table[name].tolist(), scales.tolist(), tuple(bounds))
 
 
-def read_run(path: Path | str) -> Run:
-    """A run from its folder. Raises UserError where there is no run or a file of it is not a table of numbers."""
+def read_run(path: Path | str, names: Iterable[str] | None = None) -> Run:
+    """A run from its folder.
+
+    names: which columns are hyperparameters, for a run of an older version, whose args.yaml does not say. Raises
+    UserError where neither says, where there is no run, or where a file of it is not a table of numbers.
+    """
     path = Path(path).resolve()
+    settings = read_settings(path)
+    known = settings.get("hyperparameters")
+    names = known if isinstance(known, list) else names
+    if names is None:
+        raise UserError(
+            f"{path / ARGS} does not say which columns are hyperparameters (it is of an older version): "
+            "draw it with lstm/save_figures.py or cnn/save_figures.py"
+        )
     epoch, *steps = (_read_table(path / f"{name}.csv") for name in ("epoch", "val", "valid"))
-    return Run(path, read_settings(path), epoch, next((table for table in steps if len(table)), steps[0]))
+    return Run(path, settings, tuple(names), epoch, next((table for table in steps if len(table)), steps[0]))
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -108,5 +122,6 @@ def _read_table(file: Path) -> pandas.DataFrame:
     try:
         return pandas.read_csv(io.BytesIO(whole), dtype=float).dropna() if whole else pandas.DataFrame()
     except ValueError as error:
-        cause = " ".join(str(error).split())[:150]
-        raise UserError(f"{file} is not a table of numbers ({cause}): mend it, or leave that run out") from error
+        raise UserError(
+            f"{file} is not a table of numbers ({one_line(error)}): mend it, or leave that run out"
+        ) from error

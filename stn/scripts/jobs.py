@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas
 
 from stn.errors import UserError
-from stn.runs.folder import newest_run, read_settings, read_status, wait_until_free
+from stn.runs.folder import read_settings, read_status, wait_until_free
 from stn.scripts.options import INTERRUPTED, ROOT
 from stn.scripts.screen import say
 from stn.scripts.script import PARENT, Script

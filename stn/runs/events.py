@@ -1,0 +1,61 @@
+"""Scalars for TensorBoard, in event files: a convenience beside the tables, which no run may fail for."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from stn.files import cause
+
+EVENT_FILES = "events.out.tfevents.*"
+
+
+class Events:
+    """A run's scalars, in one event file for each time that it is started or resumed.
+
+    Where one cannot be written, a warning says so, and nothing more is logged here; no method raises.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._writer = None
+        self._rewound = self._given_up = False
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        with self._giving_up_on_errors():
+            if self._writer is None and not self._given_up:
+                from torch.utils.tensorboard import SummaryWriter  # takes a third of a second
+
+                self._writer = SummaryWriter(self.folder, purge_step=int(step) if self._rewound else None)
+            if self._writer is not None:
+                # One event for all: `add_scalar` writes one for each, which takes seven times as long.
+                pairs = [{"tag": name, "simple_value": float(value)} for name, value in values.items()]
+                self._writer.file_writer.add_summary({"value": pairs}, step)
+
+    def flush(self) -> None:
+        """Return when all scalars are with the operating system."""
+        with self._giving_up_on_errors():
+            if self._writer is not None:
+                self._writer.flush()
+
+    def rewind(self) -> None:
+        """Have TensorBoard hide what has been logged from the step on that is logged next."""
+        self.close()
+        self._rewound = True
+
+    def close(self) -> None:
+        with self._giving_up_on_errors():
+            if self._writer is not None:
+                self._writer.close()
+        self._writer = None
+
+    @contextlib.contextmanager
+    def _giving_up_on_errors(self) -> Iterator[None]:
+        # The writer's thread ends with an error of any type, which a later call raises. After that the writer is not
+        # even closed: whatever is given to a thread that has ended may be waited for endlessly.
+        try:
+            yield
+        except Exception as error:
+            self._writer, self._given_up = None, True
+            reason = cause(error) if isinstance(error, OSError) else error
+            warnings.warn(f"TensorBoard misses what {self.folder} logs from here on: {reason}", stacklevel=4)

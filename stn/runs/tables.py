@@ -1,0 +1,69 @@
+"""CSV tables that only grow, by whole rows."""
+
+import contextlib
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+TABLES = ("train", "valid", "val", "epoch")
+
+
+class Table:
+    """One CSV file, with a header; a row that cannot be written whole is taken back.
+
+    Attributes: path; length, in bytes, of the header and the whole rows.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        # Not in append mode: the next row must also overwrite one that could not be taken back.
+        self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
+        self._columns = next(csv.reader([self._file.readline().decode()]))
+        self.length = self._file.seek(0, os.SEEK_END)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row, the header before the first; with the operating system on return.
+
+        Raises ValueError for columns other than the header's, OSError where the row cannot be written.
+        """
+        columns = self._columns or list(row)
+        if set(columns) != set(row):
+            raise ValueError(f"{self.path.name} has the columns {columns}, this row {list(row)}")
+        header = "" if self._columns else csv_line(columns)
+        self._write((header + csv_line(row[name] for name in columns)).encode())
+        self._columns = columns
+
+    def _write(self, lines: bytes) -> None:
+        rest = memoryview(lines)
+        try:
+            self._file.seek(self.length)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            self.length += len(lines)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self.length)
+            raise
+
+    def sync(self) -> None:
+        """Return when all rows are on disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def table_files(folder: Path) -> list[Path]:
+    """The tables that are in a run's folder."""
+    return [file for table in TABLES if (file := folder / f"{table}.csv").exists()]
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """A line of CSV. Numbers read back exactly; 0-d tensors, arrays and NumPy scalars become numbers."""
+    line = io.StringIO()
+    plain = (cell.item() if hasattr(cell, "item") else cell for cell in cells)
+    csv.writer(line, lineterminator="\n").writerow(plain)
+    return line.getvalue()
