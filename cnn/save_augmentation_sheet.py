@@ -22,7 +22,7 @@ from stn.runs.history import Run, read_run
 from stn.schedules import SCALE, Constant
 from stn.scripts import options
 from stn.scripts.options import ROOT
-from stn.scripts.screen import say
+from stn.scripts.output import say
 
 NAME = "save_augmentation_sheet.py"
 ROWS = 3  # of each epoch

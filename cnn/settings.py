@@ -221,7 +221,7 @@ def _parent(logdir: str, folder: str, subdir: str) -> Path:
 
 
 def name_run(values: dict[str, Any], given: set[str]) -> None:
-    """What a new run's folder is called, noted in `values`: its subfolder by the date unless given, itself by the flags."""
+    """Note how a new run's folder is called: by its flags, in a subfolder by the date unless one is given."""
     values["subdir"] = values["subdir"] or f"{date.today():%Y%m%d}"
     placing = {"logdir", "dir", "subdir", "data", "threads"}
     words = []

@@ -17,7 +17,7 @@ from stn.runs import history
 from stn.scripts import options
 from stn.scripts.jobs import Job, finish
 from stn.scripts.options import ROOT
-from stn.scripts.screen import say
+from stn.scripts.output import say
 
 # What both runs share, and what each adds to it.
 NETWORK = (

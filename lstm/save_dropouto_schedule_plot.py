@@ -10,7 +10,7 @@ from stn.runs import history
 from stn.runs.find import newest_of_any_prefix
 from stn.scripts import options
 from stn.scripts.options import ROOT
-from stn.scripts.screen import complain, say
+from stn.scripts.output import complain, say
 
 NAME = "save_dropouto_schedule_plot.py"
 LOGS = "dropouto_schedule_init*"

@@ -30,7 +30,7 @@ from stn.runs import history
 from stn.scripts import options
 from stn.scripts.jobs import Job, finish
 from stn.scripts.options import ROOT
-from stn.scripts.screen import complain, say
+from stn.scripts.output import complain, say
 from stn.scripts.script import Script
 
 

@@ -1,4 +1,4 @@
-"""What an experiment declares of its hyperparameters: one table, from which flags, sources, replays and figures follow."""
+"""What an experiment declares of its hyperparameters: one table; flags, sources, replays and figures follow from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

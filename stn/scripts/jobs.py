@@ -17,7 +17,7 @@ import pandas
 from stn.errors import UserError
 from stn.runs.folder import read_settings, read_status, wait_until_free
 from stn.scripts.options import INTERRUPTED, ROOT
-from stn.scripts.screen import say
+from stn.scripts.output import say
 from stn.scripts.script import PARENT, Script
 
 PATIENCE = 30.0  # seconds that a killed process's orphan gets to let go of its run

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stn.errors import UserError
-from stn.scripts.screen import complain
+from stn.scripts.output import complain
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INTERRUPTED, BROKEN_PIPE = 130, 141  # the exit status that shells give a process stopped by SIGINT, by SIGPIPE

@@ -1,6 +1,5 @@
 """What a run shows on the screen: a progress bar within an epoch, a line after each."""
 
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from stn.hyperparameters import Hyperparameters
 from stn.recorder import Status
 from stn.runs.folder import RunFolder
 from stn.scripts.course import Result
+from stn.scripts.output import say
 from stn.scripts.settings import Data
 from stn.training import Trainer
 
@@ -113,13 +113,3 @@ def report(result: Result, where: str) -> None:
         splits[split].append(RESULTS[measure].format(value))
     words = "; ".join(f"{name} {', '.join(splits[split])}" for split, name in (("val", "valid"), ("test", "test")))
     say(f"{'best model' if result.best else 'current model, as no epoch has ended yet'}, {where}: {words}")
-
-
-def say(line: str) -> None:
-    """One line on stdout, at once."""
-    print(line, flush=True)
-
-
-def complain(script: str, error: object) -> None:
-    """One line on stderr that names the script."""
-    print(f"{script}: {error}", file=sys.stderr, flush=True)

@@ -32,10 +32,10 @@ PARENT = "STN_PARENT"  # environment variable: the process that this one works f
 class Script:
     """A training script; those of one family differ in where the hyperparameters' values come from.
 
-    settings: the family's. setting_flags: those of its flags that the script has; hyper_flags: its own, of
-    hyperparameters and their sources. course_flags: what is to be done, not how, such as --resume. constants: settings that the script has no flag for. resolve: completes and
-    checks the flags of a new run, given their values, and the names of those that were given. sources: each
-    hyperparameter's source, from the flags' values.
+    settings: the family's. setting_flags: those of its flags that the script has. hyper_flags: its own, of
+    hyperparameters and their sources. course_flags: of what is to be done, such as --resume. resolve: completes and
+    checks the flags of a new run, given the values of all flags and the names of those that were given. sources: each
+    hyperparameter's source, from these values. constants: settings that the script has no flag for.
     """
 
     name: str
@@ -199,7 +199,8 @@ class Script:
             raise UserError(f"the run computes in {record['dtype']}, which this version does not: start a new run")
         values = {**self.defaults(), **record}
         impossible = [name for name, flag in self.flags.items() if not flag.accepts(values[name])]
-        if impossible += [] if is_device(record["device"]) else ["device"]:
+        impossible += [] if is_device(record["device"]) else ["device"]
+        if impossible:
             name = impossible[0]
             raise UserError(f"the run's args.yaml says {name}: {values[name]!r}: mend it, or start a new run")
         differing = [
