@@ -24,7 +24,7 @@ def curves(run, by):
 
 def test_the_settings_say_which_columns_are_hyperparameters(made):
     run = read_run(made(hyperparameters=["a", "b", "c"]), names=["lr"])
-    assert run.hyperparameters == ("a", "b", "c")
+    assert run.hyperparameters == ["a", "b", "c"]
     assert curves(run, "epoch") == {"a": ([0], [0]), "b": ([0], [0.25])}
     assert curves(run, "train_step") == {"a": ([3, 5], [0, 0.5])}
     assert run.on("epoch") == ["b"] and run.on("train_step") == ["a"]
@@ -40,7 +40,7 @@ def test_a_run_without_rows_has_no_curves(made):
 def test_an_older_runs_hyperparameters_are_those_of_its_experiment(made):
     names = {"b": 0, "c": 0, "a": 0}
     assert [*read_run(made(), names).curves("epoch")] == ["b", "a"]
-    assert read_run(made(), iter(names)).hyperparameters == ("b", "c", "a")
+    assert read_run(made(), iter(names)).hyperparameters == ["b", "c", "a"]
 
 
 def test_a_run_of_which_nothing_says_it_is_refused(made):
@@ -50,5 +50,5 @@ def test_a_run_of_which_nothing_says_it_is_refused(made):
 
 
 def test_settings_that_say_nothing_of_use_count_as_an_older_runs(made):
-    assert read_run(made(hyperparameters=None), ["a"]).hyperparameters == ("a",)
+    assert read_run(made(hyperparameters=None), ["a"]).hyperparameters == ["a"]
     refused(lambda: read_run(made(hyperparameters=3)), "does not say")

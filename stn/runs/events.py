@@ -39,7 +39,7 @@ class Events:
                 self._writer.flush()
 
     def rewind(self) -> None:
-        """Have TensorBoard hide what has been logged from the step on that is logged next."""
+        """Have TensorBoard hide earlier scalars of the steps that are about to be logged again."""
         self.close()
         self._rewound = True
 
@@ -51,8 +51,8 @@ class Events:
 
     @contextlib.contextmanager
     def _giving_up_on_errors(self) -> Iterator[None]:
-        # The writer's thread ends with an error of any type, which a later call raises. After that the writer is not
-        # even closed: whatever is given to a thread that has ended may be waited for endlessly.
+        # The writer writes in a thread, which ends when that fails; a later call raises the error, of whatever type.
+        # Then the writer is not even closed: what is given to a thread that has ended may be waited for endlessly.
         try:
             yield
         except Exception as error:

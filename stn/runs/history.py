@@ -28,7 +28,7 @@ class Run:
 
     path: Path
     settings: dict
-    hyperparameters: tuple[str, ...]
+    hyperparameters: list[str]
     epoch: pandas.DataFrame
     steps: pandas.DataFrame
 
@@ -84,7 +84,7 @@ def read_run(path: Path | str, names: Iterable[str] | None = None) -> Run:
             "draw it with lstm/save_figures.py or cnn/save_figures.py"
         )
     epoch, *steps = (_read_table(path / f"{name}.csv") for name in ("epoch", "val", "valid"))
-    return Run(path, settings, tuple(names), epoch, next((table for table in steps if len(table)), steps[0]))
+    return Run(path, settings, [*names], epoch, next((table for table in steps if len(table)), steps[0]))
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
