@@ -11,7 +11,9 @@ from lstm.experiment import locate_corpus
 from lstm.jobs import TRAIN, Job, finish
 from lstm.model import HYPERPARAMETERS
 from stn.datasets.text import first_lines
-from stn.figures import plots, style
+from stn.figures import style
+from stn.figures.schedules import schedules
+from stn.figures.scores import perplexities
 from stn.runs import history
 from stn.scripts import options
 from stn.scripts.options import ROOT
@@ -59,7 +61,7 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
     say("")
     say(table(*jobs))
     say("")
-    for draw in (plots.schedules, plots.perplexities):
+    for draw in (schedules, perplexities):
         figure, _ = draw([history.read_run(job.path) for job in jobs])
         for file in style.save(figure, folder / draw.__name__):
             say(f"figure {file}")

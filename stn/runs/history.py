@@ -66,7 +66,7 @@ class Run:
         return neighbourhood(table[name].tolist(), scales.tolist(), tuple(bounds))
 
 
-def read_run(path: Path | str) -> Run:
+def read_run(path: Path | str, names: Sequence[str] | None = None) -> Run:  # noqa: ARG001
     """A run from its folder. Raises UserError where there is no run or a file of it is not a table of numbers."""
     path = Path(path).resolve()
     epoch, *steps = (_read_table(path / f"{name}.csv") for name in ("epoch", "val", "valid"))
