@@ -4,7 +4,7 @@ A run may be under way, interrupted or killed while it wrote: whole rows count.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class Run:
         return neighbourhood(table[name].tolist(), scales.tolist(), tuple(bounds))
 
 
-def read_run(path: Path | str, names: Sequence[str] | None = None) -> Run:  # noqa: ARG001
+def read_run(path: Path | str, names: Iterable[str] | None = None) -> Run:  # noqa: ARG001
     """A run from its folder. Raises UserError where there is no run or a file of it is not a table of numbers."""
     path = Path(path).resolve()
     epoch, *steps = (_read_table(path / f"{name}.csv") for name in ("epoch", "val", "valid"))
