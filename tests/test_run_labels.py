@@ -1,4 +1,4 @@
-"""What runs recorded, read back from made-up run folders: errors, and what tells runs apart."""
+"""Run folders that cannot be read, and what tells runs apart."""
 
 from dataclasses import replace
 from functools import partial
