@@ -8,19 +8,13 @@ from stn.figures import command
 from stn.figures.command import Plot
 from stn.figures.schedules import schedules
 
-NAME = "save_figures.py"
 PLOTS = {
     **command.PLOTS,
     "schedules": Plot(partial(schedules, order=ORDER), lambda _: True),
     "dropouts": Plot(dropouts, rates),
     "cutout": Plot(cutout, cuts_out),
 }
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status, 2 where something could not be drawn."""
-    return command.main(argv, NAME, PLOTS, ORDER)
-
+main = partial(command.main, script="save_figures.py", plots=PLOTS, names=ORDER)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -80,13 +80,17 @@ def draw_schedules(panels: Mapping[str, Axes], runs: Sequence[Run], by: str) -> 
     styles = _line_styles(runs, by)
     for name, panel in panels.items():
         for run, color in zip(runs, cycle(COLORS)):
-            if name in run.curves(by):
-                _draw_schedule(panel, run, name, by, color, styles[run.path])
+            if name not in run.curves(by):
+                continue
+            x, values = run.curves(by)[name]
+            if band := run.band(name, by):
+                panel.fill_between(x, *band, color=color, **BAND)
+            draw_values(panel, x, values, color=color, **(CONSTANT if _constant(values) else styles[run.path]))
         panel.set_ylabel(name)
     scale_panels(panels.values(), runs, by)
     banded = any(panel.collections for panel in panels.values())
-    band = Patch(color=shared_color(runs), label="± 1 scale of\nthe perturbation", **BAND)
-    return run_keys(runs, styles), [band] if banded else []
+    bands = [Patch(color=shared_color(runs), label="± 1 scale of\nthe perturbation", **BAND)] if banded else []
+    return run_keys(runs, styles), bands
 
 
 def draw_values(
@@ -122,13 +126,6 @@ def _line_styles(runs: Iterable[Run], by: str) -> dict[Path, dict]:
     """A line style for each run. Dashes go to those that move: a lone one among constants is solid."""
     dashes = cycle(DASHES)
     return {run.path: {"linestyle": next(dashes)} if _changes(run, by) else CONSTANT for run in runs}
-
-
-def _draw_schedule(panel: Axes, run: Run, name: str, by: str, color: str, style: Mapping) -> None:
-    x, values = run.curves(by)[name]
-    if band := run.band(name, by):
-        panel.fill_between(x, *band, color=color, **BAND)
-    draw_values(panel, x, values, color=color, **(CONSTANT if _constant(values) else style))
 
 
 def _changes(run: Run, by: str) -> bool:

@@ -6,13 +6,14 @@ from itertools import cycle
 import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
 from stn.figures.drawing import Drawing, run_keys, select
 from stn.figures.style import COLORS, CONSTANT, MARKERS, PAGE, key, legend, styled
 from stn.runs.history import Run
 
 LOG_FACTOR = 4  # perplexities that span more than this get a logarithmic axis
+UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
 MEASURES = {"ppl": "perplexity per token", "loss": "loss (nats)", "acc": "accuracy (%)"}
 
 
@@ -75,7 +76,8 @@ def _scale_x(panel: Axes, by: str, runs: Sequence[Run]) -> float:
         panel.set_xlabel("epoch")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         return 1.0
-    seconds, unit = _time_unit(max(run.epoch["time"].max() for run in runs))
+    longest = max(run.epoch["time"].max() for run in runs)
+    seconds, unit = next((unit for unit in UNITS if longest >= 3 * unit[0]), (1.0, "seconds"))
     panel.set_xlabel(f"time ({unit})")
     return seconds
 
@@ -90,13 +92,4 @@ def _scale_score(panel: Axes, measure: str, runs: Sequence[Run]) -> None:
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))
     panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    panel.yaxis.set_minor_locator(NullLocator())
-    panel.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _time_unit(longest: float) -> tuple[float, str]:
-    """Seconds in the unit that suits a time of `longest` seconds, and its name."""
-    for seconds, unit in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
-        if longest >= 3 * seconds:
-            return seconds, unit
-    return 1.0, "seconds"
+    panel.minorticks_off()
