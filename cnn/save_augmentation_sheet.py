@@ -70,14 +70,14 @@ def draw(args: Namespace) -> None:
     if args.images > MOST_IMAGES:
         raise UserError(f"--images {args.images} is more than a page has room for: give at most {MOST_IMAGES}")
     run = read_run(options.find(args.run, "the run"))
-    epochs = recorded(run)
+    epochs = epochs_to_draw(run)
     pixels = some_images(run.settings, args.images, args.seed)
     blocks = [augmented_rows(pixels, drawer(row, run.settings), args.seed) for row in epochs]
     for file in style.save(sheet(scaled(pixels), blocks, epochs), args.out):
         say(f"wrote {file}")
 
 
-def recorded(run: Run) -> list[dict[str, float]]:
+def epochs_to_draw(run: Run) -> list[dict[str, float]]:
     """The rows of epoch.csv for the first, middle and last epoch, as far as these differ.
 
     Raises UserError where no epoch has ended, or the run is of no image classifier.

@@ -12,7 +12,9 @@ from lstm import train
 from lstm.hyperparameters import TABLE
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import first_lines
-from stn.figures import plots, style
+from stn.figures import style
+from stn.figures.schedules import schedules
+from stn.figures.scores import perplexities
 from stn.runs import history
 from stn.scripts import options
 from stn.scripts.jobs import Job, finish
@@ -63,7 +65,7 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
     say("")
     say(table(*jobs))
     say("")
-    for draw in (plots.schedules, plots.perplexities):
+    for draw in (schedules, perplexities):
         figure, _ = draw([history.read_run(job.path) for job in jobs])
         for file in style.save(figure, folder / draw.__name__):
             say(f"figure {file}")

@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from stn.errors import UserError
-from stn.figures import plots, style
+from stn.figures import schedules, style
 from stn.runs import history
 from stn.runs.find import newest_of_any_prefix
 from stn.scripts import options
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
 def draw(args: Namespace) -> None:
     """Draw the runs that are there, and say what was left out."""
     runs = read_runs(args.runs or find_runs())
-    figure, without_steps = plots.initial_values(runs, "dropouto", "output dropout")
+    figure, without_steps = schedules.initial_values(runs, "dropouto", "output dropout")
     for line in without_steps:
         complain(NAME, f"left out: {line}")
     for file in style.save(figure, args.out):

@@ -24,7 +24,7 @@ from lstm.train_basic import SCRIPT as TRAIN_BASIC
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import first_lines
 from stn.errors import UserError
-from stn.figures import plots, style
+from stn.figures import schedules, style
 from stn.files import write_atomically
 from stn.runs import history
 from stn.scripts import options
@@ -260,7 +260,7 @@ def write(plan: Plan, folder: Path) -> list[Path]:
         write_atomically(file, lambda new, text=text: new.write(text.encode()))
     finished = [history.read_run(job.path) for job in plan.initial.values() if job.finished]
     if finished:
-        figure, skipped = plots.initial_values(finished, "dropouto", "output dropout")
+        figure, skipped = schedules.initial_values(finished, "dropouto", "output dropout")
         for line in skipped:
             complain(NAME, f"left out of the figure: {line}")
         files += style.save(figure, folder / "schedules")

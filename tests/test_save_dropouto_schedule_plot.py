@@ -30,14 +30,14 @@ def make_run(tmp_path, monkeypatch):
 def drawn(monkeypatch):
     """The runs that were handed to the figure, with their initial values."""
     found = []
-    original = script.plots.initial_values
+    original = script.schedules.initial_values
 
     def recording(runs, *labels):
         figure, skipped = original(runs, *labels)
         found.append([line.get_label() for line in figure.axes[0].lines])
         return figure, skipped
 
-    monkeypatch.setattr(script.figures, "initial_values", recording)
+    monkeypatch.setattr(script.schedules, "initial_values", recording)
     return found
 
 

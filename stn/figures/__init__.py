@@ -1,1 +1,1 @@
-"""Figures of runs: how they look, and every plot."""
+"""Figures of any experiment's runs: how they look, schedules, scores, and the command that draws them."""

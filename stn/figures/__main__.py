@@ -1,7 +1,7 @@
-"""`python -m stn.figures RUN…` draws every figure of some runs, as far as the runs have come."""
+"""`python -m stn.figures RUN…` draws the figures of some runs."""
 
 import sys
 
-from stn.figures.plots import main
+from stn.figures.command import main
 
 sys.exit(main())

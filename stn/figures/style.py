@@ -19,8 +19,8 @@ COLUMN, PAGE = 3.3, 7.0  # widths in inches of a paper's column and of its page
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", (0, (5, 1)), (0, (4, 1, 1, 1)), (0, (1, 0.8)), (0, (4, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# Layers in their order: from dark to light with any colour vision, and in grey.
-DEPTHS = ("#440154", "#414487", "#2A788E", "#22A884", "#7AD151")
+# What has an order: from dark to light with any colour vision, and in grey.
+SHADES = ("#440154", "#414487", "#2A788E", "#22A884", "#7AD151")
 CONSTANT = {"linestyle": (0, (2, 2)), "linewidth": 0.8}
 BAND = {"alpha": 0.15, "linewidth": 0}
 LABEL = 40  # characters of a legend's line
@@ -45,13 +45,15 @@ STYLE = {
     "savefig.dpi": 300,
     "pdf.fonttype": 42,  # letters, not outlines, as journals ask
 }
+styled = matplotlib.rc_context(STYLE)  # decorates what draws
 
 
+@styled
 def save(figure: Figure, path: Path | str) -> list[Path]:
     """Write path.pdf and path.png, making the folder; the files written. Raises UserError where it cannot."""
     path = Path(path)
     files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("pdf", "png")]
-    with explaining_os_errors(path.parent), matplotlib.rc_context(STYLE):
+    with explaining_os_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         for file in files:
             write_atomically(file, lambda new, file=file: figure.savefig(new, format=file.suffix[1:]))

@@ -1,0 +1,95 @@
+"""Scores of training and validation: perplexities, losses and accuracies, after each epoch."""
+
+from collections.abc import Sequence
+from itertools import cycle
+
+import numpy
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
+
+from stn.figures.drawing import Drawing, run_keys, select
+from stn.figures.style import COLORS, CONSTANT, MARKERS, PAGE, key, legend, styled
+from stn.runs.history import Run
+
+LOG_FACTOR = 4  # perplexities that span more than this get a logarithmic axis
+UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
+MEASURES = {"ppl": "perplexity per token", "loss": "loss (nats)", "acc": "accuracy (%)"}
+
+
+def perplexities(runs: Sequence[Run]) -> Drawing:
+    """Training and validation perplexity against epochs and against time; a marker shows each run's best epoch.
+
+    Raises UserError where no run has an epoch's perplexities yet.
+    """
+    return _scores(runs, [("ppl", "epoch"), ("ppl", "time")], "perplexities")
+
+
+def accuracies(runs: Sequence[Run]) -> Drawing:
+    """Loss and accuracy, of training and validation, against epochs; a marker shows each run's best epoch.
+
+    Raises UserError where no run has an epoch's accuracies yet.
+    """
+    return _scores(runs, [("loss", "epoch"), ("acc", "epoch")], "accuracies")
+
+
+@styled
+def _scores(runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str) -> Drawing:
+    """Measures of training and validation, a panel each. curves: (one of MEASURES, "epoch" or "time")."""
+    needed = {"epoch", "time", "val_loss"}
+    needed |= {f"{split}_{measure}" for split in ("train", "val") for measure, _ in curves}
+    drawn, skipped = select(
+        runs, lambda run: len(run.epoch) and needed <= {*run.epoch}, f"holds no {what} of a whole epoch yet"
+    )
+    same = len({measure for measure, _ in curves}) == 1
+    figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=same)
+    for panel, (measure, by) in zip(panels, curves, strict=True):
+        unit = _scale_x(panel, by, drawn)
+        for run, color, marker in zip(drawn, cycle(COLORS), cycle(MARKERS)):
+            _draw_score(panel, run, measure, run.epoch[by].to_numpy() / unit, color, marker)
+        if by == "time":
+            panel.set_xlim(left=0)
+        _scale_score(panel, measure, drawn)
+        if panel is panels[0] or not same:
+            panel.set_ylabel(MEASURES[measure])
+    markers = {run.path: {"marker": marker, "markersize": 4} for run, marker in zip(drawn, cycle(MARKERS))}
+    handles = [
+        key("validation", color="0.35"),
+        key("training", color="0.35", **CONSTANT),
+        key("best epoch", color="0.35", linestyle="none", marker="o", markersize=4),
+    ]
+    legend(figure, None, [*run_keys(drawn, markers), *handles])
+    return Drawing(figure, skipped)
+
+
+def _draw_score(panel: Axes, run: Run, measure: str, x: numpy.ndarray, color: str, marker: str) -> None:
+    best, valid = run.best(), run.epoch[f"val_{measure}"]
+    panel.plot(x, run.epoch[f"train_{measure}"], color=color, **CONSTANT)
+    panel.plot(x, valid, color=color)
+    panel.plot(x[best], valid.iloc[best], color=color, marker=marker, markersize=4, clip_on=False)
+
+
+def _scale_x(panel: Axes, by: str, runs: Sequence[Run]) -> float:
+    """Set up a score's axis of epochs or of time; what its numbers are to be divided by."""
+    if by == "epoch":
+        panel.set_xlabel("epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        return 1.0
+    longest = max(run.epoch["time"].max() for run in runs)
+    seconds, unit = next((unit for unit in UNITS if longest >= 3 * unit[0]), (1.0, "seconds"))
+    panel.set_xlabel(f"time ({unit})")
+    return seconds
+
+
+def _scale_score(panel: Axes, measure: str, runs: Sequence[Run]) -> None:
+    if measure == "acc":
+        panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
+    values = numpy.concatenate([run.epoch[[f"train_{measure}", f"val_{measure}"]].to_numpy().ravel() for run in runs])
+    values = values[numpy.isfinite(values)]
+    if measure != "ppl" or not len(values) or values.max() < LOG_FACTOR * values.min():
+        return
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))
+    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    panel.minorticks_off()

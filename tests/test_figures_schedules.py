@@ -1,0 +1,221 @@
+"""Schedules of hyperparameters, and those from several initial values, of made-up runs."""
+
+from functools import partial
+
+import numpy
+import pytest
+from figure_runs import (
+    EPOCH_CSV,
+    EPOCH_HEADER,
+    EPOCHS,
+    VAL_CSV,
+    VAL_HEADER,
+    assert_in_view,
+    assert_legible,
+    band,
+    names,
+    panel,
+    panels,
+    points,
+    table,
+    write_fixed,
+    write_run,
+)
+from figure_runs import draw as draw_as
+
+from stn.errors import UserError
+from stn.figures.schedules import initial_values, schedules
+
+draw = partial(draw_as, schedules)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    return partial(write_run, tmp_path / "logs")
+
+
+@pytest.fixture
+def fixed(tmp_path):
+    return write_fixed(tmp_path / "logs")
+
+
+def test_schedules_plot_the_csv(make_run):
+    figure, skipped = draw(make_run())
+    (line,) = panel(figure, "dropouto").lines
+    assert points(line) == [(2, 0.5), (4, 0.4), (6, 0.25)]
+    assert panel(figure, "dropouto").get_xlabel() == "weight step"
+    assert names(figure) == ["alpha", "dropouto"]
+    assert skipped == []
+
+
+def test_panels_follow_the_order_asked_for(make_run):
+    assert names(draw_as(partial(schedules, order=["dropouto"]), make_run()).figure) == ["dropouto", "alpha"]
+
+
+def test_constants_are_thin_dashed_lines_across_the_panel(make_run, fixed):
+    figure, _ = draw(make_run(), fixed)
+    moving, constant = panel(figure, "dropouto").lines
+    assert list(constant.get_ydata()) == [0.5, 0.5]
+    assert list(constant.get_xdata()) == [0, 1]  # the axes' own width
+    assert constant.get_linewidth() < moving.get_linewidth()
+    assert constant.get_linestyle() == "--" != moving.get_linestyle()
+
+
+def test_changing_values_without_val_csv_go_by_epoch(make_run):
+    figure, _ = draw(make_run(), make_run("replayed", val=None))
+    assert panel(figure, "dropouto").get_xlabel() == "epoch"
+    assert [points(line) for line in panel(figure, "dropouto").lines] == [[(0, 0.5), (1, 0.4), (2, 0.2)]] * 2
+
+
+def test_scales_and_learning_rate_are_no_panels(make_run):
+    header = EPOCH_HEADER.replace(",lr", ",dropouto_scale,lr")
+    figure, _ = draw(make_run(epoch=table(header, [(*row[:8], 1.0, 30.0) for row in EPOCHS]), val=None))
+    assert names(figure) == ["alpha", "dropouto"]
+
+
+def test_header_only_val_csv_falls_back_to_epochs(make_run):
+    figure, _ = draw(make_run(val=VAL_HEADER + "\n"))
+    assert points(panel(figure, "dropouto").lines[0])[0] == (0, 0.5)
+    assert panel(figure, "dropouto").get_xlabel() == "epoch"
+
+
+def test_several_runs_differ_in_colour_and_style(make_run):
+    runs = [make_run(name) for name in ("a", "b", "c")]
+    figure, _ = draw(*runs)
+    lines = panel(figure, "dropouto").lines
+    assert len({line.get_color() for line in lines}) == 3
+    # A line's own dashes, as matplotlib scales them.
+    assert len({str(line._unscaled_dash_pattern) for line in lines}) == 3
+
+
+def test_all_panels_reach_as_far_as_the_longest_run(make_run, fixed):
+    figure, _ = draw(make_run(), fixed)
+    limits = {axes.get_xlim() for axes in panels(figure)}
+    assert len(limits) == 1 and limits.pop() == (0, pytest.approx(6, rel=0.05))
+
+
+def test_a_row_cut_off_is_left_out(make_run):
+    # Without its newline "…,6" may have been "…,61": not a whole row, though every column is there.
+    run = make_run(epoch=EPOCH_CSV + "3,240.0,4.", val=VAL_CSV[:-1])
+    (line,) = panel(draw(run).figure, "dropouto").lines
+    assert points(line) == [(2, 0.5), (4, 0.4)]
+
+
+@pytest.mark.parametrize("epoch", [None, "", "epoch,ti", EPOCH_HEADER + "\n", EPOCH_HEADER + "\n0,60.0"])
+def test_a_run_without_a_row_is_named(make_run, epoch):
+    empty = make_run("empty", epoch=epoch, val=None)
+    with pytest.raises(UserError, match="empty/2026-01-02") as error:
+        draw(empty)
+    assert "\n" not in str(error.value)
+    figure, skipped = draw(make_run(), empty)
+    assert len(figure.axes[0].lines) == 1
+    assert len(skipped) == 1 and str(empty) in skipped[0]
+
+
+def test_every_letter_is_legible(make_run, fixed):
+    assert_legible(draw(make_run(), fixed).figure)
+
+
+def test_all_is_in_view(make_run):
+    assert_in_view(draw(make_run()).figure)
+
+
+# The band of the perturbation
+
+
+SCALED_EPOCH = table(
+    EPOCH_HEADER.replace(",lr", ",dropouto_scale,lr"),
+    [(0, 2.0, 6, 5.9, 403, 365, 2.0, 0.4, 0.5, 30), (1, 4.0, 5, 5.2, 244, 181, 2.0, 0.2, 1.5, 30)],
+)
+
+
+def sigmoid(x):
+    return 1 / (1 + numpy.exp(-x))
+
+
+def logit(p):
+    return numpy.log(p) - numpy.log1p(-p)
+
+
+def test_a_tuned_ones_scale_is_a_band_in_unconstrained_space(make_run):
+    figure, _ = draw(make_run(epoch=SCALED_EPOCH, ranges={"dropouto": [0, 1]}))
+    x, low, high = band(figure, "dropouto")
+    assert x == [2, 4, 6]
+    value, scale = numpy.array([0.5, 0.4, 0.25]), numpy.array([0.5, 0.5, 1.0])  # at 1, 2 and 3 s
+    assert low == pytest.approx(sigmoid(logit(value) - scale), rel=1e-5)
+    assert high == pytest.approx(sigmoid(logit(value) + scale), rel=1e-5)
+    assert not panel(figure, "alpha").collections
+    assert panel(figure, "dropouto").get_ylim()[1] > max(high)
+
+
+@pytest.mark.parametrize("settings", [{}, {"ranges": {}}, {"ranges": {"alpha": [0, 1]}}])
+def test_without_a_range_there_is_no_band(make_run, settings):
+    figure, _ = draw(make_run(epoch=SCALED_EPOCH, **settings))
+    assert not panel(figure, "dropouto").collections
+
+
+def test_a_band_against_epochs_goes_by_the_epochs_rows(make_run):
+    """Where another run has no steps, all are drawn against epochs."""
+    path = make_run(epoch=SCALED_EPOCH, ranges={"dropouto": [0, 1]})
+    figure, _ = draw(path, make_run("replay", val=None))
+    x, low, _ = band(figure, "dropouto")
+    assert x == [0, 1]
+    assert low == pytest.approx(sigmoid(logit(numpy.array([0.4, 0.2])) - [0.5, 1.5]), rel=1e-5)
+
+
+# Initial values
+
+
+@pytest.fixture
+def started(make_run):
+    """started(value): a run that tuned dropouto from there."""
+
+    def make(value, val=VAL_CSV, **settings):
+        known = {"dropouto": value, "ranges": {"dropouto": [0, 1]}, **settings}
+        return make_run(f"init{value}", val=val, **known)
+
+    return make
+
+
+from_initial = partial(draw_as, partial(initial_values, name="dropouto", label="output dropout"))
+
+
+def test_schedules_from_initial_values(started):
+    figure, skipped = from_initial(started(0.9), started(0.05))
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["0.05", "0.9"]
+    assert points(axes.lines[1]) == [(0, 0.9), (2, 0.9), (2, 0.5), (4, 0.4), (6, 0.25)]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("iteration", "output dropout")
+    assert figure.get_figwidth() == pytest.approx(3.3) and skipped == []
+    assert len({(line.get_color(), str(line.get_linestyle())) for line in axes.lines}) == 2
+
+
+def test_five_initial_values_are_told_apart(started):
+    figure, _ = from_initial(*(started(value) for value in (0.05, 0.3, 0.5, 0.7, 0.9)))
+    lines = figure.axes[0].lines
+    assert len({line.get_color() for line in lines}) == 5
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["0.05", "0.3", "0.5", "0.7", "0.9"]
+
+
+def test_a_run_without_steps_is_named_and_left_out(started):
+    half = started(0.3, val=None)
+    _, (line,) = from_initial(started(0.05), half)
+    assert str(half) in line
+    with pytest.raises(UserError, match="nothing to draw"):
+        from_initial(half)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"dropouto": None, "ranges": {}}, {"dropouto": "half"}, {"ranges": {}}, {"dropouto": None}]
+)
+def test_a_run_that_does_not_say_where_it_started_or_tuned_another_is_left_out(started, settings):
+    odd = started(0.3, **settings)
+    _, (line,) = from_initial(started(0.05), odd)
+    assert str(odd) in line
+
+
+def test_a_run_whose_steps_lack_the_hyperparameter_is_left_out(started):
+    other = started(0.3, val="global_step,time,alpha,train_step\n3,1,2,2\n")
+    _, (line,) = from_initial(started(0.05), other)
+    assert str(other) in line

@@ -1,0 +1,113 @@
+"""Perplexities, losses and accuracies of made-up runs."""
+
+from functools import partial
+
+import pytest
+from figure_runs import (
+    EPOCH_CSV,
+    EPOCH_HEADER,
+    EPOCHS,
+    IMAGE_SCORES,
+    assert_apart,
+    assert_in_view,
+    assert_legible,
+    draw,
+    long_names,
+    points,
+    table,
+    write_fixed,
+    write_image_run,
+    write_run,
+)
+
+from stn.errors import UserError
+from stn.figures.scores import accuracies, perplexities
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    return partial(write_run, tmp_path / "logs")
+
+
+@pytest.fixture
+def image_run(tmp_path):
+    return partial(write_image_run, tmp_path / "logs")
+
+
+def test_perplexities_plot_the_csv(make_run):
+    figure, _ = draw(perplexities, make_run())
+    by_epoch, by_time = figure.axes
+    for axes, x in ((by_epoch, [0, 1, 2]), (by_time, [1, 2, 3])):
+        train, valid, best = axes.lines
+        assert points(train) == list(zip(x, [403.4, 244.7, 134.3], strict=True))
+        assert points(valid) == list(zip(x, [365.0, 181.3, 200.3], strict=True))
+        assert points(best) == [(x[1], 181.3)]
+        assert train.get_linestyle() == "--" and valid.get_linestyle() == "-"
+    assert (by_epoch.get_xlabel(), by_time.get_xlabel()) == ("epoch", "time (minutes)")
+    assert by_epoch.get_yscale() == "linear"
+
+
+def test_a_wide_span_is_logarithmic(make_run):
+    rows = [(0, 60.0, 9.0, 9.0, 8103.1, 8103.1, 2.0, 0.5, 30.0), *EPOCHS[1:]]
+    figure, _ = draw(perplexities, make_run(epoch=table(EPOCH_HEADER, rows)))
+    assert figure.axes[0].get_yscale() == "log"
+
+
+@pytest.mark.parametrize(("longest", "unit"), [(20, "seconds"), (600, "minutes"), (20_000, "hours"), (1e6, "days")])
+def test_time_has_a_fitting_unit(make_run, longest, unit):
+    rows = [(epoch, longest * (epoch + 1) / len(EPOCHS), *rest) for epoch, _, *rest in EPOCHS]
+    figure, _ = draw(perplexities, make_run(epoch=table(EPOCH_HEADER, rows)))
+    assert figure.axes[1].get_xlabel() == f"time ({unit})"
+
+
+def test_a_row_cut_off_is_left_out(make_run):
+    valid = draw(perplexities, make_run(epoch=EPOCH_CSV + "3,240.0,4.")).figure.axes[0].lines[1]
+    assert list(valid.get_xdata()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("epoch", [None, "", "epoch,ti", EPOCH_HEADER + "\n", EPOCH_HEADER + "\n0,60.0"])
+def test_a_run_without_a_row_is_named(make_run, epoch):
+    empty = make_run("empty", epoch=epoch, val=None)
+    with pytest.raises(UserError, match="empty/2026-01-02") as error:
+        draw(perplexities, empty)
+    assert "\n" not in str(error.value)
+    figure, skipped = draw(perplexities, make_run(), empty)
+    assert len(figure.axes[0].lines) == 3
+    assert len(skipped) == 1 and str(empty) in skipped[0]
+
+
+def test_accuracies_plot_the_csv(image_run):
+    figure, _ = draw(accuracies, image_run())
+    loss, accuracy = figure.axes
+    for axes, column in ((loss, 2), (accuracy, 4)):
+        train, valid, best = axes.lines
+        assert points(train) == [(row[0], row[column]) for row in IMAGE_SCORES]
+        assert points(valid) == [(row[0], row[column + 1]) for row in IMAGE_SCORES]
+        assert points(best) == [(1, IMAGE_SCORES[1][column + 1])]  # the lowest validation loss
+        assert axes.get_xlabel() == "epoch"
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss (nats)", "accuracy (%)")
+    assert [accuracy.yaxis.get_major_formatter()(share) for share in (0.5, 0.55, 0.125)] == ["50", "55", "12.5"]
+
+
+def test_a_language_model_has_no_accuracies(make_run, image_run):
+    language = make_run()
+    _, (line,) = draw(accuracies, language, image_run())
+    assert line.startswith(str(language)) and "\n" not in line
+    with pytest.raises(UserError, match="nothing to draw"):
+        draw(accuracies, language)
+
+
+def test_every_letter_is_legible(make_run, tmp_path):
+    assert_legible(draw(perplexities, make_run(), write_fixed(tmp_path / "logs")).figure)
+
+
+def test_all_is_in_view(make_run, image_run):
+    assert_in_view(draw(perplexities, make_run()).figure)
+    assert_in_view(draw(accuracies, image_run()).figure)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_long_names_fit(tmp_path, count):
+    figure = draw(accuracies, *long_names(tmp_path / "logs", count)).figure
+    assert_apart(figure)
+    assert_legible(figure)
