@@ -12,7 +12,6 @@ from lstm.task import LanguageModeling
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import Corpus, load_corpus
 from stn.errors import UserError
-from stn.kernels import graphs
 from stn.kernels.memory import explaining_out_of_memory
 from stn.runs.folder import newest_run, newest_unfinished, run_path
 from stn.scripts.options import ROOT, find
@@ -49,10 +48,10 @@ class LanguageModelingExperiment:
         return str(locate_corpus(args.data)[0])
 
     def task(self, args: Namespace, data: Corpus, num_hyper: int) -> LanguageModeling:
-        graphs.enable(not args.no_cuda_graphs)
         sizes = len(data.vocabulary), args.emsize, args.nhid, args.nlayers, num_hyper
         with explaining_out_of_memory("the model does not fit into memory: lower --emsize, --nhid or --nlayers"):
-            model = AWDLSTM(*sizes, dtype=getattr(torch, args.dtype)).to(args.device)
+            model = AWDLSTM(*sizes, dtype=getattr(torch, args.dtype), cuda_graphs=not args.no_cuda_graphs)
+            model.to(args.device)
         val_penalties = vars(args).get("val_penalties", False)  # of hyperparameter steps, where there are any
         return LanguageModeling(model, data, args.batch_size, args.bptt, val_penalties, args.device)
 

@@ -40,16 +40,25 @@ class AWDLSTM(nn.Module):
 
     dtype: what activations between layers are kept, and matrix products computed in (default: the weights'). Weights,
     states and logits keep the weights'.
+    cuda_graphs: as of HyperLSTM.
     """
 
     def __init__(
-        self, vocab_size: int, emsize: int, nhid: int, nlayers: int, num_hyper: int, dtype: torch.dtype | None = None
+        self,
+        vocab_size: int,
+        emsize: int,
+        nhid: int,
+        nlayers: int,
+        num_hyper: int,
+        dtype: torch.dtype | None = None,
+        *,
+        cuda_graphs: bool = True,
     ):
         super().__init__()
         self.dtype = dtype or torch.get_default_dtype()
         widths = [emsize] + [nhid] * (nlayers - 1) + [emsize]
         self.embedding = HyperEmbedding(vocab_size, emsize, num_hyper)
-        self.layers = nn.ModuleList(HyperLSTM(fan_in, hidden, num_hyper) for fan_in, hidden in pairwise(widths))
+        self.layers = nn.ModuleList(HyperLSTM(*sizes, num_hyper, cuda_graphs=cuda_graphs) for sizes in pairwise(widths))
         self.decoder = nn.Linear(emsize, vocab_size)
         self.decoder.weight = self.embedding.weight
 

@@ -37,10 +37,13 @@ class HyperLSTM(HyperLayer):
 
     `weight_ih_l0` (4·hidden, in), `weight_hh_l0` (4·hidden, hidden), `bias_ih_l0`, `bias_hh_l0` (4·hidden,), each
     with its `response_…` twin; `gate_ih_l0`, `gate_hh_l0` (8·hidden, H). Rows: input, forget, candidate, output.
+
+    cuda_graphs: on a GPU, record the kernels of a sequence and launch them together (stn/kernels/graphs.py).
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_hyper: int):
+    def __init__(self, input_size: int, hidden_size: int, num_hyper: int, *, cuda_graphs: bool = True):
         super().__init__(num_hyper)
+        self.cuda_graphs = cuda_graphs
         self.input_size, self.hidden_size = input_size, hidden_size
         rows = 4 * hidden_size
         fan_ins = {"ih": input_size, "hh": hidden_size}
@@ -70,7 +73,7 @@ class HyperLSTM(HyperLayer):
         weight_ih, weight_hh, bias, gate_ih, gate_hh = weights
         weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh))
         output, cell = _Recurrence.apply(
-            x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
+            self.cuda_graphs, x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
         )
         return output, (output[-1:].to(cell.dtype), cell[None])
 
@@ -101,7 +104,7 @@ class HyperLSTM(HyperLayer):
 
 
 class _Recurrence(Function):
-    """The sequence as one function with a hand-written backward pass; on a GPU each way is one launch.
+    """The sequence as one function with a hand-written backward pass; each is one launch where cuda_graphs are used.
 
     x (T, B, in), h0 and c0 (B, hidden), weight_ih (R, in), weight_hh (R, hidden), bias (1 or B, 4·hidden), gates
     (B, 4·hidden) or None -> outputs (T, B, hidden), last cell (B, hidden). R is 4·hidden for plain weights, and
@@ -109,17 +112,19 @@ class _Recurrence(Function):
     """
 
     @staticmethod
-    def forward(ctx, x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
+    def forward(ctx, cuda_graphs, x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
         weight_ih, weight_hh = weight_ih.to(x.dtype), weight_hh.to(x.dtype)
-        outputs, cell, *saved = _unrolled(x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh)
+        arguments = x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh
+        outputs, cell, *saved = _unrolled(*arguments, cuda_graphs=cuda_graphs)
         ctx.save_for_backward(x, h0, c0, weight_ih, weight_hh, gate_ih, gate_hh, outputs, *saved)
-        ctx.bias_rows = len(bias)
+        ctx.bias_rows, ctx.cuda_graphs = len(bias), cuda_graphs
         return outputs, cell
 
     @staticmethod
     def backward(ctx, grad_outputs, grad_cell):
         refuse_double_backward("HyperLSTM")
-        return _unrolled_backward(ctx.needs_input_grad, ctx.bias_rows, grad_outputs, grad_cell, *ctx.saved_tensors)
+        arguments = ctx.needs_input_grad[1:], ctx.bias_rows, grad_outputs, grad_cell, *ctx.saved_tensors
+        return None, *_unrolled_backward(*arguments, cuda_graphs=ctx.cuda_graphs)
 
 
 @graphed
