@@ -1,5 +1,6 @@
 """The convolutional networks: one definition each, plain or self-tuning by the number of tuned hyperparameters."""
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -19,6 +20,7 @@ class _ConvNet(nn.Module):
     In training a draw tells the rates: of `dropout<layer>`, or of one `dropout` for all layers; see also the networks.
 
     dtype: what activations are kept, and products computed in (default: the weights'). Logits have the weights'.
+    elementary_scale: as in stn/layers.py, of every layer that responds to hyperparameters when some are tuned.
     """
 
     CHANNELS: tuple[int, ...]
@@ -26,11 +28,11 @@ class _ConvNet(nn.Module):
     POOLED: tuple[bool, ...]
     MEMORY_FORMAT = torch.contiguous_format
 
-    def __init__(self, num_hyper: int, dtype: torch.dtype | None):
+    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None, *, elementary_scale: bool = False):
         super().__init__()
         self.dtype = dtype or torch.get_default_dtype()
         self.convolutions = nn.ModuleList(
-            HyperConv2d(fan_in, fan_out, 3, num_hyper, stride, padding=1)
+            HyperConv2d(fan_in, fan_out, 3, num_hyper, stride, padding=1, elementary_scale=elementary_scale)
             for (fan_in, fan_out), stride in zip(pairwise(self.CHANNELS), self.STRIDES, strict=True)
         )
 
@@ -58,10 +60,11 @@ class AlexNet(_ConvNet):
     POOLED = (True, True, False, False, True)
     FULLY_CONNECTED = (256 * 2 * 2, 4096, 4096)
 
-    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None):
-        super().__init__(num_hyper, dtype)
-        self.hidden = nn.ModuleList(HyperLinear(*sizes, num_hyper) for sizes in pairwise(self.FULLY_CONNECTED))
-        self.classifier = HyperLinear(self.FULLY_CONNECTED[-1], CLASSES, num_hyper)
+    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None, *, elementary_scale: bool = False):
+        super().__init__(num_hyper, dtype, elementary_scale=elementary_scale)
+        linear = partial(HyperLinear, num_hyper=num_hyper, elementary_scale=elementary_scale)
+        self.hidden = nn.ModuleList(linear(*sizes) for sizes in pairwise(self.FULLY_CONNECTED))
+        self.classifier = linear(self.FULLY_CONNECTED[-1], CLASSES)
 
     def forward(self, images: Tensor, draw: Draw) -> Tensor:
         """images (B, 3, 32, 32), normalized -> logits (B, 10)."""
@@ -81,8 +84,8 @@ class SmallCNN(_ConvNet):
     POOLED = (True, True, True)
     MEMORY_FORMAT = torch.channels_last  # a fifth faster for so few channels; AlexNet gains nothing by it in float32
 
-    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None):
-        super().__init__(num_hyper, dtype)
+    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None, *, elementary_scale: bool = False):
+        super().__init__(num_hyper, dtype, elementary_scale=elementary_scale)
         self.classifier = HyperLinear(40 * 4 * 4, CLASSES, 0)
 
     def forward(self, images: Tensor, draw: Draw) -> Tensor:
