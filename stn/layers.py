@@ -52,6 +52,22 @@ def _is_response(name: str) -> bool:
     return name.startswith(("response_", "gate"))
 
 
+def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The elementary and the response parameters of a module and its submodules, as `module.parameters()` orders them.
+
+    Responses belong to `HyperLayer`s alone: all parameters of other modules are elementary.
+    """
+    response = {
+        parameter
+        for layer in module.modules()
+        if isinstance(layer, HyperLayer)
+        for name, parameter in layer.named_parameters(recurse=False)
+        if _is_response(name)
+    }
+    elementary = [parameter for parameter in module.parameters() if parameter not in response]
+    return elementary, [parameter for parameter in module.parameters() if parameter in response]
+
+
 class _HyperAffine(HyperLayer):
     """What `HyperLinear` and `HyperConv2d` share: all but the product of inputs and weights.
 

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from cnn.models import SmallCNN
+from lstm.model import AWDLSTM
 from stn import HyperConv2d, HyperEmbedding, HyperLinear, HyperLSTM
+from stn.layers import HyperLayer, split_parameters
 
 BATCH, HYPER = 5, 3
 
@@ -306,6 +309,44 @@ def test_checkpoints_hold_the_elementary_scale(name):
     assert torch.equal(hyper.elementary_scale, plain.elementary_scale)
     with pytest.raises(RuntimeError, match=r"Missing key.*elementary_scale"):
         hyper.load_state_dict(SCALED[name](HYPER).state_dict())
+
+
+# Which parameters are a response
+
+
+def names_of(module):
+    """The names of the elementary parameters and of the response parameters."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return tuple([names[parameter] for parameter in part] for part in split_parameters(module))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda: AWDLSTM(11, 6, 8, 2, HYPER), lambda: SmallCNN(HYPER, elementary_scale=True)],
+    ids=["language model", "small network"],
+)
+def test_parameters_split_by_layers_and_names(model):
+    model = model()
+    names = [name for name, _ in model.named_parameters()]
+    response = [name for name in names if name.rsplit(".", 1)[1].startswith(("gate", "response"))]
+    assert names_of(model) == ([name for name in names if name not in response], response)
+    assert len(response) == {AWDLSTM: 2 + 2 * 6, SmallCNN: 3 * 3}[type(model)]
+
+
+def test_parameters_of_other_modules_are_elementary():
+    class Plain(nn.Module):
+        def __init__(self, tied):
+            super().__init__()
+            self.gate, self.response_weight, self.tied = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2)), tied
+
+    layer, outer = HyperLinear(3, 2, HYPER, bias=False), HyperLayer(HYPER)
+    outer.gates = nn.Linear(2, 2, bias=False)
+    module = nn.Sequential(Plain(layer.weight), layer, Plain(layer.gate), outer)
+    assert names_of(module) == (
+        ["0.gate", "0.response_weight", "0.tied", "2.gate", "2.response_weight", "3.gates.weight"],
+        ["1.response_weight", "1.gate"],
+    )
+    assert names_of(HyperLinear(3, 2, 0)) == (["weight", "bias"], [])
 
 
 @pytest.mark.parametrize(
