@@ -14,13 +14,13 @@ from stn.lstm import HyperLSTM, State
 
 
 class Spec(NamedTuple):
-    """range: where the hyperparameter may lie, open. per_example: it may differ between a mini-batch's examples."""
+    """range: the open interval of its values. per_example: whether examples of a mini-batch may differ in it."""
 
     range: tuple[float, float]
     per_example: bool
 
 
-# In the published order. Those that act on shared weights, or on the loss as a whole, are shared by a mini-batch.
+# In the published order. A mini-batch shares those that act on its shared weights or on its loss as a whole.
 HYPERPARAMETERS = {
     "alpha": Spec((0, math.inf), per_example=False),
     "beta": Spec((0, math.inf), per_example=False),
@@ -35,12 +35,13 @@ HYPERPARAMETERS = {
 class AWDLSTM(nn.Module):
     """Embedding, LSTM layers and an output layer tied to the embedding.
 
-    Reads from a draw: `dropoute` (word types), `dropouti` (embedded inputs), `dropouth` (between layers), `dropouto`
-    (last output), `wdrop` (recurrent weights). The last layer is as wide as the embedding, to which it is tied.
+    The last LSTM layer is as wide as the embedding. In training the model reads these rates from a draw: `dropoute`
+    (word types), `dropouti` (embedded inputs), `dropouth` (between layers), `dropouto` (last output), `wdrop`
+    (recurrent weights).
 
-    dtype: what activations between layers are kept, and matrix products computed in (default: the weights'). Weights,
-    states and logits keep the weights'.
-    cuda_graphs: as of HyperLSTM.
+    dtype: of activations between layers and of matrix products (default: the weights' dtype, which states and logits
+        always have).
+    cuda_graphs: see HyperLSTM.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class AWDLSTM(nn.Module):
         return self.decoder(dropped.to(self.decoder.weight.dtype)), state
 
     def encode(self, tokens: Tensor, state: list[State] | None, draw: Draw) -> tuple[Tensor, Tensor, list[State]]:
-        """The last layer's outputs (T, B, emsize), dropped and raw, and each layer's state after the last step."""
+        """The last layer's outputs (T, B, emsize) with and without dropout, and each layer's last state."""
         state = state or [None] * len(self.layers)
         outputs = self.embedding(tokens, draw.h).to(self.dtype)
         if self.training:
