@@ -13,15 +13,16 @@ import torch.nn.functional as F
 from timing import DTYPES
 from torch import Tensor, nn
 
-from cnn.hyperparameters import specs
+from cnn.hyperparameters import TABLE, names_of
 from cnn.models import CLASSES, AlexNet
 from cnn.task import ImageClassification, augmented, normalized, scaled
-from stn.bilevel import hyper_step, weight_step
 from stn.datasets.images import Images, ImageSets
 from stn.hyperparameters import Hyperparameters, Tuned
+from stn.methods import STN, Update
 from stn.scripts.options import positive_int
 
 BATCH = 128
+NAMES = names_of("alexnet")
 START = {"cutlength": 4.0, "cutholes": 1.0}
 RATIOS = {
     "weight step / plain step": ("weight_step_s", "plain_step_s", 2.1, 2.1),
@@ -41,21 +42,20 @@ class Subject:
         sets = ImageSets(images, images, images, tuple(map(str, range(CLASSES))), "")
         self.hyper = Hyperparameters(
             **{
-                name: Tuned(START.get(name, 0.05), spec.range, scale=0.5, discrete=spec.discrete)
-                for name, spec in specs("alexnet").items()
+                name: Tuned(START.get(name, 0.05), TABLE[name].range, scale=0.5, discrete=TABLE[name].discrete)
+                for name in NAMES
             }
         )
         model = AlexNet(self.hyper.num_tuned, dtype)
         self.task = PlainInput(model, sets, batch)
         self.pixels = images.pixels[:batch]
-        self.optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, fused=True)
-        self.hyper_optimizer = torch.optim.Adam([self.hyper.unconstrained], 3e-3)
+        self.method = STN(model, self.hyper, lr=0.01, momentum=0.9, hyper_lr=3e-3)
 
     def weight_step(self) -> None:
-        weight_step(self.task, self.hyper, self.optimizer, float("inf"))
+        self.method.weight_step(self.task, self.hyper)
 
     def hyper_step(self) -> None:
-        hyper_step(self.task, self.hyper, self.hyper_optimizer, None)
+        self.method.hyper_step(self.task, self.hyper)
 
     def augmentation(self) -> None:
         augmented(self.pixels, self.hyper.perturbed(len(self.pixels)))
@@ -83,16 +83,14 @@ class Plain:
         for sizes in pairwise(AlexNet.FULLY_CONNECTED):
             layers += [nn.Dropout(0.05), nn.Linear(*sizes), nn.ReLU()]
         self.model = nn.Sequential(*layers, nn.Linear(AlexNet.FULLY_CONNECTED[-1], CLASSES))
-        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, 0.9, fused=True)
+        self.update = Update(torch.optim.SGD(self.model.parameters(), 0.01, 0.9, fused=True))
         self.images, self.labels = torch.randn(batch, 3, 32, 32), torch.arange(batch) % CLASSES
         self.dtype = dtype
 
     def step(self) -> None:
         with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(self.images)
-        self.optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(logits.float(), self.labels).backward()
-        self.optimizer.step()
+        self.update(F.cross_entropy(logits.float(), self.labels))
 
 
 def measure(dtype: torch.dtype, batch: int, rounds: int) -> timing.Seconds:
@@ -125,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.peak:
         train_and_say_peak(args.peak, args.batch)
         return
-    print(f"AlexNet, batch {args.batch}, {len(specs('alexnet'))} tuned; {timing.machine()}")
+    print(f"AlexNet, batch {args.batch}, {len(NAMES)} tuned; {timing.machine()}")
     results = {}
     for name in args.dtype:
         seconds = measure(DTYPES[name], args.batch, args.rounds)

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy
 from matplotlib.figure import Figure
+from scipy.optimize import nnls
 
 from stn.figures import style
 
@@ -42,17 +43,10 @@ TERMS: dict[str, Callable] = {
 
 
 def fit(shapes: Sequence, seconds: Sequence[float]) -> numpy.ndarray:
-    """The model's coefficients by least squares of the relative errors, without the terms that turned out negative."""
+    """The model's coefficients, by non-negative least squares of the relative errors."""
     terms = numpy.array([[term(shape) for term in TERMS.values()] for shape in shapes]) / numpy.array(seconds)[:, None]
-    scale = numpy.linalg.norm(terms, axis=0)
-    scaled, found = terms / scale, numpy.zeros(len(TERMS))
-    active = numpy.ones(len(TERMS), dtype=bool)
-    while True:
-        found[:] = 0
-        found[active] = numpy.linalg.lstsq(scaled[:, active], numpy.ones(len(seconds)), rcond=None)[0]
-        if (found >= 0).all():
-            return found / scale
-        active &= found > 0
+    scale = numpy.linalg.norm(terms, axis=0)  # the terms differ by many orders of magnitude
+    return nnls(terms / scale, numpy.ones(len(seconds)))[0] / scale
 
 
 def predict(shape, coefficients: numpy.ndarray) -> float:

@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from timing import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lstm.experiment import locate_corpus
 from lstm.model import AWDLSTM
+from lstm.settings import LanguageModelSettings
 from lstm.task import LanguageModeling
-from stn.bilevel import hyper_step, weight_step
 from stn.datasets.text import Corpus, load_corpus
 from stn.figures import style
 from stn.kernels.memory import keep_freed_memory
+from stn.methods import STN
 from stn.scripts.options import positive_int
 
 LR, HYPER_LR, SEED = 30.0, 0.01, 3
@@ -63,13 +63,12 @@ def losses(corpus: Corpus, shape: Shape, dtype: torch.dtype, factor: float, step
     with torch.no_grad():
         model.embedding.weight *= factor
     task = LanguageModeling(model, corpus, shape.batch, shape.steps)
-    optimizer = torch.optim.SGD(model.parameters(), LR, fused=True)
-    hyper_optimizer = torch.optim.Adam([hyper.unconstrained], HYPER_LR)
+    method = STN(model, hyper, lr=LR, clip=CLIP, hyper_lr=HYPER_LR)
     for step in range(steps):
         with ProductsOfRounded():
-            loss = weight_step(task, hyper, optimizer, CLIP).data.item()
+            loss = method.weight_step(task, hyper).data.item()
             if step % 2:
-                hyper_step(task, hyper, hyper_optimizer, None)
+                method.hyper_step(task, hyper)
         yield loss
 
 
@@ -104,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
-    corpus = load_corpus(locate_corpus(args.data)[0])
+    corpus = load_corpus(LanguageModelSettings.locate(args.data)[0])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     # One step of each in turn would share the random generator: one run after the other.
     runs = {name: losses(corpus, PAPER, *CURVES[name], args.steps) for name in args.curves}

@@ -16,13 +16,14 @@ import torch
 from operators import profiled
 from reference import PlainModel, training_loss
 from timing import DTYPES, ROOT, interleaved
-from torch import Tensor
 
-from lstm.model import AWDLSTM, HYPERPARAMETERS
+from lstm.hyperparameters import TABLE
+from lstm.model import AWDLSTM
 from lstm.task import EVALUATION_BATCH, EVALUATION_ROWS, LanguageModeling
-from stn.bilevel import evaluate, hyper_step, weight_step
+from stn.bilevel import evaluate
 from stn.datasets.text import Corpus
 from stn.hyperparameters import Hyperparameters, Tuned
+from stn.methods import STN, Update
 from stn.schedules import Constant
 
 RATE = 0.05
@@ -49,13 +50,13 @@ PAPER = Shape()
 
 def tuned_hyperparameters(count: int) -> Hyperparameters:
     """The language model's seven, the first `count` of them tuned, all from one value, as --tune_all does."""
-    tuned = list(HYPERPARAMETERS)[:count]
+    tuned = list(TABLE)[:count]
     return Hyperparameters(
         **{
-            name: Tuned(RATE, spec.range, per_example=spec.per_example, feed="squashed")
+            name: Tuned(RATE, declared.range, per_example=declared.per_example, feed="squashed")
             if name in tuned
             else Constant(RATE)
-            for name, spec in HYPERPARAMETERS.items()
+            for name, declared in TABLE.items()
         }
     )
 
@@ -73,25 +74,22 @@ class Subject:
         self.model = AWDLSTM(shape.types, shape.width, shape.width, 2, self.hyper.num_tuned, dtype)
         self.task = LanguageModeling(self.model, corpus, shape.batch, shape.steps)
         self.shape = shape
-        self.optimizer = torch.optim.SGD(self.model.parameters(), 1.0, fused=True)
-        self.hyper_optimizer = torch.optim.Adam([self.hyper.unconstrained], 0.01) if shape.tuned else None
+        self.method = STN(self.model, self.hyper, lr=1.0, clip=CLIP)
 
     def weight_step(self) -> None:
-        weight_step(self.task, self.hyper, self.optimizer, CLIP)
+        self.method.weight_step(self.task, self.hyper)
 
     def hyper_step(self) -> None:
-        hyper_step(self.task, self.hyper, self.hyper_optimizer, None)
+        self.method.hyper_step(self.task, self.hyper)
 
     def oracle_step(self) -> None:
         """The weight step by the obvious implementation, on the same weights."""
-        tokens, targets = self.task.train.next()
-        state = self.task.train.state or [
-            tuple(torch.zeros(2, 1, self.shape.batch, layer.hidden_size)) for layer in self.model.layers
-        ]
+        _, tokens, targets, state = self.task.batch("train")
+        state = state or [tuple(torch.zeros(2, 1, self.shape.batch, layer.hidden_size)) for layer in self.model.layers]
         self.model.train()
         loss, state = training_loss(self.model, tokens, targets, state, self.hyper.perturbed(self.shape.batch))
-        self.task.train.carry(state)
-        update(self.optimizer, loss)
+        self.task.streams["train"].carry(state)
+        self.method.weights(loss)
 
     def eval(self) -> None:
         evaluate(self.task, self.hyper, "valid")
@@ -107,21 +105,14 @@ class Plain:
     def __init__(self, shape: Shape, dtype: torch.dtype):
         torch.manual_seed(0)
         self.model = PlainModel(shape.types, shape.width, shape.width, RATE)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), 1.0, fused=True)
+        self.update = Update(torch.optim.SGD(self.model.parameters(), 1.0, fused=True), CLIP)
         self.tokens, self.targets = torch.randint(shape.types, (2, shape.steps, shape.batch))
         self.autocast = partial(torch.autocast, "cpu", dtype, enabled=dtype != torch.float32)
 
     def step(self) -> None:
         with self.autocast():
             loss, _ = self.model(self.tokens, self.targets, [None, None])
-        update(self.optimizer, loss)
-
-
-def update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], CLIP)
-    optimizer.step()
+        self.update(loss)
 
 
 class Products:

@@ -7,6 +7,8 @@ from itertools import cycle
 import numpy
 from matplotlib.ticker import MaxNLocator
 
+from cnn import hyperparameters
+from cnn.hyperparameters import TABLE
 from stn.figures.drawing import Drawing, select, shared_color
 from stn.figures.schedules import draw_schedules, draw_values, scale_panels, schedule_axis
 from stn.figures.style import COLORS, DASHES, SHADES, STYLE, grid, grow, key, legend, styled, wrapped
@@ -20,7 +22,7 @@ RATES = {
     "fcdropout0": {"color": COLORS[1], "linestyle": DASHES[1]},
     "fcdropout1": {"color": COLORS[4], "linestyle": DASHES[1]},
 }
-CUTOUT = {"cutlength": "hole length (pixels)", "cutholes": "number of holes"}
+CUTOUT = {name: TABLE[name].label for name in hyperparameters.CUTOUT}
 ORDER = (*RATES, "hue", "contrast", "sat", "bright", "inscale", *CUTOUT)  # whatever acts alike is side by side
 
 

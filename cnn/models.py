@@ -1,5 +1,6 @@
 """The convolutional networks: one definition each, plain or self-tuning by the number of tuned hyperparameters."""
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -14,11 +15,12 @@ CLASSES = 10
 
 
 class _ConvNet(nn.Module):
-    """Convolutions of 3 x 3, each with a rectifier, some with pooling, then dropout of whole channels.
+    """Base class: 3 x 3 convolutions, each followed by pooling (some), a rectifier and dropout of whole channels.
 
-    In training a draw tells the rates: of `dropout<layer>`, or of one `dropout` for all layers; see also the networks.
+    In training the draw holds the dropout rates: `dropout<layer>` for each convolution, or one `dropout` for all.
 
-    dtype: what activations are kept, and products computed in (default: the weights'). Logits have the weights'.
+    dtype: of activations and products (default: the weights' dtype, which logits always have).
+    elementary_scale: as in stn/layers.py, of every layer that responds to hyperparameters when some are tuned.
     """
 
     CHANNELS: tuple[int, ...]
@@ -26,11 +28,11 @@ class _ConvNet(nn.Module):
     POOLED: tuple[bool, ...]
     MEMORY_FORMAT = torch.contiguous_format
 
-    def __init__(self, num_hyper: int, dtype: torch.dtype | None):
+    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None, *, elementary_scale: bool = False):
         super().__init__()
         self.dtype = dtype or torch.get_default_dtype()
         self.convolutions = nn.ModuleList(
-            HyperConv2d(fan_in, fan_out, 3, num_hyper, stride, padding=1)
+            HyperConv2d(fan_in, fan_out, 3, num_hyper, stride, padding=1, elementary_scale=elementary_scale)
             for (fan_in, fan_out), stride in zip(pairwise(self.CHANNELS), self.STRIDES, strict=True)
         )
 
@@ -41,7 +43,7 @@ class _ConvNet(nn.Module):
             x = convolution(x, draw.h)
             if pooled:
                 x = F.max_pool2d(x, 2)
-            x = F.relu(x)  # as well before pooling, but on four times as many
+            x = F.relu(x)  # the same as before pooling, on a quarter of the entries
             if self.training:
                 x = channel_dropout(x, draw["dropout" if "dropout" in draw else f"dropout{layer}"])
         return x.flatten(1)
@@ -50,7 +52,7 @@ class _ConvNet(nn.Module):
 class AlexNet(_ConvNet):
     """AlexNet for 32 x 32 images, as MacKay et al. 2019 trained it: five convolutions, three fully connected layers.
 
-    Reads `fcdropout0` and `fcdropout1` too, the rates of the first two fully connected layers' inputs.
+    In training it reads `fcdropout0` and `fcdropout1` too, the dropout rates of the hidden layers' inputs.
     """
 
     CHANNELS = (3, 64, 192, 384, 256, 256)
@@ -58,10 +60,11 @@ class AlexNet(_ConvNet):
     POOLED = (True, True, False, False, True)
     FULLY_CONNECTED = (256 * 2 * 2, 4096, 4096)
 
-    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None):
-        super().__init__(num_hyper, dtype)
-        self.hidden = nn.ModuleList(HyperLinear(*sizes, num_hyper) for sizes in pairwise(self.FULLY_CONNECTED))
-        self.classifier = HyperLinear(self.FULLY_CONNECTED[-1], CLASSES, num_hyper)
+    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None, *, elementary_scale: bool = False):
+        super().__init__(num_hyper, dtype, elementary_scale=elementary_scale)
+        linear = partial(HyperLinear, num_hyper=num_hyper, elementary_scale=elementary_scale)
+        self.hidden = nn.ModuleList(linear(*sizes) for sizes in pairwise(self.FULLY_CONNECTED))
+        self.classifier = linear(self.FULLY_CONNECTED[-1], CLASSES)
 
     def forward(self, images: Tensor, draw: Draw) -> Tensor:
         """images (B, 3, 32, 32), normalized -> logits (B, 10)."""
@@ -79,10 +82,10 @@ class SmallCNN(_ConvNet):
     CHANNELS = (3, 10, 20, 40)
     STRIDES = (1, 1, 1)
     POOLED = (True, True, True)
-    MEMORY_FORMAT = torch.channels_last  # a fifth faster for so few channels; AlexNet gains nothing by it in float32
+    MEMORY_FORMAT = torch.channels_last  # a fifth faster with so few channels; no faster for AlexNet in float32
 
-    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None):
-        super().__init__(num_hyper, dtype)
+    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None, *, elementary_scale: bool = False):
+        super().__init__(num_hyper, dtype, elementary_scale=elementary_scale)
         self.classifier = HyperLinear(40 * 4 * 4, CLASSES, 0)
 
     def forward(self, images: Tensor, draw: Draw) -> Tensor:

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cnn.hyperparameters import specs
-from cnn.hypertrain import SCRIPT
+from cnn.hyperparameters import TABLE, names_of
 from cnn.models import MODELS
+from cnn.settings import ImageSettings
 from cnn.task import augmented, scaled, unnormalized
 from stn.errors import UserError
 from stn.figures import style
@@ -30,16 +30,7 @@ MOST_IMAGES = 30  # beyond which they are too small to see
 # Inches: the labels' width, an image's at most, a label's line, the space between two blocks and above the first.
 MARGIN, LARGEST, LINE, GAP, TOP = 1.45, 0.6, 0.13, 0.12, 0.03
 # What `augmented` reads, by what it is called in the sheet.
-LABELS = {
-    "hue": "hue",
-    "sat": "saturation",
-    "contrast": "contrast",
-    "bright": "brightness",
-    "indropout": "input dropout",
-    "inscale": "input scaling",
-    "cutlength": "cutout length (px)",
-    "cutholes": "cutout holes",
-}
+LABELS = {name: TABLE[name].label for name in names_of("small", shared_dropout=True) if name != "dropout"}
 NEEDED = ("data", "data_checksum", "model", "percent_valid", "batch_size")  # of args.yaml
 
 
@@ -69,7 +60,7 @@ def draw(args: Namespace) -> None:
     """Draw the sheet. Raises UserError where the run, its data or its epochs are not there, or it is of no images."""
     if args.images > MOST_IMAGES:
         raise UserError(f"--images {args.images} is more than a page has room for: give at most {MOST_IMAGES}")
-    run = read_run(options.find(args.run, "the run"))
+    run = read_run(options.find(args.run, "the run"), TABLE)
     epochs = epochs_to_draw(run)
     pixels = some_images(run.settings, args.images, args.seed)
     blocks = [augmented_rows(pixels, drawer(row, run.settings), args.seed) for row in epochs]
@@ -97,7 +88,7 @@ def some_images(settings: Mapping, count: int, seed: int) -> Tensor:
 
     Raises UserError where its data is not there or has changed, or there are not so many.
     """
-    pixels = SCRIPT.reload(Namespace(**settings)).train.pixels
+    pixels = ImageSettings(label="", **{name: settings[name] for name in NEEDED}).load().train.pixels
     if count > len(pixels):
         raise UserError(f"--images {count} is more than the {len(pixels)} training images: lower it")
     return pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:count]]
@@ -106,13 +97,12 @@ def some_images(settings: Mapping, count: int, seed: int) -> Tensor:
 def drawer(row: Mapping[str, float], settings: Mapping) -> Hyperparameters:
     """The hyperparameters of augmentation as an epoch's row recorded them; those tuned, with their scales."""
     ranges = settings.get("ranges", {})
-    discrete = {name for name, spec in specs(settings["model"]).items() if spec.discrete}
     sources = {}
     for name in LABELS:
         if name in ranges and name + SCALE in row:
             # A discrete one starts half above its initial value; the row has it as it is.
-            start = row[name] - 0.5 * (name in discrete)
-            sources[name] = Tuned(start, tuple(ranges[name]), row[name + SCALE], discrete=name in discrete)
+            start, discrete = row[name] - 0.5 * TABLE[name].discrete, TABLE[name].discrete
+            sources[name] = Tuned(start, tuple(ranges[name]), row[name + SCALE], discrete=discrete)
         else:
             sources[name] = Constant(row[name])
     return Hyperparameters(**sources)

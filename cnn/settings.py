@@ -165,7 +165,7 @@ class ImageSettings(Settings):
         with explaining_os_errors(folder):
             return next(path for path in chain([folder], others) if not path.exists())
 
-    def load(self) -> ImageSets:
+    def read_data(self) -> ImageSets:
         if self.data == BUILTIN:
             (train, test), classes = builtin_images.builtin_images(), builtin_images.CLASSES
         else:

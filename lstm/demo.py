@@ -66,7 +66,7 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
     say(table(*jobs))
     say("")
     for draw in (schedules, perplexities):
-        figure, _ = draw([history.read_run(job.path) for job in jobs])
+        figure, _ = draw([history.read_run(job.path, TABLE) for job in jobs])
         for file in style.save(figure, folder / draw.__name__):
             say(f"figure {file}")
 
@@ -82,7 +82,7 @@ def table(fixed: Job, tuned: Job) -> str:
     lines = [f"{'':<22}{'fixed':>9}{'tuned':>9}"]
     for split, column in (("validation", "val_ppl"), ("test", "test_ppl")):
         lines.append(f"{f'{split} perplexity':<22}" + "".join(f"{result[column]:>9.1f}" for result in results))
-    run = history.read_run(tuned.path)
+    run = history.read_run(tuned.path, TABLE)
     found = run.epoch.iloc[run.best()]
     lines += ["", f"{'hyperparameter':<22}{'initial':>9}{'found':>9}"]
     lines += [f"{name:<22}{run.settings[name]:>9.3f}{found[name]:>9.3f}" for name in TABLE]

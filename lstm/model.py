@@ -14,21 +14,31 @@ from stn.lstm import HyperLSTM, State
 class AWDLSTM(nn.Module):
     """Embedding, LSTM layers and an output layer tied to the embedding.
 
-    Reads from a draw: `dropoute` (word types), `dropouti` (embedded inputs), `dropouth` (between layers), `dropouto`
-    (last output), `wdrop` (recurrent weights). The last layer is as wide as the embedding, to which it is tied.
+    The last LSTM layer is as wide as the embedding. In training the model reads these rates from a draw: `dropoute`
+    (word types), `dropouti` (embedded inputs), `dropouth` (between layers), `dropouto` (last output), `wdrop`
+    (recurrent weights).
 
-    dtype: what activations between layers are kept, and matrix products computed in (default: the weights'). Weights,
-    states and logits keep the weights'.
+    dtype: of activations between layers and of matrix products (default: the weights' dtype, which states and logits
+        always have).
+    cuda_graphs: see HyperLSTM.
     """
 
     def __init__(
-        self, vocab_size: int, emsize: int, nhid: int, nlayers: int, num_hyper: int, dtype: torch.dtype | None = None
+        self,
+        vocab_size: int,
+        emsize: int,
+        nhid: int,
+        nlayers: int,
+        num_hyper: int,
+        dtype: torch.dtype | None = None,
+        *,
+        cuda_graphs: bool = True,
     ):
         super().__init__()
         self.dtype = dtype or torch.get_default_dtype()
         widths = [emsize] + [nhid] * (nlayers - 1) + [emsize]
         self.embedding = HyperEmbedding(vocab_size, emsize, num_hyper)
-        self.layers = nn.ModuleList(HyperLSTM(fan_in, hidden, num_hyper) for fan_in, hidden in pairwise(widths))
+        self.layers = nn.ModuleList(HyperLSTM(*sizes, num_hyper, cuda_graphs=cuda_graphs) for sizes in pairwise(widths))
         self.decoder = nn.Linear(emsize, vocab_size)
         self.decoder.weight = self.embedding.weight
 
@@ -38,7 +48,7 @@ class AWDLSTM(nn.Module):
         return self.decoder(dropped.to(self.decoder.weight.dtype)), state
 
     def encode(self, tokens: Tensor, state: list[State] | None, draw: Draw) -> tuple[Tensor, Tensor, list[State]]:
-        """The last layer's outputs (T, B, emsize), dropped and raw, and each layer's state after the last step."""
+        """The last layer's outputs (T, B, emsize) with and without dropout, and each layer's last state."""
         state = state or [None] * len(self.layers)
         outputs = self.embedding(tokens, draw.h).to(self.dtype)
         if self.training:

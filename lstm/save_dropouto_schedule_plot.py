@@ -4,6 +4,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from lstm.hyperparameters import TABLE
 from stn.errors import UserError
 from stn.figures import schedules, style
 from stn.runs import history
@@ -63,7 +64,8 @@ def read_runs(paths: list[str]) -> list[history.Run]:
     for path in dict.fromkeys(paths):
         try:
             folder = options.find(path, "the run")
-            runs.append(history.read_run(folder if (folder / "args.yaml").exists() else newest_of_any_prefix(folder)))
+            run = folder if (folder / "args.yaml").exists() else newest_of_any_prefix(folder)
+            runs.append(history.read_run(run, TABLE))
         except UserError as error:
             complain(NAME, f"left out: {error}")
     if not runs:

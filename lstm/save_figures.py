@@ -3,10 +3,10 @@
 import sys
 from functools import partial
 
-from lstm.model import HYPERPARAMETERS
+from lstm.hyperparameters import TABLE
 from stn.figures import command
 
-main = partial(command.main, script="save_figures.py", names=tuple(HYPERPARAMETERS))
+main = partial(command.main, script="save_figures.py", names=tuple(TABLE))
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -137,13 +137,13 @@ class LanguageModelSettings(Settings):
     def new_folder(self) -> Path:
         return run_path(ROOT / "logs" / self.save_dir, self.prefix, date.today())
 
-    def load(self) -> Corpus:
+    def read_data(self) -> Corpus:
         return load_corpus(find(self.data, "the run's --data"))
 
     def task(self, data: Corpus, num_hyper: int) -> LanguageModeling:
         sizes = len(data.vocabulary), self.emsize, self.nhid, self.nlayers, num_hyper
         with explaining_out_of_memory("the model does not fit into memory: lower --emsize, --nhid or --nlayers"):
-            model = AWDLSTM(*sizes, dtype=getattr(torch, self.dtype))
+            model = AWDLSTM(*sizes, dtype=getattr(torch, self.dtype), cuda_graphs=not self.no_cuda_graphs)
             model = model.to(self.device)
         return LanguageModeling(model, data, self.batch_size, self.bptt, self.val_penalties, self.device)
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pandas
 
 from lstm import demo
+from lstm.hyperparameters import TABLE
 from lstm.settings import PTB
 from lstm.train import SCRIPT as TRAIN
 from lstm.train_basic import SCRIPT as TRAIN_BASIC
@@ -196,7 +197,7 @@ def corpus(size: Size, folder: Path) -> Path:
 
 def final_value(stn: Job) -> float:
     """The output dropout that a finished STN ended at. Raises UserError where its folder does not say."""
-    epochs = history.read_run(stn.path).epoch
+    epochs = history.read_run(stn.path, TABLE).epoch
     if epochs.empty or "dropouto" not in epochs:
         raise UserError(f"{stn.path}/epoch.csv does not hold the STN's schedule: remove that folder and start again")
     return float(epochs["dropouto"].iloc[-1])
@@ -258,7 +259,7 @@ def write(plan: Plan, folder: Path) -> list[Path]:
     files = [folder / "table1.csv", folder / "table1.md"]
     for file, text in zip(files, (results(plan).to_csv(index=False), markdown(plan) + "\n"), strict=True):
         write_atomically(file, lambda new, text=text: new.write(text.encode()))
-    finished = [history.read_run(job.path) for job in plan.initial.values() if job.finished]
+    finished = [history.read_run(job.path, TABLE) for job in plan.initial.values() if job.finished]
     if finished:
         figure, skipped = schedules.initial_values(finished, "dropouto", "output dropout")
         for line in skipped:

@@ -1,13 +1,13 @@
 """Dropout for recurrent and convolutional networks, with rates that may differ per example.
 
 Rates are floats or tensors, a scalar or (B,). Kept entries are scaled by 1 / (1 − rate), so expectations are
-preserved. Nothing here knows training from evaluation: at evaluation, do not call it.
+preserved. These functions always drop: do not call them at evaluation.
 """
 
 import torch
 from torch import Tensor
 
-MIN_KEEP = 1e-3  # rates are kept this far off 1, so that no mask divides by zero
+MIN_KEEP = 1e-3  # lower bound of 1 − rate, by which masks are divided
 
 
 def dropout(x: Tensor, rate: float | Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def locked_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
 def embedding_dropout(embedded: Tensor, ids: Tensor, vocab_size: int, rate: float | Tensor) -> Tensor:
     """Drop whole word types (Gal & Ghahramani 2016): embedded (T, B, F) of ids (T, B), rate float or ().
 
-    One mask over the vocabulary, so that a word is dropped wherever it occurs in the mini-batch.
+    One mask over the vocabulary: a word is dropped at all of its places in the mini-batch.
     """
     if is_zero(rate):
         return embedded
@@ -37,7 +37,7 @@ def embedding_dropout(embedded: Tensor, ids: Tensor, vocab_size: int, rate: floa
 
 
 def drop_connect(rate: float | Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """DropConnect (Wan et al. 2013) on weights of one shape, all under one and the same mask; rate float or ()."""
+    """DropConnect (Wan et al. 2013) on weights of one shape, which share one mask; rate float or ()."""
     if is_zero(rate):
         return weights
     mask = _mask(_as_tensor(rate, weights[0]), weights[0].shape, weights[0])
@@ -45,12 +45,12 @@ def drop_connect(rate: float | Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
 
 
 def is_zero(rate: float | Tensor) -> bool:
-    """Whether this is a number 0; a tensor is not asked, for that would wait for its device."""
+    """Whether the rate is the number 0; False for any tensor, as reading its value would wait for its device."""
     return not isinstance(rate, Tensor) and rate == 0
 
 
 def _drop(x: Tensor, rate: float | Tensor, shape: tuple[int, ...]) -> Tensor:
-    """x under one mask of a shape that broadcasts to x's and starts with B."""
+    """x times a mask of this shape, which starts with B and broadcasts to x's."""
     if is_zero(rate):
         return x
     rate = _as_tensor(rate, x)
@@ -58,17 +58,13 @@ def _drop(x: Tensor, rate: float | Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _as_tensor(rate: float | Tensor, like: Tensor) -> Tensor:
-    dtype = _at_least_single(like.dtype)
+    # The mask is drawn in this dtype: bfloat16 has only 256 different random numbers, too few for a rate.
+    dtype = torch.promote_types(like.dtype, torch.float32)
     if isinstance(rate, Tensor):
         return rate.to(like.device, dtype)
-    return torch.full((), rate, dtype=dtype, device=like.device)  # filled there: a copy would wait for the device
+    return torch.full((), rate, dtype=dtype, device=like.device)  # filled on the device, not copied to it: no wait
 
 
 def _mask(rate: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
     keep = (1 - rate).clamp(min=MIN_KEEP)
-    # bfloat16 tells only 256 random numbers apart, too few for a rate.
     return ((torch.rand(shape, dtype=rate.dtype, device=like.device) < keep) / keep).to(like.dtype)
-
-
-def _at_least_single(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)

@@ -5,6 +5,10 @@
 W and b are the elementary weights and keep `torch.nn`'s own names, so that a plain checkpoint loads into its
 self-tuning twin. W' and b' are `response_weight` and `response_bias`; V and C, stacked, are `gate`. With no
 tuned hyperparameter a layer is its plain counterpart: no response, no extra memory or time.
+
+As in the published convolutional networks, `HyperLinear` and `HyperConv2d` can multiply W x + b by a learned scalar,
+`elementary_scale`, that starts at 1. Its gradient step is up to 1,000 times larger than that of W, which speeds up the
+start of training. It is an elementary parameter: a checkpoint must hold it if the layer has it.
 """
 
 import math
@@ -17,19 +21,19 @@ GATE_STD = 0.01  # MacKay et al. 2019: small, never zero, since a zero gate woul
 
 
 class HyperLayer(nn.Module):
-    """What best-response layers share. `num_hyper`: H, the number of tuned hyperparameters."""
+    """Base class of best-response layers. `num_hyper`: H, the number of tuned hyperparameters."""
 
     def __init__(self, num_hyper: int):
         super().__init__()
         self.num_hyper = num_hyper
 
     def declare(self, *names: str) -> None:
-        """Parameters that some layers of this kind lack: None until added."""
+        """Register optional parameters: None until they are added."""
         for name in names:
             self.register_parameter(name, None)
 
     def add_parameter(self, name: str, *shape: int, bound: float) -> None:
-        """Register a parameter of this shape, drawn from U(±bound)."""
+        """Register a parameter of this shape, drawn from the uniform distribution on [−bound, bound]."""
         self.register_parameter(name, nn.Parameter(torch.empty(*shape).uniform_(-bound, bound)))
 
     def add_gate(self, name: str, rows: int) -> None:
@@ -37,7 +41,7 @@ class HyperLayer(nn.Module):
         self.register_parameter(name, nn.Parameter(torch.empty(rows, self.num_hyper).normal_(std=GATE_STD)))
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # A plain layer's checkpoint has no response: this layer keeps its own.
+        # A plain layer's checkpoint has no response: this layer then keeps the one that it has.
         response = {prefix + name: value for name, value in self.state_dict().items() if _is_response(name)}
         if not response.keys() & state_dict.keys():
             state_dict = {**state_dict, **response}
@@ -48,64 +52,92 @@ def _is_response(name: str) -> bool:
     return name.startswith(("response_", "gate"))
 
 
-class _HyperAffine(HyperLayer):
-    """What `HyperLinear` and `HyperConv2d` share: all but the product of inputs and weights.
+def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The elementary and the response parameters of a module and its submodules, as `module.parameters()` orders them.
 
-    Products are computed in the inputs' dtype, which may be bfloat16; parameters and what is folded into them keep
-    theirs. fan_in: the shape of one output's weights.
+    Responses belong to `HyperLayer`s alone: all parameters of other modules are elementary.
+    """
+    response = {
+        parameter
+        for layer in module.modules()
+        if isinstance(layer, HyperLayer)
+        for name, parameter in layer.named_parameters(recurse=False)
+        if _is_response(name)
+    }
+    elementary = [parameter for parameter in module.parameters() if parameter not in response]
+    return elementary, [parameter for parameter in module.parameters() if parameter in response]
+
+
+class _HyperAffine(HyperLayer):
+    """Base class of `HyperLinear` and `HyperConv2d`, which define `plain_forward`.
+
+    Products are computed in the inputs' dtype, which may be bfloat16; parameters, and responses folded into them, keep
+    their own. fan_in: the shape of one output's weights.
     """
 
-    def __init__(self, outputs: int, fan_in: tuple[int, ...], num_hyper: int, bias: bool):
+    def __init__(self, outputs: int, fan_in: tuple[int, ...], num_hyper: int, bias: bool, elementary_scale: bool):
         super().__init__(num_hyper)
         bound = 1 / math.sqrt(math.prod(fan_in))
         self.add_parameter("weight", outputs, *fan_in, bound=bound)
-        self.declare("bias", "response_weight", "response_bias", "gate")
+        self.declare("bias", "elementary_scale", "response_weight", "response_bias", "gate")
         if bias:
             self.add_parameter("bias", outputs, bound=bound)
+        if elementary_scale:
+            self.elementary_scale = nn.Parameter(torch.ones(()))
         if num_hyper:
             self.add_parameter("response_weight", outputs, *fan_in, bound=bound)
             if bias:
                 self.add_parameter("response_bias", outputs, bound=bound)
             self.add_gate("gate", 2 * outputs if bias else outputs)
 
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def plain_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The plain layer's output for weights of x's dtype."""
         raise NotImplementedError
 
     def products(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """W x and W' x."""
-        return self._product(x, self.weight), self._product(x, self.response_weight)
+        return self._cast_forward(x, self.weight), self._cast_forward(x, self.response_weight)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        bias = None if self.bias is None else self._scaled(self.bias)
         if not self.num_hyper:
-            return self._product(x, self.weight, self.bias)
+            return self._cast_forward(x, self._scaled(self.weight), bias)
         gate = F.linear(h, self.gate)
-        weight_gate, bias_gate = gate.chunk(2, -1) if self.bias is not None else (gate, None)
-        bias = None if self.bias is None else respond(self.bias, bias_gate, self.response_bias)
-        pixels = (None,) * (self.weight.dim() - 2)  # what a gate is the same for: the dimensions after the outputs
+        weight_gate, bias_gate = (gate, None) if bias is None else gate.chunk(2, -1)
+        bias = None if bias is None else respond(bias, bias_gate, self.response_bias)
+        pixels = (None,) * (self.weight.dim() - 2)  # the height and width of images, over which a gate is the same
         if len(h) == 1:
-            weight = respond(self.weight, weight_gate.T[..., *pixels], self.response_weight)
-            return self._product(x, weight, None if bias is None else bias[0])
+            weight = respond(self._scaled(self.weight), weight_gate.T[..., *pixels], self.response_weight)
+            return self._cast_forward(x, weight, None if bias is None else bias[0])
         elementary, response = self.products(x)
-        y = respond(elementary, weight_gate[..., *pixels].to(x.dtype), response)
+        y = respond(self._scaled(elementary), weight_gate[..., *pixels].to(x.dtype), response)
         return y if bias is None else y + bias[..., *pixels].to(x.dtype)
 
-    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self.product(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+    def _scaled(self, elementary: Tensor) -> Tensor:
+        if self.elementary_scale is None:
+            return elementary
+        # [None]: without a dimension, a GPU would round the scalar to bfloat16, the same error for all outputs.
+        return (elementary * self.elementary_scale[None]).to(elementary.dtype)
+
+    def _cast_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return self.plain_forward(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 class HyperLinear(_HyperAffine):
     """`nn.Linear` with a best response.
 
     `weight` and `response_weight` (out, in), `bias` and `response_bias` (out,), `gate` (2·out, H), without a
-    bias (out, H).
+    bias (out, H); `elementary_scale` () if asked for.
 
     forward: x (…, B, in), h (B, H) or (1, H) -> (…, B, out). A plain layer ignores h.
     """
 
-    def __init__(self, in_features: int, out_features: int, num_hyper: int, bias: bool = True):
-        super().__init__(out_features, (in_features,), num_hyper, bias)
+    def __init__(
+        self, in_features: int, out_features: int, num_hyper: int, bias: bool = True, *, elementary_scale: bool = False
+    ):
+        super().__init__(out_features, (in_features,), num_hyper, bias, elementary_scale)
 
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def plain_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
 
@@ -113,7 +145,7 @@ class HyperConv2d(_HyperAffine):
     """`nn.Conv2d` with a best response, gated per output channel; kernels are square.
 
     `weight` and `response_weight` (out, in, k, k), `bias` and `response_bias` (out,), `gate` (2·out, H), without a
-    bias (out, H). Elementary and response convolution run as one, of stacked output channels.
+    bias (out, H); `elementary_scale` () if asked for.
 
     forward: x (B, in, height, width), h (B, H) or (1, H) -> (B, out, …, …). A plain layer ignores h.
     """
@@ -127,16 +159,18 @@ class HyperConv2d(_HyperAffine):
         stride: int = 1,
         padding: int = 0,
         bias: bool = True,
+        *,
+        elementary_scale: bool = False,
     ):
-        super().__init__(out_channels, (in_channels, kernel_size, kernel_size), num_hyper, bias)
+        super().__init__(out_channels, (in_channels, kernel_size, kernel_size), num_hyper, bias, elementary_scale)
         self.stride, self.padding = stride, padding
 
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def plain_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
     def products(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # As one, of stacked output channels: the inputs are read once.
-        elementary, response = self._product(x, torch.cat([self.weight, self.response_weight])).chunk(2, 1)
+        # One convolution with the output channels stacked, so that the inputs are read once.
+        elementary, response = self._cast_forward(x, torch.cat([self.weight, self.response_weight])).chunk(2, 1)
         return elementary, response
 
 
@@ -160,5 +194,5 @@ class HyperEmbedding(HyperLayer):
 
 
 def respond(elementary: Tensor, gate: Tensor, response: Tensor) -> Tensor:
-    """elementary + gate ⊙ response, broadcast: one response for each example, or one folded into the weights."""
+    """elementary + gate ⊙ response, broadcast: of each example's output, or of weights that all examples share."""
     return torch.addcmul(elementary, gate, response)

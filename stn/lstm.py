@@ -1,15 +1,15 @@
 """HyperLSTM: an LSTM layer whose weights respond to hyperparameters, one differentiable function per sequence.
 
-Both products of a step carry a best response (MacKay et al. 2019, section 5.2):
+Both products of a step have a best response (MacKay et al. 2019, section 5.2):
 
     z_t = W_ih x_t     + b_ih + g_ih ⊙ W'_ih x_t     + c_ih ⊙ b'_ih
         + W_hh h_{t−1} + b_hh + g_hh ⊙ W'_hh h_{t−1} + c_hh ⊙ b'_hh
 
-where g and c are the gates' rows V h and C h. Elementary and response weights are stacked, so that one product
-serves both; all input products form one product over T·B rows, and so does every weight gradient.
+where the gates g and c are the rows V h and C h. Elementary and response weights are stacked, so that one product
+computes both. The input products of all steps are one product over T·B rows, and so is each weight's gradient.
 
-Products are computed in the inputs' dtype, which may be bfloat16; parameters, the cell state, everything pointwise and
-what is summed over steps keep the parameters' own.
+Products are computed in the inputs' dtype, which may be bfloat16. Parameters, the cell state, pointwise operations and
+sums over steps have the parameters' dtype.
 """
 
 import math
@@ -27,9 +27,9 @@ from stn.layers import HyperLayer, respond
 
 State = tuple[Tensor, Tensor]
 
-# Gradients through a function, given the function's value; each writes to `grad_input`, in one pass over memory.
-through_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
-through_tanh = torch.ops.aten.tanh_backward.grad_input
+# The gradient of the input, from that of the output and the output; written to `grad_input` in one pass over memory.
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
 class HyperLSTM(HyperLayer):
@@ -37,10 +37,13 @@ class HyperLSTM(HyperLayer):
 
     `weight_ih_l0` (4·hidden, in), `weight_hh_l0` (4·hidden, hidden), `bias_ih_l0`, `bias_hh_l0` (4·hidden,), each
     with its `response_…` twin; `gate_ih_l0`, `gate_hh_l0` (8·hidden, H). Rows: input, forget, candidate, output.
+
+    cuda_graphs: on a GPU, record the kernels of a sequence and launch them together (stn/kernels/graphs.py).
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_hyper: int):
+    def __init__(self, input_size: int, hidden_size: int, num_hyper: int, *, cuda_graphs: bool = True):
         super().__init__(num_hyper)
+        self.cuda_graphs = cuda_graphs
         self.input_size, self.hidden_size = input_size, hidden_size
         rows = 4 * hidden_size
         fan_ins = {"ih": input_size, "hh": hidden_size}
@@ -60,8 +63,8 @@ class HyperLSTM(HyperLayer):
 
         The output has x's dtype, the state that of the parameters.
 
-        weight_drop: rate of DropConnect on the recurrent weights, elementary and response under one mask;
-            give it in training only.
+        weight_drop: DropConnect's rate on the recurrent weights, whose elementary and response part share a mask;
+            0 at evaluation.
         """
         if state is None:
             zeros = x.new_zeros(1, x.shape[1], self.hidden_size, dtype=self.weight_hh_l0.dtype)
@@ -70,18 +73,18 @@ class HyperLSTM(HyperLayer):
         weight_ih, weight_hh, bias, gate_ih, gate_hh = weights
         weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh))
         output, cell = _Recurrence.apply(
-            x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
+            self.cuda_graphs, x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
         )
         return output, (output[-1:].to(cell.dtype), cell[None])
 
-    # Each of these gives (input weights, recurrent weights, bias (1 or B, 4·hidden), input gate, recurrent gate).
+    # Each of these returns (input weights, recurrent weights, bias (1 or B, 4·hidden), input gate, recurrent gate).
 
     def _plain(self):
         bias = (self.bias_ih_l0 + self.bias_hh_l0)[None]
         return (self.weight_ih_l0,), (self.weight_hh_l0,), bias, None, None
 
     def _folded(self, h: Tensor):
-        """All examples share one response: add it to the weights, and the layer is plain."""
+        """For one response that all examples share: added to the weights, it leaves a plain layer."""
         bias, gate_ih, gate_hh = self._bias_and_gates(h)
         weight_ih = respond(self.weight_ih_l0, gate_ih.T, self.response_weight_ih_l0)
         weight_hh = respond(self.weight_hh_l0, gate_hh.T, self.response_weight_hh_l0)
@@ -101,7 +104,7 @@ class HyperLSTM(HyperLayer):
 
 
 class _Recurrence(Function):
-    """The sequence as one function with a hand-written backward pass; on a GPU each way is one launch.
+    """The sequence as one function with a hand-written backward pass; each is one launch where cuda_graphs are used.
 
     x (T, B, in), h0 and c0 (B, hidden), weight_ih (R, in), weight_hh (R, hidden), bias (1 or B, 4·hidden), gates
     (B, 4·hidden) or None -> outputs (T, B, hidden), last cell (B, hidden). R is 4·hidden for plain weights, and
@@ -109,26 +112,28 @@ class _Recurrence(Function):
     """
 
     @staticmethod
-    def forward(ctx, x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
+    def forward(ctx, cuda_graphs, x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
         weight_ih, weight_hh = weight_ih.to(x.dtype), weight_hh.to(x.dtype)
-        outputs, cell, *saved = _unrolled(x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh)
+        arguments = x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh
+        outputs, cell, *saved = _unrolled(*arguments, cuda_graphs=cuda_graphs)
         ctx.save_for_backward(x, h0, c0, weight_ih, weight_hh, gate_ih, gate_hh, outputs, *saved)
-        ctx.bias_rows = len(bias)
+        ctx.bias_rows, ctx.cuda_graphs = len(bias), cuda_graphs
         return outputs, cell
 
     @staticmethod
     def backward(ctx, grad_outputs, grad_cell):
         refuse_double_backward("HyperLSTM")
-        return _unrolled_backward(ctx.needs_input_grad, ctx.bias_rows, grad_outputs, grad_cell, *ctx.saved_tensors)
+        arguments = ctx.needs_input_grad[1:], ctx.bias_rows, grad_outputs, grad_cell, *ctx.saved_tensors
+        return None, *_unrolled_backward(*arguments, cuda_graphs=ctx.cuda_graphs)
 
 
 @graphed
 def _unrolled(x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
-    """Outputs and last cell, and what the way back needs: all that a step computed, for all steps."""
+    """Outputs, last cell, and the intermediate results of all steps, which the backward pass needs."""
     steps, batch, hidden = len(x), len(h0), h0.shape[1]
     rows = 4 * hidden
     products = F.linear(x, weight_ih)  # (T, B, R)
-    activations = products[..., :rows].to(c0.dtype)  # becomes z_t, then the four activated gates, in place
+    activations = products[..., :rows].to(c0.dtype)  # each step turns it into z_t, then the activated gates, in place
     outputs, cells = x.new_empty(steps, batch, hidden), c0.new_empty(steps, batch, hidden)
     tanh_cells = torch.empty_like(cells)
     input_response = recurrent_response = None
@@ -137,7 +142,7 @@ def _unrolled(x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
         recurrent_response = torch.empty_like(input_response)
     recurrent_product = multiplier(weight_hh, batch)
 
-    # All that a step needs is done within it, while it is in the cache.
+    # Each step does all of its pointwise work at once, while its data is in the cache.
     h, c = h0.to(x.dtype), c0
     z, i_and_f, (i, f, g, o) = activations.unbind(), activations[..., : 2 * hidden].unbind(), _gates(activations)
     for t in range(steps):
@@ -161,36 +166,36 @@ def _unrolled_backward(
     x, h0, c0, weight_ih, weight_hh, gate_ih, gate_hh,
     outputs, activations, cells, tanh_cells, input_response, recurrent_response,
 ):  # fmt: skip
-    """The gradients of `_Recurrence`'s inputs, of which `needs` tells those that are wanted."""
+    """The gradients of `_Recurrence`'s tensors; `needs` says which are wanted."""
     steps, batch, hidden = outputs.shape
     rows = 4 * hidden
 
-    # Gradients of each step's elementary products, the same for input and recurrence, and of its response products:
-    # the recurrence's at first, then the input's.
+    # Gradients of the elementary products, the same for input and recurrence, beside those of the response
+    # products: the recurrent ones during the loop, the input's after it.
     grad_products = x.new_empty(steps, batch, len(weight_hh))
     grad_bias = h0.new_zeros(batch, rows)
     grad_gate_ih, grad_gate_hh = (None, None) if gate_ih is None else h0.new_zeros(2, batch, rows)
     grad_h, grad_c = torch.zeros_like(h0), grad_cell.clone()
-    product = multiplier(weight_hh.T, batch)
-    through_product = x.new_zeros(batch, hidden)
+    recurrent_backward = multiplier(weight_hh.T, batch)
+    grad_recurrent = x.new_zeros(batch, hidden)
     scratch = torch.empty_like(grad_c)
     grad_z, grad_response = grad_products[..., :rows], grad_products[..., rows:]
     (i, f, g, o), (grad_i, grad_f, grad_g, grad_o) = _gates(activations), _gates(grad_z)
     grad_z_t, grad_response_t, tanh_c = grad_z.unbind(), grad_response.unbind(), tanh_cells.unbind()
     for t in reversed(range(steps)):
-        torch.add(grad_outputs[t], through_product, out=grad_h)
-        through_sigmoid(torch.mul(grad_h, tanh_c[t], out=scratch), o[t], grad_input=grad_o[t])
-        grad_c += through_tanh(torch.mul(grad_h, o[t], out=scratch), tanh_c[t], grad_input=scratch)
-        through_sigmoid(torch.mul(grad_c, g[t], out=scratch), i[t], grad_input=grad_i[t])
-        through_sigmoid(torch.mul(grad_c, cells[t - 1] if t else c0, out=scratch), f[t], grad_input=grad_f[t])
-        through_tanh(torch.mul(grad_c, i[t], out=scratch), g[t], grad_input=grad_g[t])
+        torch.add(grad_outputs[t], grad_recurrent, out=grad_h)
+        sigmoid_backward(torch.mul(grad_h, tanh_c[t], out=scratch), o[t], grad_input=grad_o[t])
+        grad_c += tanh_backward(torch.mul(grad_h, o[t], out=scratch), tanh_c[t], grad_input=scratch)
+        sigmoid_backward(torch.mul(grad_c, g[t], out=scratch), i[t], grad_input=grad_i[t])
+        sigmoid_backward(torch.mul(grad_c, cells[t - 1] if t else c0, out=scratch), f[t], grad_input=grad_f[t])
+        tanh_backward(torch.mul(grad_c, i[t], out=scratch), g[t], grad_input=grad_g[t])
         grad_c *= f[t]
         grad_bias += grad_z_t[t]
         if gate_ih is not None:
             torch.mul(grad_z_t[t], gate_hh, out=grad_response_t[t])
             grad_gate_ih.addcmul_(grad_z_t[t], input_response[t])
             grad_gate_hh.addcmul_(grad_z_t[t], recurrent_response[t])
-        through_product = product(grad_products[t])
+        grad_recurrent = recurrent_backward(grad_products[t])
 
     if bias_rows == 1:
         grad_bias = grad_bias.sum(0, keepdim=True)
@@ -204,10 +209,10 @@ def _unrolled_backward(
         grad_x = grad_products @ weight_ih
     if needs[3]:
         grad_weight_ih = (grad_products.flatten(0, 1).T @ x.flatten(0, 1)).to(c0.dtype)
-    grad_h0 = through_product.to(c0.dtype)
+    grad_h0 = grad_recurrent.to(c0.dtype)
     return grad_x, grad_h0, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_gate_ih, grad_gate_hh
 
 
 def _gates(stacked: Tensor) -> tuple[tuple[Tensor, ...], ...]:
-    """Input, forget, candidate and output gate, each by step: stacked (T, B, 4·hidden) -> four of T of (B, hidden)."""
+    """stacked (T, B, 4·hidden) -> input, forget, candidate and output gate, each as T tensors of (B, hidden)."""
     return tuple(gate.unbind() for gate in stacked.chunk(4, -1))

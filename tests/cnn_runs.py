@@ -54,8 +54,9 @@ def layers_of(network):
 def load_into(twin, network, h=None):
     """Put a network's weights into its plain twin: with the response to h (H,), if given, folded into them."""
     for theirs, ours in zip(layers_of(twin), layers_of(network), strict=True):
-        theirs.weight.copy_(ours.weight)
-        theirs.bias.copy_(ours.bias)
+        scale = 1 if ours.elementary_scale is None else ours.elementary_scale
+        theirs.weight.copy_(scale * ours.weight)
+        theirs.bias.copy_(scale * ours.bias)
         if h is not None and ours.num_hyper:
             weight_gate, bias_gate = (ours.gate @ h).chunk(2)
             theirs.weight += weight_gate.reshape(-1, *[1] * (ours.weight.dim() - 1)) * ours.response_weight

@@ -13,10 +13,7 @@ from cnn.augmentation import (
     HUE,
     SATURATION,
     adjust,
-    adjust_brightness,
-    adjust_contrast,
     adjust_hue,
-    adjust_saturation,
     cut,
     cutout,
     input_scaling,
@@ -26,7 +23,6 @@ from cnn.augmentation import (
 from stn.dropout import channel_dropout, dropout
 
 OPERATIONS = (BRIGHTNESS, CONTRAST, SATURATION, HUE)
-ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 CORNERS = torch.tensor([*itertools.product((0.0, 0.5, 1.0), repeat=3)])  # the cube's corners, edges, faces and greys
 
 
@@ -40,6 +36,11 @@ def bytes_of(count, size=12):
 def corners():
     """(1, 3, 27, 1)"""
     return CORNERS.T[None, :, :, None].clone()
+
+
+def adjust_one(images, operation, amounts):
+    """One adjustment alone; amounts (B,)."""
+    return adjust(images, amounts[:, None].expand(-1, 4), torch.full((len(images), 1), operation))
 
 
 def turned_pixel(pixel, shift):
@@ -82,16 +83,16 @@ def numbered(orders):
 
 
 @pytest.mark.parametrize(
-    ("function", "enhancer"),
+    ("operation", "enhancer"),
     [
-        (adjust_brightness, ImageEnhance.Brightness),
-        (adjust_contrast, ImageEnhance.Contrast),
-        (adjust_saturation, ImageEnhance.Color),
+        (BRIGHTNESS, ImageEnhance.Brightness),
+        (CONTRAST, ImageEnhance.Contrast),
+        (SATURATION, ImageEnhance.Color),
     ],
 )
-def test_blends_are_pillows(function, enhancer):
+def test_blends_are_pillows(operation, enhancer):
     images, factors = bytes_of(40), torch.linspace(0, 2.5, 40)
-    results = 255 * function(images, factors)
+    results = 255 * adjust_one(images, operation, factors)
     for image, factor, result in zip(images, factors.tolist(), results, strict=True):
         pixels = (255 * image).round().byte().permute(1, 2, 0).numpy()
         expected = torch.tensor(numpy.array(enhancer(Image.fromarray(pixels)).enhance(factor))).permute(2, 0, 1)
@@ -106,7 +107,7 @@ def test_adjustments_follow_their_definitions(operation, dtype, tolerance):
     low, high = (-1.5, 1.5) if operation == HUE else (0, 2.5)
     amounts = torch.linspace(low, high, 37, dtype=dtype)
     images = torch.cat([bytes_of(36, 6).to(dtype), torch.rand(1, 3, 6, 6, dtype=dtype)])
-    results = ADJUST[operation](images, amounts)
+    results = adjust_one(images, operation, amounts)
     assert results.dtype == dtype
     for image, amount, result in zip(images, amounts.tolist(), results, strict=True):
         expected = adjusted(image.permute(1, 2, 0).double().numpy(), operation, amount)
@@ -151,7 +152,7 @@ def test_every_order_of_the_four_is_one_after_the_other():
 
 def test_orders_of_some_operations_leave_the_others_out():
     images, amounts = torch.rand(6, 3, 5, 5), torch.rand(6, 4)
-    expected = adjust_hue(adjust_contrast(images, amounts[:, CONTRAST]), amounts[:, HUE])
+    expected = adjust_hue(adjust_one(images, CONTRAST, amounts[:, CONTRAST]), amounts[:, HUE])
     assert torch.equal(adjust(images, amounts, torch.tensor([[CONTRAST, HUE]] * 6)), expected)
 
 

@@ -83,10 +83,16 @@ def test_weights_of_a_plain_network_load_into_the_self_tuning_one(name):
 
 @pytest.mark.usefixtures("double")
 @any_model
-def test_each_example_has_weights_of_its_own(name):
-    """And, as there, the weights that all share where there is one row: the response folded into them."""
+@pytest.mark.parametrize("elementary_scale", [False, True])
+def test_each_example_has_weights_of_its_own(name, elementary_scale):
+    """With one row of h, all examples share one set of weights."""
     hyper = tuned(name)
-    model, x = with_large_gates(MODELS[name](hyper.num_tuned).eval()), images()
+    model, x = MODELS[name](hyper.num_tuned, elementary_scale=elementary_scale).eval(), images()
+    with_large_gates(model)
+    with torch.no_grad():
+        for number, layer in enumerate(layers_of(model)):
+            if layer.elementary_scale is not None:
+                layer.elementary_scale += 0.1 * number + 0.2
     draw, current = hyper.perturbed(BATCH), hyper.current()
     logits = model(x, draw)
     expected = [load_into(plain(name), model, h)(image[None])[0] for h, image in zip(draw.h, x, strict=True)]
@@ -182,6 +188,15 @@ def test_shapes_of_the_small_network():
     assert [(layer.stride, layer.padding, layer.num_hyper) for layer in model.convolutions] == [(1, 1, 11)] * 3
     assert model.classifier.weight.shape == (10, 640) and model.classifier.num_hyper == 0
     assert {name for name, _ in model.classifier.named_parameters()} == {"weight", "bias"}
+
+
+@any_model
+def test_layers_with_a_response_have_the_elementary_scale(name):
+    size = tuned(name).num_tuned
+    for layer in layers_of(MODELS[name](size)):
+        assert layer.elementary_scale is None
+    for layer in layers_of(MODELS[name](size, elementary_scale=True)):
+        assert (layer.elementary_scale is not None) == (layer.num_hyper > 0)
 
 
 # Dropout

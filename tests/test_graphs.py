@@ -59,7 +59,7 @@ def scaled(x, y, factor):
 
 def test_results_are_those_of_the_arguments_given_and_stay_as_they_are(recorded):
     one, two = torch.tensor([1.0, 2.0]), torch.tensor([[3.0, 0.0], [4.0, 0.0]])[:, 0]
-    first, second = scaled(one, two, 10), scaled(two, one, 10)
+    first, second = (scaled(*pair, 10, cuda_graphs=True) for pair in ((one, two), (two, one)))
     assert_close(first, (10 * one, one + two))
     assert_close(second, (10 * two, one + two))
     assert_close((one, two), (torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])))
@@ -78,9 +78,9 @@ def test_results_are_those_of_the_arguments_given_and_stay_as_they_are(recorded)
 )
 def test_another_signature_is_another_recording(recorded, arguments):
     function = graphs.graphed(scaled.__wrapped__)
-    function(torch.ones(2), None, 2)
-    assert_close(function(*arguments), scaled.__wrapped__(*arguments))
-    function(torch.ones(2), None, 2)
+    function(torch.ones(2), None, 2, cuda_graphs=True)
+    assert_close(function(*arguments, cuda_graphs=True), scaled.__wrapped__(*arguments))
+    function(torch.ones(2), None, 2, cuda_graphs=True)
     assert recorded["record"] == 2
 
 
@@ -88,18 +88,18 @@ def test_the_recordings_used_last_are_kept(recorded, monkeypatch):
     monkeypatch.setattr(graphs, "MOST_RECORDINGS", 2)
     function = graphs.graphed(scaled.__wrapped__)
     for length in (1, 2, 1, 3, 1):  # the 3 displaces the 2
-        function(torch.ones(length), None, 2)
+        function(torch.ones(length), None, 2, cuda_graphs=True)
     assert recorded["record"] == 3
-    function(torch.ones(2), None, 2)
+    function(torch.ones(2), None, 2, cuda_graphs=True)
     assert recorded["record"] == 4
 
 
 def test_on_a_cpu_nothing_is_recorded(monkeypatch):
     monkeypatch.setattr(graphs, "record", None)
-    assert_close(scaled(torch.ones(2), None, 3), (3 * torch.ones(2), None))
+    assert_close(scaled(torch.ones(2), None, 3, cuda_graphs=True), (3 * torch.ones(2), None))
 
 
-def test_can_be_switched_off():
+def test_recorded_where_all_tensors_lie_on_one_gpu():
     class OnGpu(Tensor):
         device = torch.device("cuda", 1)
 
@@ -107,15 +107,10 @@ def test_can_be_switched_off():
         device = torch.device("cuda", 0)
 
     tensor, another = (torch.ones(2).as_subclass(kind) for kind in (OnGpu, OnAnother))
-    try:
-        assert graphs.gpu_of((tensor, None, 2, tensor)) == torch.device("cuda", 1)
-        assert graphs.gpu_of((tensor, another)) is None
-        assert graphs.gpu_of((tensor, torch.ones(2))) is None
-        assert graphs.gpu_of((None, 2)) is None
-        graphs.enable(False)
-        assert graphs.gpu_of((tensor, None, 2)) is None
-    finally:
-        graphs.enable(True)
+    assert graphs.gpu_of((tensor, None, 2, tensor)) == torch.device("cuda", 1)
+    assert graphs.gpu_of((tensor, another)) is None
+    assert graphs.gpu_of((tensor, torch.ones(2))) is None
+    assert graphs.gpu_of((None, 2)) is None
 
 
 @pytest.mark.parametrize("error", [RuntimeError("operation not permitted\nmore"), torch.OutOfMemoryError("out")])
@@ -139,7 +134,7 @@ def test_a_gpu_that_cannot_record_is_told_with_the_remedy(monkeypatch, error):
     assert known or ("operation not permitted" in str(raised.value) and "--no_cuda_graphs" in str(raised.value))
 
 
-def train(device="cpu", dtype=torch.float32, steps=7):
+def train(device="cpu", dtype=torch.float32, cuda_graphs=True, steps=7):
     """Losses and weights of some steps of a small language model, the text ending within them."""
     torch.manual_seed(0)
     text = torch.randint(12, (4 * 29,))
@@ -148,7 +143,7 @@ def train(device="cpu", dtype=torch.float32, steps=7):
         **{name: Tuned(0.2, spec.range, per_example=spec.per_example) for name, spec in HYPERPARAMETERS.items()}
     ).to(device)
     # Two layers of one shape, which share their recordings.
-    model = AWDLSTM(12, 6, 6, 2, hyper.num_tuned, dtype).to(device)
+    model = AWDLSTM(12, 6, 6, 2, hyper.num_tuned, dtype, cuda_graphs=cuda_graphs).to(device)
     task = LanguageModeling(model, corpus, 4, 8, device=device)
     weights = torch.optim.SGD(model.parameters(), 0.5)
     tuner = torch.optim.Adam([hyper.unconstrained], 0.01)
@@ -168,14 +163,15 @@ def test_training_is_the_same_recorded(request, dtype):
     assert 0 < recorded["record"] <= 8 < recorded["replay"]
 
 
+def test_training_without_cuda_graphs_records_nothing(monkeypatch):
+    monkeypatch.setattr(graphs, "gpu_of", None)
+    train(cuda_graphs=False)
+
+
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_training_on_a_gpu_is_the_same_recorded(dtype):
     torch.cuda.manual_seed_all(0)
     recorded = train("cuda", dtype)
-    graphs.enable(False)
-    try:
-        torch.cuda.manual_seed_all(0)
-        assert_close(recorded, train("cuda", dtype))
-    finally:
-        graphs.enable(True)
+    torch.cuda.manual_seed_all(0)
+    assert_close(recorded, train("cuda", dtype, cuda_graphs=False))

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from cnn.models import SmallCNN
+from lstm.model import AWDLSTM
 from stn import HyperConv2d, HyperEmbedding, HyperLinear, HyperLSTM
+from stn.layers import HyperLayer, split_parameters
 
 BATCH, HYPER = 5, 3
 
@@ -211,6 +214,139 @@ def test_equals_linear_of_each_examples_own_weights():
         weight = layer.weight + v[:, None] * layer.response_weight
         bias = layer.bias + c * layer.response_bias
         assert_close(y[example], weight @ x[example] + bias)
+
+
+# The learned scalar on elementary outputs
+
+SCALED = {
+    "linear": lambda n, **flags: HyperLinear(7, 4, n, **flags),
+    "linear-without-bias": lambda n, **flags: HyperLinear(7, 4, n, bias=False, **flags),
+    "convolution": lambda n, **flags: HyperConv2d(3, 4, 3, n, stride=2, padding=1, **flags),
+    "convolution-without-bias": lambda n, **flags: HyperConv2d(3, 4, 2, n, bias=False, **flags),
+}
+any_scaled = pytest.mark.parametrize("name", SCALED)
+
+
+def scaled_layer(name, num_hyper, scale=1.7):
+    layer = with_large_gates(SCALED[name](num_hyper, elementary_scale=True))
+    with torch.no_grad():
+        layer.elementary_scale.fill_(scale)
+    return layer
+
+
+def written_out(layer, x, h):
+    """s (W x + b) + (V h) ⊙ (W' x) + (C h) ⊙ b'"""
+
+    def product(weight, bias):
+        if isinstance(layer, HyperLinear):
+            return nn.functional.linear(x, weight, bias)
+        return nn.functional.conv2d(x, weight, bias, layer.stride, layer.padding)
+
+    y = layer.elementary_scale * product(layer.weight, layer.bias)
+    if not layer.num_hyper:
+        return y
+    gates = (h @ layer.gate.T).chunk(1 if layer.bias is None else 2, 1)
+    v, *c = (gate.reshape(*gate.shape, *[1] * (x.dim() - 2)) for gate in gates)
+    y = y + v * product(layer.response_weight, None)
+    return y + c[0] * layer.response_bias.reshape(-1, *[1] * (x.dim() - 2)) if c else y
+
+
+@pytest.mark.usefixtures("double")
+@any_scaled
+@pytest.mark.parametrize(("num_hyper", "rows"), [(0, 1), (HYPER, 1), (HYPER, BATCH)])
+def test_elementary_scale_is_as_written_out(name, num_hyper, rows):
+    layer, x = scaled_layer(name, num_hyper), KINDS[name].inputs().requires_grad_()
+    h = torch.randn(rows, num_hyper)
+    actual, expected = layer(x, h), written_out(layer, x, h)
+    assert_close(actual, expected)
+    found, sought = gradients(actual, layer, x), gradients(expected, layer, x)
+    assert "elementary_scale" in found and found["elementary_scale"].abs() > 0
+    assert_close(found, sought)
+
+
+@any_scaled
+def test_elementary_scale_off_leaves_no_trace(name):
+    """And on, at 1, it changes no number that the layer draws or computes."""
+    x, h = KINDS[name].inputs(), torch.randn(BATCH, HYPER)
+    layers, states = [], []
+    for flags in ({}, {"elementary_scale": False}, {"elementary_scale": True}):
+        torch.manual_seed(1)
+        layers.append(SCALED[name](HYPER, **flags))
+        states.append(torch.get_rng_state())
+    plain, off, on = layers
+    assert all(torch.equal(state, states[0]) for state in states)
+    assert list(plain.state_dict()) == list(off.state_dict())
+    assert on.state_dict().keys() - off.state_dict().keys() == {"elementary_scale"}
+    assert on.elementary_scale.shape == () and on.elementary_scale == 1
+    outputs = [layer(x, h) for layer in layers]
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
+    expected, *found = (gradients(y, layer) for y, layer in zip(outputs, layers, strict=True))
+    for one in found:
+        one.pop("elementary_scale", None)
+        assert_close(one, expected, rtol=0, atol=0)
+
+
+@any_scaled
+@pytest.mark.parametrize("rows", [1, BATCH])
+def test_in_bfloat16_the_elementary_scale_is_not_rounded(name, rows):
+    """Halfway between two numbers of bfloat16: rounded, it would scale all outputs by 0.26 % too little or too much."""
+    layer, x = scaled_layer(name, HYPER, 1.5 + 2.0**-8), KINDS[name].inputs().repeat_interleave(100, 0)
+    x = (x + torch.randn_like(x)).bfloat16()
+    h = torch.zeros(1 if rows == 1 else len(x), HYPER)
+    y, exact = layer(x, h), written_out(layer, x.float(), h)
+    assert y.dtype == torch.bfloat16
+    assert abs((y * exact).sum() / exact.square().sum() - 1) < 1e-3
+    found, sought = gradients(y.float(), layer), gradients(exact, layer)
+    for name in ("weight", "elementary_scale"):
+        assert found[name].dtype == torch.float32
+        assert (found[name] - sought[name]).norm() < 0.02 * sought[name].norm()
+
+
+@any_scaled
+def test_checkpoints_hold_the_elementary_scale(name):
+    plain, hyper = scaled_layer(name, 0), SCALED[name](HYPER, elementary_scale=True)
+    hyper.load_state_dict(plain.state_dict())
+    assert torch.equal(hyper.elementary_scale, plain.elementary_scale)
+    with pytest.raises(RuntimeError, match=r"Missing key.*elementary_scale"):
+        hyper.load_state_dict(SCALED[name](HYPER).state_dict())
+
+
+# Which parameters are a response
+
+
+def names_of(module):
+    """The names of the elementary parameters and of the response parameters."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return tuple([names[parameter] for parameter in part] for part in split_parameters(module))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda: AWDLSTM(11, 6, 8, 2, HYPER), lambda: SmallCNN(HYPER, elementary_scale=True)],
+    ids=["language model", "small network"],
+)
+def test_parameters_split_by_layers_and_names(model):
+    model = model()
+    names = [name for name, _ in model.named_parameters()]
+    response = [name for name in names if name.rsplit(".", 1)[1].startswith(("gate", "response"))]
+    assert names_of(model) == ([name for name in names if name not in response], response)
+    assert len(response) == {AWDLSTM: 2 + 2 * 6, SmallCNN: 3 * 3}[type(model)]
+
+
+def test_parameters_of_other_modules_are_elementary():
+    class Plain(nn.Module):
+        def __init__(self, tied):
+            super().__init__()
+            self.gate, self.response_weight, self.tied = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2)), tied
+
+    layer, outer = HyperLinear(3, 2, HYPER, bias=False), HyperLayer(HYPER)
+    outer.gates = nn.Linear(2, 2, bias=False)
+    module = nn.Sequential(Plain(layer.weight), layer, Plain(layer.gate), outer)
+    assert names_of(module) == (
+        ["0.gate", "0.response_weight", "0.tied", "2.gate", "2.response_weight", "3.gates.weight"],
+        ["1.response_weight", "1.gate"],
+    )
+    assert names_of(HyperLinear(3, 2, 0)) == (["weight", "bias"], [])
 
 
 @pytest.mark.parametrize(

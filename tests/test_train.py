@@ -16,7 +16,7 @@ from lstm_runs import execute, only_run, refused, rows, settings, without_time, 
 from lstm import train
 from lstm.model import HYPERPARAMETERS
 from stn.bilevel import evaluate
-from stn.kernels import graphs
+from stn.lstm import HyperLSTM
 from stn.runs.checkpoints import FORMAT, KIND
 from stn.runs.folder import RunFolder
 
@@ -429,15 +429,16 @@ def test_resume_of_a_run_of_another_version(unfinished, capsys):
         refused(resume(capsys, unfinished, flags), "args.yaml", "bptt", "start a new run")
 
 
-def test_how_kernels_are_launched_may_change(unfinished, capsys):
+def test_how_kernels_are_launched_may_change(unfinished, capsys, monkeypatch):
     settings_now = settings(unfinished)
     del settings_now["no_cuda_graphs"]  # a run older than the flag
     (unfinished / "args.yaml").write_text(yaml.safe_dump(settings_now))
-    try:
-        assert resume(capsys, unfinished, "--no_cuda_graphs")[0] == 0
-        assert settings(unfinished)["no_cuda_graphs"] is True and not graphs._enabled
-    finally:
-        graphs.enable(True)
+    recorded, forward = set(), HyperLSTM.forward
+    monkeypatch.setattr(
+        HyperLSTM, "forward", lambda layer, *args: recorded.add(layer.cuda_graphs) or forward(layer, *args)
+    )
+    assert resume(capsys, unfinished, "--no_cuda_graphs")[0] == 0
+    assert settings(unfinished)["no_cuda_graphs"] is True and recorded == {False}
 
 
 def test_resume_where_there_is_nothing(run, tmp_path, capsys):

@@ -12,7 +12,7 @@ from stn.figures.scores import accuracies, perplexities
 from stn.figures.style import save
 from stn.runs.history import Run, read_run
 from stn.scripts.options import OneLineParser, exit_status, find
-from stn.scripts.screen import complain, say
+from stn.scripts.output import complain, say
 
 
 class Plot(NamedTuple):

@@ -1,1 +1,1 @@
-"""What makes it fast: matrix products, the fused cross-entropy, CUDA graphs, memory, number formats."""
+"""Speed and memory: matrix products, the fused cross-entropy, CUDA graphs, the allocator, number formats."""

@@ -1,7 +1,8 @@
 """Output layer and cross-entropy as one function that never holds all logits.
 
-A language model's logits, T·B rows of thousands of types, are its largest tensor by far, and the passes over them cost
-as much as the products. Here each chunk of rows is turned into its loss and its gradients while it is in the cache.
+A language model's logits, T·B rows of thousands of types, are its largest tensor by far, and reading and writing them
+costs as much time as the products. Here the loss and the gradients of a chunk of rows are computed while the chunk is
+in the cache.
 """
 
 import torch
@@ -11,7 +12,7 @@ from torch.autograd import Function
 from stn.kernels.autograd import refuse_double_backward
 from stn.kernels.products import add_product
 
-CHUNK_ROWS = 1400  # few chunks, as each passes over the whole gradient of the weight
+CHUNK_ROWS = 1400  # large, as each chunk reads and writes the weight's whole gradient
 
 log_softmax = torch.ops.aten._log_softmax.out  # torch.log_softmax cannot write to a given tensor
 
@@ -20,9 +21,10 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, bias: Tensor, targets: Tenso
     """Mean cross-entropy in nats of targets (…) under logits x weightᵀ + bias: x (…, F), weight (V, F), bias (V,).
 
     Equals `F.cross_entropy(F.linear(x, weight, bias), targets)`. Products are computed in x's dtype, which may be
-    bfloat16; the softmax, the loss and the sum of the weight's gradient keep the weight's. Refuses double backward.
+    bfloat16; the softmax, the loss and the sum of the weight's gradient have the weight's. Raises RuntimeError in a
+    double backward pass.
     """
-    if not torch.is_grad_enabled():  # a Function is told what requires gradients, and not that none are wanted
+    if not torch.is_grad_enabled():  # ctx.needs_input_grad does not say so
         x, weight, bias = x.detach(), weight.detach(), bias.detach()
     return _LinearCrossEntropy.apply(x.flatten(0, -2), weight, bias, targets.flatten())
 
@@ -31,7 +33,7 @@ class _LinearCrossEntropy(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, targets):
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        factor = weight.to(x.dtype)
+        cast_weight = weight.to(x.dtype)
         grad_x = torch.empty_like(x) if needs_x else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias) if needs_bias else None
@@ -41,7 +43,7 @@ class _LinearCrossEntropy(Function):
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             target = targets[rows, None]
-            product = torch.mm(x[rows], factor.T, out=products[: len(target)])
+            product = torch.mm(x[rows], cast_weight.T, out=products[: len(target)])
             logits = torch.add(product, bias, out=buffer[: len(target)])
             log_probabilities = log_softmax(logits, 1, False, out=logits)
             losses[rows] = -log_probabilities.gather(1, target)[:, 0]
@@ -54,7 +56,7 @@ class _LinearCrossEntropy(Function):
                 if x.dtype != weight.dtype:
                     grad_logits = product.copy_(grad_logits)
             if needs_x:
-                torch.mm(grad_logits, factor, out=grad_x[rows])
+                torch.mm(grad_logits, cast_weight, out=grad_x[rows])
             if needs_weight:
                 add_product(grad_weight, grad_logits.T, x[rows])
         ctx.save_for_backward(grad_x, grad_weight, grad_bias)

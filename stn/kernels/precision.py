@@ -1,7 +1,7 @@
-"""The floating-point type that matrix products are computed in.
+"""The floating-point type of matrix products.
 
-bfloat16 halves what a product moves and, where the processor multiplies it natively, runs several times as fast as
-float32; elsewhere it is emulated, and slower. Weights and everything that is summed stay in float32.
+bfloat16 halves the memory traffic of a product. Where the processor has instructions for it, it is several times as
+fast as float32; elsewhere it is emulated, and slower. Weights and sums stay in float32.
 """
 
 from typing import Literal
@@ -14,7 +14,7 @@ CHOICES: tuple[Choice, ...] = ("auto", *TYPES)
 
 
 def choose(choice: Choice, device: torch.device) -> tuple[torch.dtype, str]:
-    """The type for a choice, and why in a few words; "auto" is bfloat16 where the device multiplies it natively."""
+    """The type for a choice, and the reason in a few words; "auto" is bfloat16 if the device multiplies it natively."""
     if choice != "auto":
         tensor_cores = choice == "float32" and device.type == "cuda" and multiplies_bfloat16(device)
         return getattr(torch, choice), "as asked for, multiplied in TF32" if tensor_cores else "as asked for"
@@ -24,7 +24,7 @@ def choose(choice: Choice, device: torch.device) -> tuple[torch.dtype, str]:
 
 
 def use_tensor_cores() -> None:
-    """Let GPUs since Ampere multiply float32 in TF32, which rounds factors to 11 bits, for the whole process."""
+    """Let GPUs since Ampere multiply float32 in TF32, which rounds factors to 11 bits, in the whole process."""
     torch.backends.cuda.matmul.fp32_precision = "tf32"
 
 

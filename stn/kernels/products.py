@@ -1,4 +1,4 @@
-"""Matrix products that a plain `a @ b` computes too slowly, or in the wrong type."""
+"""Matrix products that `a @ b` computes too slowly or in the wrong dtype."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def multiplier(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-    """x -> x weightᵀ, for many x (rows, F) one after another: weight (R, F), which must not change meanwhile.
+    """The function x -> x weightᵀ, to be called for many x (rows, F); weight (R, F) must not change meanwhile.
 
-    A product of a few rows spends as long on the weight's layout in memory as on multiplying; here it is laid out once.
+    With few rows, rearranging the weight in memory takes as long as multiplying; here it is rearranged only once.
     """
     if weight.dtype == torch.float32 and weight.device.type == "cpu" and torch.backends.mkl.is_available():
         packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
@@ -19,7 +19,7 @@ def multiplier(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b, the product in a's and b's type and the sum in total's."""
+    """total += a b, the product in the dtype of a and b and the sum in that of total."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     else:

@@ -94,7 +94,5 @@ def build(settings: Settings, sources: Sources) -> tuple[Data, Hyperparameters, 
     torch.manual_seed(settings.seed)
     precision.use_tensor_cores()
     data = settings.load()
-    if settings.data_checksum not in (None, data.checksum):
-        raise UserError(f"{settings.data} does not hold what the run was started on: restore it, or start a new run")
     hyper = Hyperparameters(**sources).to(settings.device)
     return data, hyper, settings.task(data, hyper.num_tuned)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from stn.bilevel import Task
+from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels import precision
 from stn.recorder import Progress
@@ -93,9 +94,16 @@ class Settings:
         """Where a new run is to be logged."""
         raise NotImplementedError
 
-    def load(self) -> Data:
-        """The data. Raises UserError where it cannot be used."""
+    def read_data(self) -> Data:
+        """The data, whatever it is now. Raises UserError where it cannot be used."""
         raise NotImplementedError
+
+    def load(self) -> Data:
+        """The data. Raises UserError where it cannot be used, or is not what the run was started on."""
+        data = self.read_data()
+        if self.data_checksum not in (None, data.checksum):
+            raise UserError(f"{self.data} does not hold what the run was started on: restore it, or start a new run")
+        return data
 
     def task(self, data: Any, num_hyper: int) -> Task:
         """Model and task, on the device. Raises UserError where they do not fit into memory."""
