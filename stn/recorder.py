@@ -152,11 +152,13 @@ class Recorder:
     def state_dict(self) -> dict:
         """Call `flush` first: pending steps are no part of it."""
         scores = {name: vars(score) for name, score in self._scores().items()}
-        return {"scores": scores, "elapsed": self.elapsed, "epoch_started": self.epoch_started}
+        times = {"elapsed": self.elapsed, "epoch_started": self.epoch_started}
+        return {"scores": scores, "values": self.values, **times}
 
     def load_state_dict(self, state: dict) -> None:
         for name, score in state["scores"].items():
             vars(self._scores()[name]).update(score)
+        self.values = state["values"]
         self.elapsed_before, self.started = state["elapsed"], time.perf_counter()
         self.epoch_started = state["epoch_started"]
 
