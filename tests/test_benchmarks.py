@@ -16,7 +16,7 @@ import pytest
 import timing
 import torch
 
-from cnn.hyperparameters import specs
+from cnn.hyperparameters import names_of
 from cnn.models import AlexNet
 
 TINY = lstm_step.Shape(steps=5, batch=4, width=8, types=30)
@@ -131,8 +131,8 @@ def test_what_is_timed_are_steps_on_a_batch(monkeypatch):
         after = [weight for weight in module.parameters() if weight.requires_grad]
         moved = [not torch.equal(one, other) for one, other in zip(before, after, strict=True)]
         assert moved[0] if step == subject.hyper_step else all(moved)
-    assert augmented == [] and subject.task.train.position == subject.task.valid.position == 4
-    assert subject.hyper.num_tuned == len(specs("alexnet"))
+    assert augmented == [] and {stream.position for stream in subject.task.streams.values()} == {4}
+    assert subject.hyper.num_tuned == len(names_of("alexnet")) == 15
     own = [w for n, w in subject.task.model.named_parameters() if n.rsplit(".", 1)[1] in ("weight", "bias")]
     assert [weight.shape for weight in own] == [weight.shape for weight in plain.model.parameters()]
 

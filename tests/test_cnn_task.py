@@ -1,22 +1,23 @@
+import copy
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cnn_runs import STARTS, layers_of, load_into, plain, tuned
+from cnn_runs import STARTS, layers_of, load_into, plain, same, tuned
 from torch import nn
 from torch.testing import assert_close
 
 import cnn.task
-from cnn.hyperparameters import specs
+from cnn.hyperparameters import TABLE, names_of
 from cnn.models import SmallCNN
 from cnn.task import ImageClassification, augmented, normalized, scaled, whole
-from stn.bilevel import frozen
 from stn.datasets.images import Images, ImageSets
 from stn.hyperparameters import Hyperparameters, Tuned
+from stn.methods import frozen
 from stn.schedules import Constant
 
-NAMES = list(specs("small"))
+NAMES = names_of("small")
 
 
 def numbered(count):
@@ -41,14 +42,30 @@ def constant(**values):
 @pytest.fixture
 def seen(monkeypatch):
     """What the loss is computed of, mini-batch by mini-batch: (images, labels, draw)."""
-    batches = []
-    loss = ImageClassification._loss
-    monkeypatch.setattr(ImageClassification, "_loss", lambda task, *args: batches.append(args) or loss(task, *args))
+    batches, inputs = [], []
+    forward, loss = SmallCNN.forward, ImageClassification.loss
+
+    def seeing_images(model, *args):
+        inputs.append(args)
+        return forward(model, *args)
+
+    def seeing_labels(task, prediction, batch, draw):
+        images, used = inputs.pop()
+        batches.append((images, batch.labels, used))
+        return loss(task, prediction, batch, draw)
+
+    monkeypatch.setattr(SmallCNN, "forward", seeing_images)
+    monkeypatch.setattr(ImageClassification, "loss", seeing_labels)
     return batches
 
 
 def step(task, split, draw):
-    return (task.training_loss if split == "train" else task.validation_loss)(draw)
+    """The loss of the next mini-batch."""
+    batch = task.batch(split)
+    prediction = task.predict(batch, draw)
+    loss = task.loss(prediction, batch, draw)
+    task.carry(batch, prediction)
+    return loss
 
 
 # Mini-batches
@@ -70,7 +87,7 @@ def test_every_image_is_read_once_a_pass_in_a_new_order(seen, split, batch_size)
         seen.clear()
     assert all(sorted(order) == list(range(10)) for order in orders)
     assert len({tuple(order) for order in [*orders, range(10)]}) == 4
-    other = task.valid if split == "train" else task.train
+    other = task.streams["valid" if split == "train" else "train"]
     assert (other.epochs, other.position) == (0, 0)
 
 
@@ -100,7 +117,7 @@ def test_seeds_give_orders():
     orders = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        orders.append(classification(image_sets(train=50)).train.order.tolist())
+        orders.append(classification(image_sets(train=50)).streams["train"].order.tolist())
     assert orders[0] == orders[1] != orders[2]
 
 
@@ -121,6 +138,48 @@ def test_a_restored_task_goes_on_where_it_was(steps):
         losses.append([step(goer, split, constant().current()).data for split in ("train", "valid") * 5])
     assert losses[0] == losses[1]
     assert (task.epochs, task.position) == (twin.epochs, twin.position)
+
+
+# The parts of a step
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_second_pass_on_a_batch_finds_all_as_the_first_did(split, training):
+    hyper = tuned()
+    task = classification(num_hyper=hyper.num_tuned)
+    task.model.train(training)
+    draw, batch = hyper.perturbed(4), task.batch(split)
+    batch_before, before = copy.deepcopy((tuple(batch), (task.state_dict(), task.model.state_dict())))
+    passes, random = [], torch.get_rng_state()
+    for _ in range(2):
+        torch.set_rng_state(random)
+        prediction = task.predict(batch, draw)
+        passes.append((prediction, tuple(task.loss(prediction, batch, draw))))
+    assert same(*passes)
+    assert same(tuple(batch), batch_before) and same((task.state_dict(), task.model.state_dict()), before)
+    if training:  # the random numbers are what differs otherwise
+        assert not torch.equal(task.predict(batch, draw), passes[0][0])
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_batch_moves_its_stream_on_and_nothing_else(split):
+    """At the end of a pass the next one's order is drawn, too; nothing is carried from batch to batch."""
+    task = classification(image_sets(train=10, valid=10), batch_size=4)
+    stream, other = task.streams[split], task.streams["valid" if split == "train" else "train"]
+    before, random = copy.deepcopy((task.model.state_dict(), other.state_dict())), torch.get_rng_state()
+    order = stream.order.clone()
+    for start in (0, 4, 8):
+        assert (stream.epochs, stream.position) == (0, start) and torch.equal(torch.get_rng_state(), random)
+        batch = task.batch(split)
+        chosen = order[start : start + 4]
+        assert torch.equal(batch.pixels, stream.images.pixels[chosen])
+        assert torch.equal(batch.labels, stream.images.labels[chosen])
+        after = copy.deepcopy(task.state_dict())
+        task.carry(batch, task.predict(batch, constant().current()))
+        assert same(task.state_dict(), after)
+    assert (stream.epochs, stream.position) == (1, 0)
+    assert same((task.model.state_dict(), other.state_dict()), before)
 
 
 # Losses
@@ -152,7 +211,7 @@ def test_evaluation_is_a_mean_over_all_images(monkeypatch, batch):
         score = task.evaluate(split, constant(hue=0.4, cutholes=3.0, cutlength=20.0).current())
         assert score.loss == pytest.approx(F.cross_entropy(logits, images.labels).item(), rel=1e-5)
         assert score.accuracy == right / len(images) > 0
-    assert (task.train.position, task.valid.position) == (0, 0)
+    assert [stream.position for stream in task.streams.values()] == [0, 0]
 
 
 # Augmentation
@@ -169,13 +228,14 @@ def test_training_images_are_augmented_and_validation_images_never(seen):
     task.model.train()
     draw = constant(**AUGMENTED).current()
     assert sorted(AUGMENTED) == sorted(name for name in NAMES if "dropout" not in name or name == "indropout")
-    order = task.train.order[:4]
+    train, valid = task.streams["train"], task.streams["valid"]
+    order = train.order[:4]
     step(task, "train", draw)
-    assert not torch.equal(seen.pop()[0], normalized(scaled(task.train.images.pixels[order])))
-    order, before = task.valid.order[:4], torch.get_rng_state()
+    assert not torch.equal(seen.pop()[0], normalized(scaled(train.images.pixels[order])))
+    order, before = valid.order[:4], torch.get_rng_state()
     task.model.eval()
     step(task, "valid", draw)
-    assert torch.equal(seen.pop()[0], normalized(scaled(task.valid.images.pixels[order])))
+    assert torch.equal(seen.pop()[0], normalized(scaled(valid.images.pixels[order])))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -196,9 +256,7 @@ def test_each_hyperparameter_acts_by_itself(name):
 def test_each_example_is_augmented_by_its_own_value(name, column):
     """All but the second example's are near zero: it alone changes by much."""
     start = {**dict.fromkeys(NAMES, 1e-6), "cutlength": 20, "cutholes": 0, name: column}
-    hyper = Hyperparameters(
-        **{n: Tuned(start[n], spec.range, discrete=spec.discrete) for n, spec in specs("small").items()}
-    )
+    hyper = Hyperparameters(**{n: Tuned(start[n], TABLE[n].range, discrete=TABLE[n].discrete) for n in NAMES})
     noise = torch.zeros(3, hyper.num_tuned)
     noise[[0, 2], hyper.columns[name]] = -40.0
     pixels = numbered(3).pixels
@@ -250,8 +308,8 @@ def test_discrete_values_are_whole_numbers_of_their_ranges():
 @pytest.mark.parametrize(("name", "end"), [("cutlength", 25), ("cutholes", 4)])
 def test_a_start_of_n_is_n(name, end):
     for number in range(end):
-        spec = specs("small")[name]
-        hyper = Hyperparameters(x=Tuned(float(number), spec.range, discrete=spec.discrete))
+        declared = TABLE[name]
+        hyper = Hyperparameters(x=Tuned(float(number), declared.range, discrete=declared.discrete))
         assert hyper.current()["x"].item() == number
         assert hyper.constrain(hyper.unconstrained).item() == pytest.approx(number + 0.5)
 
@@ -287,7 +345,7 @@ def test_the_gradient_of_discrete_ones_is_through_the_response(scales):
     def loss():
         task.load_state_dict(state)
         draw = hyper.perturbed(4, noise, differentiable=True) if scales else hyper.current()
-        return task.validation_loss(draw).objective
+        return step(task, "valid", draw).objective
 
     with frozen(model):
         wanted = [hyper.unconstrained, hyper.raw_scale] if scales else [hyper.unconstrained]

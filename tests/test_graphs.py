@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lstm.model import AWDLSTM, HYPERPARAMETERS
+from lstm.hyperparameters import TABLE
+from lstm.model import AWDLSTM
 from lstm.task import LanguageModeling
-from stn.bilevel import hyper_step, weight_step
 from stn.datasets.text import Corpus
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.kernels import graphs
+from stn.methods import STN
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -140,17 +141,16 @@ def train(device="cpu", dtype=torch.float32, cuda_graphs=True, steps=7):
     text = torch.randint(12, (4 * 29,))
     corpus = Corpus(text, text, text, tuple(map(str, range(12))), "")
     hyper = Hyperparameters(
-        **{name: Tuned(0.2, spec.range, per_example=spec.per_example) for name, spec in HYPERPARAMETERS.items()}
+        **{name: Tuned(0.2, declared.range, per_example=declared.per_example) for name, declared in TABLE.items()}
     ).to(device)
     # Two layers of one shape, which share their recordings.
     model = AWDLSTM(12, 6, 6, 2, hyper.num_tuned, dtype, cuda_graphs=cuda_graphs).to(device)
     task = LanguageModeling(model, corpus, 4, 8, device=device)
-    weights = torch.optim.SGD(model.parameters(), 0.5)
-    tuner = torch.optim.Adam([hyper.unconstrained], 0.01)
+    method = STN(model, hyper, lr=0.5, clip=0.25, hyper_lr=0.01, tune_scales=True, entropy_weight=0.1)
     losses = []
     for _ in range(steps):
-        losses += [weight_step(task, hyper, weights, 0.25).data, hyper_step(task, hyper, tuner, 0.1).data]
-    return torch.stack(losses), *model.parameters(), hyper.unconstrained
+        losses += [method.weight_step(task, hyper).data, method.hyper_step(task, hyper).data]
+    return torch.stack(losses), *model.parameters(), *hyper.parameters()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

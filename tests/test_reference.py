@@ -7,7 +7,8 @@ import torch
 from reference import PlainModel, training_loss
 from torch import nn
 
-from lstm.model import AWDLSTM, HYPERPARAMETERS
+from lstm.hyperparameters import TABLE
+from lstm.model import AWDLSTM
 from lstm.task import LanguageModeling
 from stn import Hyperparameters, Tuned
 from stn.datasets.text import Corpus
@@ -20,8 +21,8 @@ def fast_and_obvious(dtype):
     torch.manual_seed(0)
     hyper = Hyperparameters(
         **{
-            name: Tuned(0.3, spec.range, per_example=spec.per_example, feed="squashed")
-            for name, spec in HYPERPARAMETERS.items()
+            name: Tuned(0.3, declared.range, per_example=declared.per_example, feed="squashed")
+            for name, declared in TABLE.items()
         }
     ).to(dtype)
     model = AWDLSTM(TYPES, WIDTH, WIDTH, 2, hyper.num_tuned, dtype).to(dtype)
@@ -29,21 +30,22 @@ def fast_and_obvious(dtype):
         nn.init.normal_(parameter, std=0.3)
     words = [torch.randint(TYPES, (length,)) for length in (BATCH * STEPS * 3, 100, 100)]
     task = LanguageModeling(model, Corpus(*words, tuple(map(str, range(TYPES))), ""), BATCH, STEPS)
-    task.train.state = [tuple(torch.randn(2, 1, BATCH, WIDTH, dtype=dtype)) for _ in range(2)]
+    task.streams["train"].state = [tuple(torch.randn(2, 1, BATCH, WIDTH, dtype=dtype)) for _ in range(2)]
     draw = hyper.perturbed(BATCH)
     model.train()
 
-    (tokens, targets), state = task.train.next(), task.train.state
-    task.train.position = 0
+    batch = task.batch("train")
     torch.manual_seed(1)
-    fast = task.training_loss(draw).objective
+    prediction = task.predict(batch, draw)
+    fast = task.loss(prediction, batch, draw).objective
+    task.carry(batch, prediction)
     torch.manual_seed(1)
-    obvious, obvious_state = training_loss(model, tokens, targets, state, draw)
+    obvious, obvious_state = training_loss(model, batch.inputs, batch.targets, batch.state, draw)
     weights = dict(model.named_parameters())
     gradients = [torch.autograd.grad(loss, [*weights.values()]) for loss in (fast, obvious)]
     return (
         (fast, obvious),
-        (task.train.state, obvious_state),
+        (task.streams["train"].state, obvious_state),
         dict(zip(weights, zip(*gradients, strict=True), strict=True)),
     )
 
