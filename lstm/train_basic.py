@@ -5,20 +5,20 @@ The baselines of the self-tuning network's hyperparameter schedules (MacKay et a
 
 import math
 import sys
+from functools import partial
 from typing import Any
 
 from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_flags
-from lstm.settings import TUNING, LanguageModelSettings, course_flags, setting_flags
+from lstm.settings import LanguageModelSettings, course_flags
 from stn.schedules import Constant, Gaussian, Schedule, Sinusoid
 from stn.scripts import replay
 from stn.scripts.declared import Sources, Values
-from stn.scripts.flags import Flag, refuse_idle
+from stn.scripts.flags import BASELINE, TUNING, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, one_of, positive
 from stn.scripts.script import Script
 
 MAX_RATE = 0.99  # as published: perturbed rates are clipped to it
 NOISE = {"gaussian": ("perturb_std",), "sinusoid": ("amplitude", "sinusoid_period")}  # the flags of each kind
-GROUP = "baseline"
 
 
 def sources(values: Values) -> Sources:
@@ -57,23 +57,19 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
 
 def baseline_flags() -> list[Flag]:
     """What to perturb and how, or what to replay."""
+    flag = partial(Flag, group=BASELINE)
+    how = "how; the result is clipped to [0, 0.99], that of alpha and beta only to 0 and above"
     return [
-        *choice_flags("perturb", "perturb {} around its value, anew each mini-batch", GROUP),
-        Flag(
-            "perturb_type",
-            "how; the result is clipped to [0, 0.99], that of alpha and beta only to 0 and above",
-            one_of(*NOISE),
-            "gaussian",
-            group=GROUP,
-        ),
-        Flag("perturb_std", "standard deviation of the Gaussian noise", nonnegative, 0.1, metavar="S", group=GROUP),
-        Flag("amplitude", "amplitude of the sinusoid", nonnegative, 0.2, metavar="A", group=GROUP),
-        Flag("sinusoid_period", "period of the sinusoid in mini-batches", positive, 330.0, metavar="N", group=GROUP),
+        *choice_flags("perturb", "perturb {} around its value, anew each mini-batch", BASELINE),
+        flag("perturb_type", how, one_of(*NOISE), "gaussian"),
+        flag("perturb_std", "standard deviation of the Gaussian noise", nonnegative, 0.1),
+        flag("amplitude", "amplitude of the sinusoid", nonnegative, 0.2),
+        flag("sinusoid_period", "period of the sinusoid in mini-batches", positive, 330.0),
         replay.FLAG,
     ]
 
 
-SETTINGS = setting_flags(without=TUNING, train_log_interval={"default": 50, "aliases": ("--log-interval",)})
+SETTINGS = flags_of(LanguageModelSettings, TUNING, train_log_interval={"default": 50, "aliases": ("--log-interval",)})
 SCRIPT = Script(
     name="train_basic.py",
     description=__doc__.partition(".")[0] + ".",

@@ -23,7 +23,7 @@ from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import Flag, parse
 from stn.scripts.options import INTERRUPTED, OneLineParser, exit_status, find
 from stn.scripts.screen import Screen, report
-from stn.scripts.settings import MACHINE, Data, Settings
+from stn.scripts.settings import Data, Settings
 
 PARENT = "STN_PARENT"  # environment variable: the process that this one works for
 
@@ -98,7 +98,7 @@ class Script:
         """
         values = self.resolve({**self.defaults(), **given}, {*given})
         data, description = self.settings.locate(values["data"])
-        device = self.settings.choose_device(values)
+        device = choose_device(values["disable_cuda"], values["gpu"])
         dtype, why = precision.choose(values["dtype"], device)
         values |= {
             "data": data,
@@ -152,7 +152,7 @@ class Script:
         """Evaluate a run's best model without training or touching the run; the exit status."""
         path = self.find_run(given, unfinished=False)
         values = self.recorded(path, read_settings(path), given)
-        values["device"] = str(self.settings.choose_device(values))
+        values["device"] = str(choose_device(values["disable_cuda"], values["gpu"]))
         report(evaluate_best(self.make(values), self.sources(values), read_checkpoint(path)), f"of {path}")
         return 0
 
@@ -253,9 +253,9 @@ class Interrupt:
         signal.signal(signal.SIGINT, self._previous)
 
 
-def choose_device(use_cuda: bool, gpu: int = 0) -> torch.device:
+def choose_device(disable_cuda: bool, gpu: int) -> torch.device:
     """The GPU asked for where there is one, else the CPU. Raises UserError for a GPU that is not there."""
-    if not use_cuda or not torch.cuda.is_available():
+    if disable_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
     if gpu >= torch.cuda.device_count():
         raise UserError(f"--gpu {gpu}: there are {torch.cuda.device_count()} GPUs, counted from 0")
@@ -272,12 +272,10 @@ def resume_flags(newest: str, setting_flags: Sequence[Flag]) -> list[Flag]:
             str,
             default=None,
             metavar="FOLDER",
-            group=MACHINE,
             optional=True,
         ),
         Flag(
             "test",
             f"train nothing: evaluate the best model of a run (--resume FOLDER; default: {newest})",
-            group=MACHINE,
         ),
     ]
