@@ -38,7 +38,7 @@ class Flag:
 
     def add_to(self, group: Any) -> None:
         """Add the flag to a parser or to a group of one; a flag that is not given will not be in the result."""
-        shown = "" if self.default in (None, False, "", []) else f" (default: {self.default})"
+        shown = f" (default: {self.default})" if self.check and self.default not in (None, "", []) else ""
         options: dict[str, Any] = {"dest": self.name, "default": argparse.SUPPRESS, "help": self.help + shown}
         if self.check is None:
             options["action"] = "store_true"
