@@ -24,7 +24,7 @@ from stn.scripts.declared import Values
 from stn.scripts.flags import Flag
 from stn.scripts.options import ROOT, factor, find, named, nonnegative, nonnegative_int, positive, positive_int
 from stn.scripts.script import resume_flags
-from stn.scripts.settings import MORE, Settings, machine, model, training, tuning
+from stn.scripts.settings import LONGER, Settings, of_machine, of_model, of_training, of_tuning
 from stn.training import Plan, Stop, Trainer
 
 PTB = ROOT / "data" / "penn"
@@ -45,47 +45,47 @@ class LanguageModelSettings(Settings):
     unit = "tokens"
     measure = "ppl"
 
-    emsize: int = model(650, "size of word embeddings", positive_int)
-    nhid: int = model(650, "hidden units per layer", positive_int)
-    nlayers: int = model(2, "number of LSTM layers", positive_int)
+    emsize: int = of_model(650, "size of word embeddings", positive_int)
+    nhid: int = of_model(650, "hidden units per layer", positive_int)
+    nlayers: int = of_model(2, "number of LSTM layers", positive_int)
 
-    lr: float = training(30.0, "initial learning rate of SGD", positive)
-    clip: float = training(0.25, "largest norm of the gradient, 0 for none", nonnegative)
-    wdecay: float = training(0.0, "weight decay", nonnegative)
-    epochs: int = training(8000, "upper epoch limit", positive_int, **MORE)
-    batch_size: int = training(40, "batch size", positive_int)
-    bptt: int = training(70, "sequence length in steps", positive_int)
-    lr_decay: float = training(4.0, "what the learning rate is divided by", factor)
+    lr: float = of_training(30.0, "initial learning rate of SGD", positive)
+    clip: float = of_training(0.25, "largest norm of the gradient, 0 for none", nonnegative)
+    wdecay: float = of_training(0.0, "weight decay", nonnegative)
+    epochs: int = of_training(8000, "upper epoch limit", positive_int, **LONGER)
+    batch_size: int = of_training(40, "batch size", positive_int)
+    bptt: int = of_training(70, "sequence length in steps", positive_int)
+    lr_decay: float = of_training(4.0, "what the learning rate is divided by", factor)
 
-    hyper_lr: float = tuning(0.01, "learning rate of Adam for the hyperparameters", positive)
-    train_steps: int = tuning(2, "weight steps in a row", positive_int)
-    val_steps: int = tuning(1, "hyperparameter steps in a row", positive_int)
-    warmup_steps: int = tuning(
+    hyper_lr: float = of_tuning(0.01, "learning rate of Adam for the hyperparameters", positive)
+    train_steps: int = of_tuning(2, "weight steps in a row", positive_int)
+    val_steps: int = of_tuning(1, "hyperparameter steps in a row", positive_int)
+    warmup_steps: int = of_tuning(
         331,
         "weight steps before the hyperparameters start to train (331 is an epoch of Penn Treebank)",
         nonnegative_int,
     )
-    tune_scales: bool = tuning(False, "tune the scales of the perturbation too")
-    entropy_weight: float = tuning(1e-3, "weight of the perturbation's entropy, with --tune_scales", nonnegative)
-    scale_lr: float = tuning(0.01, "learning rate of Adam for the scales, with --tune_scales", positive)
-    val_penalties: bool = tuning(
+    tune_scales: bool = of_tuning(False, "tune the scales of the perturbation too")
+    entropy_weight: float = of_tuning(1e-3, "weight of the perturbation's entropy, with --tune_scales", nonnegative)
+    scale_lr: float = of_tuning(0.01, "learning rate of Adam for the scales, with --tune_scales", positive)
+    val_penalties: bool = of_tuning(
         False,
         "add AR and TAR to the hyperparameters' objective, as the published code did: alpha and beta go up",
     )
-    val_log_interval: int = tuning(1, "hyperparameter steps between log entries", positive_int, may_change=True)
+    val_log_interval: int = of_tuning(1, "hyperparameter steps between log entries", positive_int, may_change=True)
 
-    data: str = machine(
+    data: str = of_machine(
         None,
         "folder of train.txt, valid.txt and test.txt, or 'builtin' for the built-in corpus "
         "(default: data/penn, and where that is absent the built-in corpus)",
         named,
         metavar="FOLDER",
     )
-    no_cuda_graphs: bool = machine(False, "on a GPU, launch a sequence's kernels one by one", may_change=True)
-    save_dir: str = machine("saves", "the runs' folder below logs/", str)
-    prefix: str | None = machine(None, "tells this run's folder from others of the same day", str)
-    save: str = machine("model.pt", "file of the best model, in the run's folder", model_name, metavar="FILE")
-    train_log_interval: int = machine(1, "weight steps between log entries", positive_int, may_change=True)
+    no_cuda_graphs: bool = of_machine(False, "on a GPU, launch a sequence's kernels one by one", may_change=True)
+    save_dir: str = of_machine("saves", "the runs' folder below logs/", str)
+    prefix: str | None = of_machine(None, "tells this run's folder from others of the same day", str)
+    save: str = of_machine("model.pt", "file of the best model, in the run's folder", model_name, metavar="FILE")
+    train_log_interval: int = of_machine(1, "weight steps between log entries", positive_int, may_change=True)
 
     def __post_init__(self):
         if self.lr < MIN_LR:

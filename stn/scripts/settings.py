@@ -17,8 +17,10 @@ from stn.scripts.options import nonnegative, nonnegative_int, one_of, positive_i
 from stn.training import Stop, Trainer
 
 # The flags' groups in the help.
-model, training, tuning, machine = (partial(flag, group=group) for group in (MODEL, TRAINING, TUNING, MACHINE))
-MORE = {"may_change": True, "lengthens": True}  # of a flag that lets a run go on for longer
+of_model, of_training, of_tuning, of_machine = (
+    partial(flag, group=group) for group in (MODEL, TRAINING, TUNING, MACHINE)
+)
+LONGER = {"may_change": True, "lengthens": True}  # of a flag that lets a run go on for longer
 
 
 class Data(Protocol):
@@ -40,23 +42,25 @@ class Settings:
     measure: ClassVar[str]  # what the screen shows of a score: "ppl", "acc"
     DERIVED: ClassVar[tuple[str, ...]] = ("device", "data_checksum")  # settings that no flag sets, in args.yaml
 
-    nonmono: int = training(
+    nonmono: int = of_training(
         5,
         "decay the learning rate when the validation loss is no better than it was more than this many epochs ago",
         nonnegative_int,
     )
-    patience: int = training(20, "epochs without a better validation loss before training stops", positive_int, **MORE)
-    seed: int = training(None, "random seed (default: a fresh one, recorded in args.yaml)", nonnegative_int)
+    patience: int = of_training(
+        20, "epochs without a lower validation loss before training stops", positive_int, **LONGER
+    )
+    seed: int = of_training(None, "random seed (default: a fresh one, recorded in args.yaml)", nonnegative_int)
     data: str
-    dtype: str = machine(
+    dtype: str = of_machine(
         "auto",
         "type of matrix products; auto is bfloat16 where the processor multiplies it natively",
         one_of(*precision.CHOICES),
     )
-    threads: int = machine(None, "CPU threads (default: as many as PyTorch chooses)", positive_int)
-    disable_cuda: bool = machine(False, "use the CPU even where there is a GPU")
-    gpu: int = machine(0, "which GPU to use", nonnegative_int)
-    checkpoint_seconds: float = machine(60.0, "seconds between checkpoints", nonnegative, may_change=True)
+    threads: int = of_machine(None, "CPU threads (default: as many as PyTorch chooses)", positive_int)
+    disable_cuda: bool = of_machine(False, "use the CPU even where there is a GPU")
+    gpu: int = of_machine(0, "which GPU to use", nonnegative_int)
+    checkpoint_seconds: float = of_machine(60.0, "seconds between checkpoints", nonnegative, may_change=True)
     device: str = "cpu"
     data_checksum: str | None = None
 
