@@ -37,7 +37,7 @@ from stn.scripts.options import (
     positive_int,
     rate,
 )
-from stn.scripts.settings import MORE, Settings, machine, model, training, tuning
+from stn.scripts.settings import LONGER, Settings, of_machine, of_model, of_training, of_tuning
 from stn.training import Plan, Stop, Trainer
 
 CIFAR10 = ROOT / "data" / "cifar10"
@@ -57,41 +57,44 @@ class ImageSettings(Settings):
     measure = "acc"
     DERIVED = (*Settings.DERIVED, "label")
 
-    model: str = model("alexnet", "the network", one_of(*MODELS))
-    batch_size: int = training(128, "images in a mini-batch", positive_int, "-bsz")
-    total_epochs: int = training(500, "epochs, warm-up included", positive_int, "-totep", **MORE)
-    train_lr: float = training(0.01, "learning rate of the weights' SGD", positive, "-tlr")
-    momentum: float = training(0.9, "momentum of the weights' SGD", rate, "-mom")
-    lr_decay: float = training(0.1, "factor of the learning rate when it decays", fraction)
-    milestones: tuple[int, ...] = training(
+    model: str = of_model("alexnet", "the network", one_of(*MODELS))
+    elementary_scale: bool = of_model(
+        False, "multiply elementary outputs by a learned scalar, one a layer, as published"
+    )
+    batch_size: int = of_training(128, "images in a mini-batch", positive_int, "-bsz")
+    total_epochs: int = of_training(500, "epochs, warm-up included", positive_int, "-totep", **LONGER)
+    train_lr: float = of_training(0.01, "learning rate of the weights' SGD", positive, "-tlr")
+    momentum: float = of_training(0.9, "momentum of the weights' SGD", rate, "-mom")
+    lr_decay: float = of_training(0.1, "factor of the learning rate when it decays", fraction)
+    milestones: tuple[int, ...] = of_training(
         [], "decay the learning rate after these epochs too", positive_int, metavar="EPOCH", many=True
     )
 
-    warmup_epochs: int = tuning(5, "epochs before the hyperparameters start to train", nonnegative_int, "-wupep")
-    valid_lr: float = tuning(3e-3, "learning rate of the hyperparameters' Adam", positive, "-vlr")
-    tune_scales: bool = tuning(False, "tune the scales of the perturbation too", None, "-tscl")
-    scale_lr: float = tuning(3e-3, "learning rate of the scales' Adam", positive, "-slr")
-    train_steps: int = tuning(2, "weight steps in a row", positive_int, "-tstep")
-    valid_steps: int = tuning(1, "hyperparameter steps in a row", positive_int, "-vstep")
-    entropy_weight: float = tuning(
+    warmup_epochs: int = of_tuning(5, "epochs before the hyperparameters start to train", nonnegative_int, "-wupep")
+    valid_lr: float = of_tuning(3e-3, "learning rate of the hyperparameters' Adam", positive, "-vlr")
+    tune_scales: bool = of_tuning(False, "tune the scales of the perturbation too", None, "-tscl")
+    scale_lr: float = of_tuning(3e-3, "learning rate of the scales' Adam", positive, "-slr")
+    train_steps: int = of_tuning(2, "weight steps in a row", positive_int, "-tstep")
+    valid_steps: int = of_tuning(1, "hyperparameter steps in a row", positive_int, "-vstep")
+    entropy_weight: float = of_tuning(
         1e-5, "weight of the perturbation's entropy, with --tune_scales", nonnegative, "-ewt"
     )
 
-    data: str = machine(
+    data: str = of_machine(
         None,
         "folder of CIFAR-10's binary files, or 'builtin' for the built-in images "
         "(default: data/cifar10, and where that is absent the built-in images)",
         named,
         metavar="FOLDER",
     )
-    percent_valid: float = machine(
+    percent_valid: float = of_machine(
         0.2, "fraction of the training images that validate, the last of the file", positive, "-pval"
     )
-    save: bool = machine(False, "keep the best model as model.pt; all else is logged in any case")
-    log_interval: int = machine(50, "steps that a log entry is the mean of", positive_int, may_change=True)
-    logdir: str = machine("logs", "folder of all runs", str)
-    dir: str = machine("hyper-training", "folder in --logdir", str)
-    subdir: str = machine("", "folder in --dir (default: the date)", str)
+    save: bool = of_machine(False, "keep the best model as model.pt; all else is logged in any case")
+    log_interval: int = of_machine(50, "steps that a log entry is the mean of", positive_int, may_change=True)
+    logdir: str = of_machine("logs", "folder of all runs", str)
+    dir: str = of_machine("hyper-training", "folder in --logdir", str)
+    subdir: str = of_machine("", "folder in --dir (default: the date)", str)
     label: str
     min_lr: float = 1e-5  # as published, of hypertrain.py
 
@@ -133,7 +136,8 @@ class ImageSettings(Settings):
 
     def task(self, data: ImageSets, num_hyper: int) -> ImageClassification:
         with explaining_out_of_memory("model and images do not fit into memory: try --model small"):
-            model = MODELS[self.model](num_hyper, getattr(torch, self.dtype)).to(self.device)
+            model = MODELS[self.model](num_hyper, getattr(torch, self.dtype), elementary_scale=self.elementary_scale)
+            model = model.to(self.device)
             return ImageClassification(model, data, self.batch_size, self.device)
 
     def trainer(
