@@ -10,7 +10,7 @@ from stn.errors import UserError
 from stn.schedules import Constant
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
-from stn.scripts.options import nonnegative, positive
+from stn.scripts.options import nonnegative
 from stn.scripts.script import Script, resume_flags
 
 # What a hyperparameter that is not tuned is while its counterpart is: a hole needs a length, a length needs a hole.
@@ -109,7 +109,7 @@ def tuning_flags() -> list[Flag]:
     return [
         *(tune(name, f"tune {what}", aliases=(short,)) for name, (short, what) in TUNE.items()),
         *(start(name, what, nonnegative, default, (short,)) for name, (short, default, what) in START.items()),
-        *(Flag(name, scale.format(what), positive, 0.5, (short,), TUNING) for name, (short, what) in SCALE.items()),
+        *(Flag(name, scale.format(what), nonnegative, 0.5, (short,), TUNING) for name, (short, what) in SCALE.items()),
     ]
 
 

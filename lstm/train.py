@@ -9,7 +9,7 @@ from lstm.settings import LanguageModelSettings, course_flags
 from stn.schedules import Constant
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
-from stn.scripts.options import one_of, positive
+from stn.scripts.options import nonnegative, one_of
 from stn.scripts.script import Script
 
 # What --tune_all stands for, besides a --tune_… flag for each hyperparameter.
@@ -59,7 +59,9 @@ def tuning_flags() -> list[Flag]:
     return [
         *choice_flags("tune", "tune {}", WHAT_TO_TUNE),
         Flag("tune_all", tune_all, group=WHAT_TO_TUNE),
-        flag("perturb_scale", "standard deviation of the perturbation of unconstrained hyperparameters", positive, 1.0),
+        flag(
+            "perturb_scale", "standard deviation of the perturbation of unconstrained hyperparameters", nonnegative, 1.0
+        ),
         flag("drop_transform", "how dropout rates are fed into the response", one_of("none", "sigmoid"), "none"),
         flag("alpha_beta_transform", "the same for alpha and beta", one_of("none", "softplus"), "none"),
     ]
