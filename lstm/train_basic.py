@@ -8,6 +8,8 @@ import sys
 from functools import partial
 from typing import Any
 
+import numpy
+
 from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_flags
 from lstm.settings import LanguageModelSettings, course_flags
 from stn.schedules import Constant, Gaussian, Schedule, Sinusoid
@@ -32,10 +34,11 @@ def own_source(values: Values, name: str) -> Schedule:
     value = values[name]
     if name not in chosen(values, "perturb"):
         return Constant(value)
-    bounds = (0.0, MAX_RATE if is_rate(name) else math.inf)
+    bounds, seed = (0.0, MAX_RATE if is_rate(name) else math.inf), (values["seed"], list(TABLE).index(name))
     if values["perturb_type"] == "sinusoid":
-        return Sinusoid(value, values["amplitude"], values["sinusoid_period"], bounds)
-    return Gaussian(value, values["perturb_std"], bounds, seed=(values["seed"], list(TABLE).index(name)))
+        phase = numpy.random.default_rng(seed).random()  # so that several do not move together
+        return Sinusoid(value, values["amplitude"], values["sinusoid_period"], bounds, phase)
+    return Gaussian(value, values["perturb_std"], bounds, seed)
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
