@@ -11,7 +11,7 @@ from stn.schedules import Constant
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative
-from stn.scripts.script import Script, resume_flags
+from stn.scripts.script import Script
 
 # What a hyperparameter that is not tuned is while its counterpart is: a hole needs a length, a length needs a hole.
 COUNTERPARTS = {"cutlength": 8.0, "cutholes": 1.0}
@@ -127,16 +127,10 @@ SCRIPT = Script(
     settings=ImageSettings,
     setting_flags=SETTINGS,
     hyper_flags=tuning_flags(),
-    course_flags=resume_flags("the newest", SETTINGS),
     resolve=resolve,
     sources=sources,
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-    return SCRIPT.run(argv)
-
+main = SCRIPT.run
 
 if __name__ == "__main__":
     sys.exit(main())

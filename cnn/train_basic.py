@@ -12,7 +12,7 @@ from stn.scripts import replay
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, VALUES, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, nonnegative_int, rate
-from stn.scripts.script import Script, resume_flags
+from stn.scripts.script import Script
 
 MIN_LR = 1e-7  # as published: below it training stops
 # The flags that set one rate for several layers, and those layers' hyperparameters.
@@ -118,17 +118,11 @@ SCRIPT = Script(
     settings=ImageSettings,
     setting_flags=SETTINGS,
     hyper_flags=HYPERPARAMETERS,
-    course_flags=resume_flags("the newest", SETTINGS),
     resolve=resolve,
     sources=sources,
     constants={"min_lr": MIN_LR},
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-    return SCRIPT.run(argv)
-
+main = SCRIPT.run
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,9 +21,7 @@ from stn.recorder import Progress, Recorder
 from stn.runs.find import newest_run, newest_unfinished, run_path
 from stn.runs.folder import RunFolder
 from stn.scripts.declared import Values
-from stn.scripts.flags import Flag
 from stn.scripts.options import ROOT, factor, find, named, nonnegative, nonnegative_int, positive, positive_int
-from stn.scripts.script import resume_flags
 from stn.scripts.settings import LONGER, Settings, of_machine, of_model, of_training, of_tuning
 from stn.training import Plan, Stop, Trainer
 
@@ -44,6 +42,8 @@ class LanguageModelSettings(Settings):
     family = "lstm"
     unit = "tokens"
     measure = "ppl"
+    newest = "the newest of this --save_dir and --prefix"
+    overwrites = True
 
     emsize: int = of_model(650, "size of word embeddings", positive_int)
     nhid: int = of_model(650, "hidden units per layer", positive_int)
@@ -134,9 +134,3 @@ class LanguageModelSettings(Settings):
     @property
     def model_file(self) -> str:
         return self.save
-
-
-def course_flags(flags: list[Flag]) -> list[Flag]:
-    """--overwrite, --resume and --test."""
-    overwrite = Flag("overwrite", "redo a run that is there, removing what it wrote")
-    return [overwrite, *resume_flags("the newest of this --save_dir and --prefix", flags)]

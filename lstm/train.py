@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_flags
-from lstm.settings import LanguageModelSettings, course_flags
+from lstm.settings import LanguageModelSettings
 from stn.schedules import Constant
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
@@ -67,23 +67,16 @@ def tuning_flags() -> list[Flag]:
     ]
 
 
-SETTINGS = flags_of(LanguageModelSettings)
 SCRIPT = Script(
     name="train.py",
     description=__doc__,
     settings=LanguageModelSettings,
-    setting_flags=SETTINGS,
+    setting_flags=flags_of(LanguageModelSettings),
     hyper_flags=[*value_flags(), *tuning_flags()],
-    course_flags=course_flags(SETTINGS),
     resolve=resolve,
     sources=sources,
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-    return SCRIPT.run(argv)
-
+main = SCRIPT.run
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 
 from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_flags
-from lstm.settings import LanguageModelSettings, course_flags
+from lstm.settings import LanguageModelSettings
 from stn.schedules import Constant, Gaussian, Schedule, Sinusoid
 from stn.scripts import replay
 from stn.scripts.declared import Sources, Values
@@ -79,16 +79,10 @@ SCRIPT = Script(
     settings=LanguageModelSettings,
     setting_flags=SETTINGS,
     hyper_flags=[*value_flags(), *baseline_flags()],
-    course_flags=course_flags(SETTINGS),
     resolve=resolve,
     sources=sources,
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-    return SCRIPT.run(argv)
-
+main = SCRIPT.run
 
 if __name__ == "__main__":
     sys.exit(main())
