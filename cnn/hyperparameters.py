@@ -37,7 +37,7 @@ TABLE = {
     "bright": _jitter("brightness", "bright", "brightness"),
     "indropout": _rate("input dropout", "tune_indropout", "start_indrop", "indropout", high=1.0),
     "inscale": _jitter("input scaling", "inscale", "inscale", high=0.3),
-    "cutlength": _holes("hole length (pixels)", "cutlength", 25.0, ANY),
+    "cutlength": _holes("hole length (pixels)", "cutlength", 24.0, ANY),
     "cutholes": _holes("number of holes", "cutholes", 4.0, (0.0, MOST_HOLES + 1.0)),
     **{
         f"fcdropout{layer}": _rate(f"fc dropout {layer}", "tune_fcdropout", "start_fcdrop", f"fc_dropout{layer}")

@@ -1,16 +1,17 @@
 """Train an image classifier that tunes its own dropout and augmentation (MacKay et al. 2019, section 5.3)."""
 
 import sys
+from functools import partial
 from typing import Any
 
 from cnn.hyperparameters import CUTOUT, TABLE, names_of
-from cnn.settings import TUNING, ImageSettings, name_run
+from cnn.settings import ImageSettings, name_run
 from stn.errors import UserError
 from stn.schedules import Constant
 from stn.scripts.declared import Sources, Values
-from stn.scripts.flags import Flag, flags_of, refuse_idle
-from stn.scripts.options import nonnegative, positive
-from stn.scripts.script import Script, resume_flags
+from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
+from stn.scripts.options import nonnegative
+from stn.scripts.script import Script
 
 # What a hyperparameter that is not tuned is while its counterpart is: a hole needs a length, a length needs a hole.
 COUNTERPARTS = {"cutlength": 8.0, "cutholes": 1.0}
@@ -86,15 +87,10 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     values |= dict.fromkeys(everything if values["tune_all"] else JITTERS if values["tune_jitters"] else (), True)
     names = names_of(values["model"], shared_dropout=values["tune_dropout"])
     tuned = [TABLE[name] for name in names if values[TABLE[name].tune]]
-    usable = {flag for name in names_of(values["model"]) for flag in (TABLE[name].tune, TABLE[name].start)}
-    refuse_idle(
-        given,
-        {
-            flag: f"--model {values['model']} has none such"
-            for flag in ("tune_fcdropout", "start_fcdrop")
-            if flag not in usable
-        },
-    )
+    if "fcdropout0" not in names:
+        refuse_idle(
+            given, dict.fromkeys(("tune_fcdropout", "start_fcdrop"), f"--model {values['model']} has no such layer")
+        )
     if not tuned:
         raise UserError("nothing is tuned: add --tune_all, or --tune_… for some hyperparameters")
     sources(values)
@@ -109,16 +105,11 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
 def tuning_flags() -> list[Flag]:
     """What to tune, from where, and how widely it is perturbed."""
     scale = "standard deviation of the perturbation of {}, unconstrained"
+    tune, start = partial(Flag, group=WHAT_TO_TUNE), partial(Flag, group="where to start")
     return [
-        *(Flag(name, f"tune {what}", aliases=(short,), group="what to tune") for name, (short, what) in TUNE.items()),
-        *(
-            Flag(name, what, nonnegative, default, (short,), "X", "where to start")
-            for name, (short, default, what) in START.items()
-        ),
-        *(
-            Flag(name, scale.format(what), positive, 0.5, (short,), "X", TUNING)
-            for name, (short, what) in SCALE.items()
-        ),
+        *(tune(name, f"tune {what}", aliases=(short,)) for name, (short, what) in TUNE.items()),
+        *(start(name, what, nonnegative, default, (short,)) for name, (short, default, what) in START.items()),
+        *(Flag(name, scale.format(what), nonnegative, 0.5, (short,), TUNING) for name, (short, what) in SCALE.items()),
     ]
 
 
@@ -128,6 +119,7 @@ SETTINGS = flags_of(
     nonmono={"default": 60, "aliases": ("-nonm",)},
     patience={"default": 75, "aliases": ("-pat",)},
     seed={"default": 0, "help": "random seed"},
+    disable_cuda={"aliases": ("--no_cuda",)},
 )
 SCRIPT = Script(
     name="hypertrain.py",
@@ -135,16 +127,10 @@ SCRIPT = Script(
     settings=ImageSettings,
     setting_flags=SETTINGS,
     hyper_flags=tuning_flags(),
-    course_flags=resume_flags("the newest", SETTINGS),
     resolve=resolve,
     sources=sources,
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-    return SCRIPT.run(argv)
-
+main = SCRIPT.run
 
 if __name__ == "__main__":
     sys.exit(main())

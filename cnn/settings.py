@@ -3,7 +3,6 @@
 Flags, short names and defaults are the published ones.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain, count
@@ -26,7 +25,6 @@ from stn.recorder import Progress, Recorder
 from stn.runs.find import last_started
 from stn.runs.folder import RunFolder
 from stn.scripts.declared import Values
-from stn.scripts.flags import flag
 from stn.scripts.options import (
     ROOT,
     find,
@@ -39,14 +37,12 @@ from stn.scripts.options import (
     positive_int,
     rate,
 )
-from stn.scripts.script import choose_device
-from stn.scripts.settings import MACHINE, Settings
-from stn.training import Plan, Trainer
+from stn.scripts.settings import LONGER, Settings, of_machine, of_model, of_training, of_tuning
+from stn.training import Plan, Stop, Trainer
 
 CIFAR10 = ROOT / "data" / "cifar10"
 BUILTIN = "builtin"
 LONGEST_LABEL = 150  # characters of a folder's name that tell a run's flags
-TRAINING, TUNING = "model and training", "self-tuning"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,89 +57,50 @@ class ImageSettings(Settings):
     measure = "acc"
     DERIVED = (*Settings.DERIVED, "label")
 
-    model: str = flag("alexnet", "the network", one_of(*MODELS), group=TRAINING)
-    batch_size: int = flag(128, "images in a mini-batch", positive_int, aliases=("-bsz",), metavar="N", group=TRAINING)
-    total_epochs: int = flag(
-        500,
-        "epochs, warm-up included",
-        positive_int,
-        aliases=("-totep",),
-        metavar="N",
-        group=TRAINING,
-        may_change=True,
-        lengthens=True,
+    model: str = of_model("alexnet", "the network", one_of(*MODELS))
+    elementary_scale: bool = of_model(
+        False, "multiply elementary outputs by a learned scalar, one a layer, as published"
     )
-    train_lr: float = flag(
-        0.01, "learning rate of the weights' SGD", positive, aliases=("-tlr",), metavar="LR", group=TRAINING
-    )
-    momentum: float = flag(0.9, "momentum of the weights' SGD", rate, aliases=("-mom",), group=TRAINING)
-    lr_decay: float = flag(0.1, "factor of the learning rate when it decays", fraction, group=TRAINING)
-    milestones: tuple[int, ...] = flag(
-        [], "decay the learning rate after these epochs too", positive_int, metavar="EPOCH", group=TRAINING, many=True
+    batch_size: int = of_training(128, "images in a mini-batch", positive_int, "-bsz")
+    total_epochs: int = of_training(500, "epochs, warm-up included", positive_int, "-totep", **LONGER)
+    train_lr: float = of_training(0.01, "learning rate of the weights' SGD", positive, "-tlr")
+    momentum: float = of_training(0.9, "momentum of the weights' SGD", rate, "-mom")
+    lr_decay: float = of_training(0.1, "factor of the learning rate when it decays", fraction)
+    milestones: tuple[int, ...] = of_training(
+        [], "decay the learning rate after these epochs too", positive_int, metavar="EPOCH", many=True
     )
 
-    warmup_epochs: int = flag(
-        5,
-        "epochs before the hyperparameters start to train",
-        nonnegative_int,
-        aliases=("-wupep",),
-        metavar="N",
-        group=TUNING,
-    )
-    valid_lr: float = flag(
-        3e-3, "learning rate of the hyperparameters' Adam", positive, aliases=("-vlr",), metavar="LR", group=TUNING
-    )
-    tune_scales: bool = flag(False, "tune the scales of the perturbation too", aliases=("-tscl",), group=TUNING)
-    scale_lr: float = flag(
-        3e-3, "learning rate of the scales' Adam", positive, aliases=("-slr",), metavar="LR", group=TUNING
-    )
-    train_steps: int = flag(2, "weight steps in a row", positive_int, aliases=("-tstep",), metavar="N", group=TUNING)
-    valid_steps: int = flag(
-        1, "hyperparameter steps in a row", positive_int, aliases=("-vstep",), metavar="N", group=TUNING
-    )
-    entropy_weight: float = flag(
-        1e-5,
-        "weight of the perturbation's entropy, with --tune_scales",
-        nonnegative,
-        aliases=("-ewt",),
-        metavar="X",
-        group=TUNING,
+    warmup_epochs: int = of_tuning(5, "epochs before the hyperparameters start to train", nonnegative_int, "-wupep")
+    valid_lr: float = of_tuning(3e-3, "learning rate of the hyperparameters' Adam", positive, "-vlr")
+    tune_scales: bool = of_tuning(False, "tune the scales of the perturbation too", None, "-tscl")
+    scale_lr: float = of_tuning(3e-3, "learning rate of the scales' Adam", positive, "-slr")
+    train_steps: int = of_tuning(2, "weight steps in a row", positive_int, "-tstep")
+    valid_steps: int = of_tuning(1, "hyperparameter steps in a row", positive_int, "-vstep")
+    entropy_weight: float = of_tuning(
+        1e-5, "weight of the perturbation's entropy, with --tune_scales", nonnegative, "-ewt"
     )
 
-    data: str = flag(
+    data: str = of_machine(
         None,
         "folder of CIFAR-10's binary files, or 'builtin' for the built-in images "
         "(default: data/cifar10, and where that is absent the built-in images)",
         named,
         metavar="FOLDER",
-        group=MACHINE,
     )
-    percent_valid: float = flag(
-        0.2,
-        "fraction of the training images that validate, the last of the file",
-        positive,
-        aliases=("-pval",),
-        metavar="FRACTION",
-        group=MACHINE,
+    percent_valid: float = of_machine(
+        0.2, "fraction of the training images that validate, the last of the file", positive, "-pval"
     )
-    no_cuda: bool = flag(False, "use the CPU even where there is a GPU", group=MACHINE)
-    save: bool = flag(False, "keep the best model as model.pt; all else is logged in any case", group=MACHINE)
-    log_interval: int = flag(
-        50, "steps that a log entry is the mean of", positive_int, metavar="N", group=MACHINE, may_change=True
-    )
-    logdir: str = flag("logs", "folder of all runs", str, group=MACHINE)
-    dir: str = flag("hyper-training", "folder in --logdir", str, group=MACHINE)
-    subdir: str = flag("", "folder in --dir (default: the date)", str, group=MACHINE)
+    save: bool = of_machine(False, "keep the best model as model.pt; all else is logged in any case")
+    log_interval: int = of_machine(50, "steps that a log entry is the mean of", positive_int, may_change=True)
+    logdir: str = of_machine("logs", "folder of all runs", str)
+    dir: str = of_machine("hyper-training", "folder in --logdir", str)
+    subdir: str = of_machine("", "folder in --dir (default: the date)", str)
     label: str
     min_lr: float = 1e-5  # as published, of hypertrain.py
 
     def __post_init__(self):
         if self.train_lr < self.min_lr:
             raise UserError(f"--train_lr {self.train_lr:g} is below {self.min_lr:g}, where training stops: raise it")
-
-    @classmethod
-    def choose_device(cls, values: Values) -> torch.device:
-        return choose_device(not values["no_cuda"])
 
     @classmethod
     def locate(cls, data: str | None) -> tuple[str, str]:
@@ -179,35 +136,22 @@ class ImageSettings(Settings):
 
     def task(self, data: ImageSets, num_hyper: int) -> ImageClassification:
         with explaining_out_of_memory("model and images do not fit into memory: try --model small"):
-            model = MODELS[self.model](num_hyper, getattr(torch, self.dtype)).to(self.device)
+            model = MODELS[self.model](num_hyper, getattr(torch, self.dtype), elementary_scale=self.elementary_scale)
+            model = model.to(self.device)
             return ImageClassification(model, data, self.batch_size, self.device)
 
     def trainer(
-        self,
-        task: ImageClassification,
-        hyper: Hyperparameters,
-        run: RunFolder,
-        progress: Progress,
-        stop: Callable[[], bool],
+        self, task: ImageClassification, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop
     ) -> Trainer:
-        method = STN(
-            task.model,
-            hyper,
-            lr=self.train_lr,
-            momentum=self.momentum,
-            hyper_lr=self.valid_lr,
-            tune_scales=self.tune_scales,
-            scale_lr=self.scale_lr,
-            entropy_weight=self.entropy_weight,
-        )
+        rates = {"lr": self.train_lr, "momentum": self.momentum, "hyper_lr": self.valid_lr, "scale_lr": self.scale_lr}
+        scales = {"tune_scales": self.tune_scales, "entropy_weight": self.entropy_weight}
+        method = STN(task.model, hyper, **rates, **scales)
         divisor = 1 / self.lr_decay
         learning_rate = NonMonotonicDecay(self.train_lr, divisor, self.nonmono, self.milestones, self.min_lr)
         recorder = Recorder(task, hyper, run, progress, self.log_interval, self.log_interval, average=True)
         _, steps_of_an_epoch = task.position
-        warmup_steps = self.warmup_epochs * steps_of_an_epoch
-        plan = Plan(
-            self.total_epochs, warmup_steps, self.train_steps, self.valid_steps, self.patience, self.checkpoint_seconds
-        )
+        alternation = self.warmup_epochs * steps_of_an_epoch, self.train_steps, self.valid_steps
+        plan = Plan(self.total_epochs, *alternation, self.patience, self.checkpoint_seconds)
         return Trainer(task, hyper, method, learning_rate, recorder, plan, stop)
 
     @property

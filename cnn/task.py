@@ -17,6 +17,7 @@ from stn.hyperparameters import Draw
 MEAN = (125.3, 123.0, 113.9)
 DEVIATION = (63.0, 62.1, 66.7)
 EVALUATION_BATCH = 1000
+TUNED_HOLES = 4  # of which tuned ones are fewer; a fixed number may be larger
 
 
 class Batch(NamedTuple):
@@ -113,7 +114,9 @@ class ImageClassification:
 def augmented(pixels: Tensor, draw: Draw) -> Tensor:
     """pixels (B, 3, 32, 32) uint8 -> the network's input, each example augmented by its own values of the draw."""
     images = jitter(scaled(pixels), draw["bright"], draw["contrast"], draw["sat"], draw["hue"])
-    images = cutout(normalized(images), whole(draw["cutholes"]), whole(draw["cutlength"]))
+    holes = whole(draw["cutholes"])
+    most = TUNED_HOLES if isinstance(holes, Tensor) else max(TUNED_HOLES, int(holes))
+    images = cutout(normalized(images), holes, whole(draw["cutlength"]), most)
     return input_scaling(dropout(images, draw["indropout"]), draw["inscale"])
 
 

@@ -1,20 +1,20 @@
 """Train an image classifier with fixed hyperparameters, or with those that an earlier run recorded."""
 
 import sys
+from functools import partial
 from typing import Any
 
 from cnn.hyperparameters import TABLE, names_of
-from cnn.settings import TUNING, ImageSettings, name_run
+from cnn.settings import ImageSettings, name_run
 from stn.errors import UserError
 from stn.schedules import Constant
 from stn.scripts import replay
 from stn.scripts.declared import Sources, Values
-from stn.scripts.flags import Flag, flags_of, refuse_idle
+from stn.scripts.flags import TUNING, VALUES, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, nonnegative_int, rate
-from stn.scripts.script import Script, resume_flags
+from stn.scripts.script import Script
 
 MIN_LR = 1e-7  # as published: below it training stops
-GROUP = "regularization"
 # The flags that set one rate for several layers, and those layers' hyperparameters.
 SHARED = {
     flag: [name for name in TABLE if name.startswith(family) and name != family]
@@ -82,64 +82,47 @@ def hole_count(text: str) -> int:
     return -1 if text.strip() == "-1" else nonnegative_int(text)
 
 
+flag = partial(Flag, group=VALUES)
 HYPERPARAMETERS = [
-    Flag("indropout", "dropout rate of the input", rate, 0.4, group=GROUP),
-    Flag("dropout", "one rate for all convolutional layers, -1 for none", shared_rate, -1.0, ("-drop",), group=GROUP),
+    flag("indropout", "dropout rate of the input", rate, 0.4),
+    flag("dropout", "one rate for all convolutional layers, -1 for none", shared_rate, -1.0, ("-drop",)),
+    *(flag(f"dropout{n}", f"dropout rate after convolutional layer {n}", rate, 0.3) for n in range(5)),
+    flag("fc_dropout", "one rate for both of the next two, -1 for none", shared_rate, -1.0, ("-fcdrop",)),
     *(
-        Flag(f"dropout{layer}", f"dropout rate after convolutional layer {layer}", rate, 0.3, group=GROUP)
-        for layer in range(5)
+        flag(f"fc_dropout{n}", f"dropout rate of fully connected layer {n}'s input", rate, 0.4, (f"-fcdrop{n}",))
+        for n in range(2)
     ),
-    Flag("fc_dropout", "one rate for both of the next two, -1 for none", shared_rate, -1.0, ("-fcdrop",), group=GROUP),
-    *(
-        Flag(
-            f"fc_dropout{layer}",
-            f"dropout rate of fully connected layer {layer}'s input",
-            rate,
-            0.4,
-            (f"-fcdrop{layer}",),
-            group=GROUP,
-        )
-        for layer in range(2)
-    ),
-    Flag("inscale", "input scaling", nonnegative, 0.0, ("-iscl",), group=GROUP),
-    Flag("hue", "hue jitter", nonnegative, 0.2, group=GROUP),
-    Flag("brightness", "brightness jitter", nonnegative, 0.4, group=GROUP),
-    Flag("saturation", "saturation jitter", nonnegative, 0.4, group=GROUP),
-    Flag("contrast", "contrast jitter", nonnegative, 0.4, group=GROUP),
-    Flag("cutholes", "number of cutout holes, none if below 1", hole_count, 2, ("-cuth",), group=GROUP),
-    Flag("cutlength", "length of cutout holes, none if below 1", hole_count, 5, ("-cutl",), group=GROUP),
+    flag("inscale", "input scaling", nonnegative, 0.0, ("-iscl",)),
+    flag("hue", "hue jitter", nonnegative, 0.2),
+    flag("brightness", "brightness jitter", nonnegative, 0.4),
+    flag("saturation", "saturation jitter", nonnegative, 0.4),
+    flag("contrast", "contrast jitter", nonnegative, 0.4),
+    flag("cutholes", "number of cutout holes, none if below 1", hole_count, 2, ("-cuth",)),
+    flag("cutlength", "length of cutout holes, none if below 1", hole_count, 5, ("-cutl",)),
     replay.FLAG,
 ]
-SETTINGS = [
-    flag
-    for flag in flags_of(
-        ImageSettings,
-        model={"aliases": ("-a",)},
-        total_epochs={"default": 8000},
-        nonmono={"default": 60},
-        patience={"default": 75},
-        seed={"default": 0, "help": "random seed"},
-        dir={"default": "baseline_saves", "aliases": ("--save_dir",)},
-    )
-    if flag.group != TUNING
-]
+SETTINGS = flags_of(
+    ImageSettings,
+    TUNING,
+    model={"aliases": ("-a",)},
+    total_epochs={"default": 8000},
+    nonmono={"default": 60},
+    patience={"default": 75},
+    seed={"default": 0, "help": "random seed"},
+    disable_cuda={"aliases": ("--no_cuda",)},
+    dir={"default": "baseline_saves", "aliases": ("--save_dir",)},
+)
 SCRIPT = Script(
     name="train_basic.py",
     description=__doc__,
     settings=ImageSettings,
     setting_flags=SETTINGS,
     hyper_flags=HYPERPARAMETERS,
-    course_flags=resume_flags("the newest", SETTINGS),
     resolve=resolve,
     sources=sources,
     constants={"min_lr": MIN_LR},
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-    return SCRIPT.run(argv)
-
+main = SCRIPT.run
 
 if __name__ == "__main__":
     sys.exit(main())

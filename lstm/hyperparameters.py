@@ -3,10 +3,8 @@
 import math
 
 from stn.scripts.declared import Declared, Values
-from stn.scripts.flags import Flag
+from stn.scripts.flags import VALUES, Flag
 from stn.scripts.options import nonnegative, rate
-
-GROUP = "regularization"
 
 
 def _declared(name: str, label: str, high: float, per_example: bool) -> Declared:
@@ -33,9 +31,9 @@ def is_rate(name: str) -> bool:
 def value_flags() -> list[Flag]:
     """--dropouto and the like: where a hyperparameter starts, or stays."""
     return [
-        Flag(name, declared.label, rate, 0.05, group=GROUP)
+        Flag(name, declared.label, rate, 0.05, group=VALUES)
         if is_rate(name)
-        else Flag(name, declared.label, nonnegative, 0.0, group=GROUP)
+        else Flag(name, declared.label, nonnegative, 0.0, group=VALUES)
         for name, declared in TABLE.items()
     ]
 

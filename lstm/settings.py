@@ -2,7 +2,6 @@
 
 import argparse
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -22,15 +21,12 @@ from stn.recorder import Progress, Recorder
 from stn.runs.find import newest_run, newest_unfinished, run_path
 from stn.runs.folder import RunFolder
 from stn.scripts.declared import Values
-from stn.scripts.flags import Flag, flag, flags_of
 from stn.scripts.options import ROOT, factor, find, named, nonnegative, nonnegative_int, positive, positive_int
-from stn.scripts.script import choose_device, resume_flags
-from stn.scripts.settings import MACHINE, Settings
-from stn.training import Plan, Trainer
+from stn.scripts.settings import LONGER, Settings, of_machine, of_model, of_training, of_tuning
+from stn.training import Plan, Stop, Trainer
 
 PTB = ROOT / "data" / "penn"
 MIN_LR = 0.0003  # as published: below it training stops
-TUNING = "self-tuning"
 
 
 def model_name(text: str) -> str:
@@ -46,78 +42,54 @@ class LanguageModelSettings(Settings):
     family = "lstm"
     unit = "tokens"
     measure = "ppl"
+    newest = "the newest of this --save_dir and --prefix"
+    overwrites = True
 
-    emsize: int = flag(650, "size of word embeddings", positive_int, group="model")
-    nhid: int = flag(650, "hidden units per layer", positive_int, group="model")
-    nlayers: int = flag(2, "number of LSTM layers", positive_int, group="model")
+    emsize: int = of_model(650, "size of word embeddings", positive_int)
+    nhid: int = of_model(650, "hidden units per layer", positive_int)
+    nlayers: int = of_model(2, "number of LSTM layers", positive_int)
 
-    lr: float = flag(30.0, "initial learning rate of SGD", positive, group="training")
-    clip: float = flag(0.25, "largest norm of the gradient, 0 for none", nonnegative, group="training")
-    wdecay: float = flag(0.0, "weight decay", nonnegative, group="training")
-    epochs: int = flag(8000, "upper epoch limit", positive_int, group="training", may_change=True, lengthens=True)
-    batch_size: int = flag(40, "batch size", positive_int, metavar="N", group="training")
-    bptt: int = flag(70, "sequence length in steps", positive_int, group="training")
-    lr_decay: float = flag(4.0, "what the learning rate is divided by", factor, group="training")
+    lr: float = of_training(30.0, "initial learning rate of SGD", positive)
+    clip: float = of_training(0.25, "largest norm of the gradient, 0 for none", nonnegative)
+    wdecay: float = of_training(0.0, "weight decay", nonnegative)
+    epochs: int = of_training(8000, "upper epoch limit", positive_int, **LONGER)
+    batch_size: int = of_training(40, "batch size", positive_int)
+    bptt: int = of_training(70, "sequence length in steps", positive_int)
+    lr_decay: float = of_training(4.0, "what the learning rate is divided by", factor)
 
-    hyper_lr: float = flag(0.01, "learning rate of Adam for the hyperparameters", positive, metavar="LR", group=TUNING)
-    train_steps: int = flag(2, "weight steps in a row", positive_int, group=TUNING)
-    val_steps: int = flag(1, "hyperparameter steps in a row", positive_int, group=TUNING)
-    warmup_steps: int = flag(
+    hyper_lr: float = of_tuning(0.01, "learning rate of Adam for the hyperparameters", positive)
+    train_steps: int = of_tuning(2, "weight steps in a row", positive_int)
+    val_steps: int = of_tuning(1, "hyperparameter steps in a row", positive_int)
+    warmup_steps: int = of_tuning(
         331,
         "weight steps before the hyperparameters start to train (331 is an epoch of Penn Treebank)",
         nonnegative_int,
-        group=TUNING,
     )
-    tune_scales: bool = flag(False, "tune the scales of the perturbation too", group=TUNING)
-    entropy_weight: float = flag(
-        1e-3, "weight of the perturbation's entropy, with --tune_scales", nonnegative, group=TUNING
-    )
-    scale_lr: float = flag(
-        0.01, "learning rate of Adam for the scales, with --tune_scales", positive, metavar="LR", group=TUNING
-    )
-    val_penalties: bool = flag(
+    tune_scales: bool = of_tuning(False, "tune the scales of the perturbation too")
+    entropy_weight: float = of_tuning(1e-3, "weight of the perturbation's entropy, with --tune_scales", nonnegative)
+    scale_lr: float = of_tuning(0.01, "learning rate of Adam for the scales, with --tune_scales", positive)
+    val_penalties: bool = of_tuning(
         False,
-        "add AR and TAR to the hyperparameters' objective, as the published code did; it pushes alpha and beta up",
-        group=TUNING,
+        "add AR and TAR to the hyperparameters' objective, as the published code did: alpha and beta go up",
     )
-    val_log_interval: int = flag(
-        1,
-        "hyperparameter steps from one log entry to the next",
-        positive_int,
-        metavar="N",
-        group=TUNING,
-        may_change=True,
-    )
+    val_log_interval: int = of_tuning(1, "hyperparameter steps between log entries", positive_int, may_change=True)
 
-    data: str = flag(
+    data: str = of_machine(
         None,
         "folder of train.txt, valid.txt and test.txt, or 'builtin' for the built-in corpus "
         "(default: data/penn, and where that is absent the built-in corpus)",
         named,
         metavar="FOLDER",
-        group=MACHINE,
     )
-    disable_cuda: bool = flag(False, "use the CPU even where there is a GPU", group=MACHINE)
-    gpu: int = flag(0, "which GPU to use", nonnegative_int, group=MACHINE)
-    no_cuda_graphs: bool = flag(
-        False, "on a GPU, launch a sequence's kernels one by one", group=MACHINE, may_change=True
-    )
-    save_dir: str = flag("saves", "the runs' folder below logs/", str, group=MACHINE)
-    prefix: str | None = flag(None, "tells this run's folder from others of the same day", str, group=MACHINE)
-    save: str = flag(
-        "model.pt", "file of the best model, in the run's folder", model_name, metavar="FILE", group=MACHINE
-    )
-    train_log_interval: int = flag(
-        1, "weight steps from one log entry to the next", positive_int, metavar="N", group=MACHINE, may_change=True
-    )
+    no_cuda_graphs: bool = of_machine(False, "on a GPU, launch a sequence's kernels one by one", may_change=True)
+    save_dir: str = of_machine("saves", "the runs' folder below logs/", str)
+    prefix: str | None = of_machine(None, "tells this run's folder from others of the same day", str)
+    save: str = of_machine("model.pt", "file of the best model, in the run's folder", model_name, metavar="FILE")
+    train_log_interval: int = of_machine(1, "weight steps between log entries", positive_int, may_change=True)
 
     def __post_init__(self):
         if self.lr < MIN_LR:
             raise UserError(f"--lr {self.lr:g} is below {MIN_LR:g}, where training stops: give a higher one")
-
-    @classmethod
-    def choose_device(cls, values: Values) -> torch.device:
-        return choose_device(not values["disable_cuda"], values["gpu"])
 
     @classmethod
     def locate(cls, data: str | None) -> tuple[str, str]:
@@ -148,42 +120,17 @@ class LanguageModelSettings(Settings):
         return LanguageModeling(model, data, self.batch_size, self.bptt, self.val_penalties, self.device)
 
     def trainer(
-        self,
-        task: LanguageModeling,
-        hyper: Hyperparameters,
-        run: RunFolder,
-        progress: Progress,
-        stop: Callable[[], bool],
+        self, task: LanguageModeling, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop
     ) -> Trainer:
-        method = STN(
-            task.model,
-            hyper,
-            lr=self.lr,
-            weight_decay=self.wdecay,
-            clip=self.clip or math.inf,
-            hyper_lr=self.hyper_lr,
-            tune_scales=self.tune_scales,
-            scale_lr=self.scale_lr,
-            entropy_weight=self.entropy_weight,
-        )
+        rates = {"lr": self.lr, "weight_decay": self.wdecay, "hyper_lr": self.hyper_lr, "scale_lr": self.scale_lr}
+        scales = {"tune_scales": self.tune_scales, "entropy_weight": self.entropy_weight}
+        method = STN(task.model, hyper, clip=self.clip or math.inf, **rates, **scales)
         learning_rate = NonMonotonicDecay(self.lr, self.lr_decay, self.nonmono, lowest=MIN_LR)
         recorder = Recorder(task, hyper, run, progress, self.train_log_interval, self.val_log_interval)
-        plan = Plan(
-            self.epochs, self.warmup_steps, self.train_steps, self.val_steps, self.patience, self.checkpoint_seconds
-        )
+        alternation = self.warmup_steps, self.train_steps, self.val_steps
+        plan = Plan(self.epochs, *alternation, self.patience, self.checkpoint_seconds)
         return Trainer(task, hyper, method, learning_rate, recorder, plan, stop)
 
     @property
     def model_file(self) -> str:
         return self.save
-
-
-def setting_flags(without: str = "", **changes: dict) -> list[Flag]:
-    """The settings' flags, but those of one group."""
-    return [own for own in flags_of(LanguageModelSettings, **changes) if own.group != without]
-
-
-def course_flags(flags: list[Flag]) -> list[Flag]:
-    """--overwrite, --resume and --test."""
-    overwrite = Flag("overwrite", "redo a run that is there, removing what it wrote", group=MACHINE)
-    return [overwrite, *resume_flags("the newest of this --save_dir and --prefix", flags)]

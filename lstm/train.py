@@ -1,14 +1,15 @@
 """Train an LSTM language model that tunes its own regularization (MacKay et al. 2019, section 5.2)."""
 
 import sys
+from functools import partial
 from typing import Any
 
 from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_flags
-from lstm.settings import TUNING, LanguageModelSettings, course_flags, setting_flags
+from lstm.settings import LanguageModelSettings
 from stn.schedules import Constant
 from stn.scripts.declared import Sources, Values
-from stn.scripts.flags import Flag, refuse_idle
-from stn.scripts.options import one_of, positive
+from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
+from stn.scripts.options import nonnegative, one_of
 from stn.scripts.script import Script
 
 # What --tune_all stands for, besides a --tune_… flag for each hyperparameter.
@@ -54,50 +55,28 @@ def tuning_flags() -> list[Flag]:
         "tune all seven; unless given otherwise, start alpha and beta at 0.05, with --drop_transform sigmoid and "
         "--alpha_beta_transform softplus as published (the authors found 'none' more robust for both)"
     )
+    flag = partial(Flag, group=TUNING)
     return [
-        *choice_flags("tune", "tune {}", "what to tune"),
-        Flag("tune_all", tune_all, group="what to tune"),
-        Flag(
-            "perturb_scale",
-            "standard deviation of the perturbation of unconstrained hyperparameters",
-            positive,
-            1.0,
-            group=TUNING,
+        *choice_flags("tune", "tune {}", WHAT_TO_TUNE),
+        Flag("tune_all", tune_all, group=WHAT_TO_TUNE),
+        flag(
+            "perturb_scale", "standard deviation of the perturbation of unconstrained hyperparameters", nonnegative, 1.0
         ),
-        Flag(
-            "drop_transform",
-            "what dropout rates pass through on their way into the response",
-            one_of("none", "sigmoid"),
-            "none",
-            group=TUNING,
-        ),
-        Flag(
-            "alpha_beta_transform",
-            "the same for alpha and beta",
-            one_of("none", "softplus"),
-            "none",
-            group=TUNING,
-        ),
+        flag("drop_transform", "how dropout rates are fed into the response", one_of("none", "sigmoid"), "none"),
+        flag("alpha_beta_transform", "the same for alpha and beta", one_of("none", "softplus"), "none"),
     ]
 
 
-SETTINGS = setting_flags()
 SCRIPT = Script(
     name="train.py",
     description=__doc__,
     settings=LanguageModelSettings,
-    setting_flags=SETTINGS,
+    setting_flags=flags_of(LanguageModelSettings),
     hyper_flags=[*value_flags(), *tuning_flags()],
-    course_flags=course_flags(SETTINGS),
     resolve=resolve,
     sources=sources,
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-    return SCRIPT.run(argv)
-
+main = SCRIPT.run
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,20 +5,22 @@ The baselines of the self-tuning network's hyperparameter schedules (MacKay et a
 
 import math
 import sys
+from functools import partial
 from typing import Any
 
+import numpy
+
 from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_flags
-from lstm.settings import TUNING, LanguageModelSettings, course_flags, setting_flags
+from lstm.settings import LanguageModelSettings
 from stn.schedules import Constant, Gaussian, Schedule, Sinusoid
 from stn.scripts import replay
 from stn.scripts.declared import Sources, Values
-from stn.scripts.flags import Flag, refuse_idle
+from stn.scripts.flags import BASELINE, TUNING, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, one_of, positive
 from stn.scripts.script import Script
 
 MAX_RATE = 0.99  # as published: perturbed rates are clipped to it
 NOISE = {"gaussian": ("perturb_std",), "sinusoid": ("amplitude", "sinusoid_period")}  # the flags of each kind
-GROUP = "baseline"
 
 
 def sources(values: Values) -> Sources:
@@ -32,10 +34,11 @@ def own_source(values: Values, name: str) -> Schedule:
     value = values[name]
     if name not in chosen(values, "perturb"):
         return Constant(value)
-    bounds = (0.0, MAX_RATE if is_rate(name) else math.inf)
+    bounds, seed = (0.0, MAX_RATE if is_rate(name) else math.inf), (values["seed"], list(TABLE).index(name))
     if values["perturb_type"] == "sinusoid":
-        return Sinusoid(value, values["amplitude"], values["sinusoid_period"], bounds)
-    return Gaussian(value, values["perturb_std"], bounds, seed=(values["seed"], list(TABLE).index(name)))
+        phase = numpy.random.default_rng(seed).random()  # so that several do not move together
+        return Sinusoid(value, values["amplitude"], values["sinusoid_period"], bounds, phase)
+    return Gaussian(value, values["perturb_std"], bounds, seed)
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -57,39 +60,29 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
 
 def baseline_flags() -> list[Flag]:
     """What to perturb and how, or what to replay."""
+    flag = partial(Flag, group=BASELINE)
+    how = "how; the result is clipped to [0, 0.99], that of alpha and beta only to 0 and above"
     return [
-        *choice_flags("perturb", "perturb {} around its value, anew each mini-batch", GROUP),
-        Flag(
-            "perturb_type",
-            "how; the result is clipped to [0, 0.99], that of alpha and beta only to 0 and above",
-            one_of(*NOISE),
-            "gaussian",
-            group=GROUP,
-        ),
-        Flag("perturb_std", "standard deviation of the Gaussian noise", nonnegative, 0.1, metavar="S", group=GROUP),
-        Flag("amplitude", "amplitude of the sinusoid", nonnegative, 0.2, metavar="A", group=GROUP),
-        Flag("sinusoid_period", "period of the sinusoid in mini-batches", positive, 330.0, metavar="N", group=GROUP),
+        *choice_flags("perturb", "perturb {} around its value, anew each mini-batch", BASELINE),
+        flag("perturb_type", how, one_of(*NOISE), "gaussian"),
+        flag("perturb_std", "standard deviation of the Gaussian noise", nonnegative, 0.1),
+        flag("amplitude", "amplitude of the sinusoid", nonnegative, 0.2),
+        flag("sinusoid_period", "period of the sinusoid in mini-batches", positive, 330.0),
         replay.FLAG,
     ]
 
 
-SETTINGS = setting_flags(without=TUNING, train_log_interval={"default": 50, "aliases": ("--log-interval",)})
+SETTINGS = flags_of(LanguageModelSettings, TUNING, train_log_interval={"default": 50, "aliases": ("--log-interval",)})
 SCRIPT = Script(
     name="train_basic.py",
     description=__doc__.partition(".")[0] + ".",
     settings=LanguageModelSettings,
     setting_flags=SETTINGS,
     hyper_flags=[*value_flags(), *baseline_flags()],
-    course_flags=course_flags(SETTINGS),
     resolve=resolve,
     sources=sources,
 )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-    return SCRIPT.run(argv)
-
+main = SCRIPT.run
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -26,7 +26,7 @@ class Tuned:
 
     initial: the value it starts at, strictly inside `range`; a discrete one, an integer n, starts at n + ½.
     range: (low, high), open; either end may be infinite.
-    scale: standard deviation of λ's perturbation, positive.
+    scale: standard deviation of λ's perturbation, 0 or more; 0 is no perturbation, and cannot be learned.
     per_example: perturb each example of a mini-batch by itself, or (False) the whole mini-batch alike, as a
         value that acts on shared weights must be.
     discrete: the value is rounded down to an integer; λ and the logs stay continuous.
@@ -83,7 +83,7 @@ class Hyperparameters(nn.Module):
     >>> hyper.num_tuned, hyper.current()["alpha"], round(hyper.current()["dropout"].item(), 4)
     (1, 2.0, 0.25)
 
-    Raises UserError for an initial value that is not strictly inside its range, or a scale that is not positive.
+    Raises UserError for an initial value that is not strictly inside its range, or a scale below 0.
     """
 
     def __init__(self, **sources: Tuned | Schedule):
@@ -118,7 +118,7 @@ class Hyperparameters(nn.Module):
         self.advance(0, 0)
         self.register_buffer("squashed", _mask(s.feed == "squashed" for s in specs), persistent=False)
         self.unconstrained = nn.Parameter(_tensor([_unconstrain(n, s) for n, s in tuned.items()]))
-        self.raw_scale = nn.Parameter(_tensor([_inverse_softplus(_positive(n, s.scale)) for n, s in tuned.items()]))
+        self.raw_scale = nn.Parameter(_tensor([_inverse_softplus(_nonnegative(n, s.scale)) for n, s in tuned.items()]))
 
     @property
     def num_tuned(self) -> int:
@@ -247,10 +247,10 @@ def _unconstrain(name: str, spec: Tuned) -> float:
 
 
 def _inverse_softplus(value: float) -> float:
-    return value + math.log(-math.expm1(-value))
+    return value + math.log(-math.expm1(-value)) if value else -INF
 
 
-def _positive(name: str, scale: float) -> float:
-    if not 0 < scale < INF:
-        raise UserError(f"{name} has perturbation scale {scale:g}: it must be positive and finite")
+def _nonnegative(name: str, scale: float) -> float:
+    if not 0 <= scale < INF:
+        raise UserError(f"{name} has perturbation scale {scale:g}: it must be 0 or more, and finite")
     return scale

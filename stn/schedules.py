@@ -67,16 +67,20 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Sinusoid:
-    """A sine wave around a mean, which it leaves upwards at step 0, clipped to `bounds`; period: in mini-batches."""
+    """A sine wave around a mean, clipped to `bounds`.
+
+    period: in mini-batches. phase: how far into its period it starts, as a fraction; at 0 it leaves the mean upwards.
+    """
 
     mean: float
     amplitude: float
     period: float
     bounds: tuple[float, float]
+    phase: float = 0.0
 
     def at(self, step: int, epoch: int) -> float:  # noqa: ARG002
-        phase = step % self.period / self.period
-        return _clip(self.mean + self.amplitude * math.sin(2 * math.pi * phase), self.bounds)
+        turn = self.phase + step % self.period / self.period
+        return _clip(self.mean + self.amplitude * math.sin(2 * math.pi * turn), self.bounds)
 
     def __str__(self) -> str:
         return f"{self.mean:g} with a sinusoid of amplitude {self.amplitude:g} and period {self.period:g} mini-batches"

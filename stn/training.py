@@ -14,6 +14,8 @@ from stn.learning_rates import LearningRate
 from stn.methods import Method
 from stn.recorder import Recorder
 
+Stop = Callable[[], bool]  # asked between alternations; true ends the training early
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -28,10 +30,7 @@ class Plan:
 
 
 class Trainer:
-    """Trains a task's weights, and its tuned hyperparameters, in one run.
-
-    stop: asked between alternations; true ends the training early.
-    """
+    """Trains a task's weights, and its tuned hyperparameters, in one run."""
 
     def __init__(
         self,
@@ -41,7 +40,7 @@ class Trainer:
         learning_rate: LearningRate,
         recorder: Recorder,
         plan: Plan,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Stop = lambda: False,
     ):
         self.task, self.hyper, self.method, self.learning_rate = task, hyper, method, learning_rate
         self.recorder, self.plan, self.stop = recorder, plan, stop

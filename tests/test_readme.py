@@ -15,6 +15,6 @@ def test_python_examples_run():
 
 
 def test_files_named_in_the_layout_exist():
-    layout = re.findall(r"^    ((?:stn|lstm)/\S*) ", README, re.MULTILINE)
+    layout = re.findall(r"^    ((?:stn|lstm|cnn)/\S*) ", README, re.MULTILINE)
     assert layout
     assert [path for path in layout if not (ROOT / path).exists()] == []

@@ -16,7 +16,7 @@ from stn.runs.checkpoints import read_checkpoint
 from stn.runs.folder import RunFolder
 from stn.scripts.declared import Sources
 from stn.scripts.settings import Data, Settings
-from stn.training import Trainer, final_result, load_model
+from stn.training import Stop, Trainer, final_result, load_model
 
 
 class RunProgress(Progress, Protocol):
@@ -48,7 +48,7 @@ def train(
     sources: Sources,
     run: Callable[[Data], RunFolder],
     progress: RunProgress,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = lambda: False,
 ) -> Result:
     """Train, from the run's checkpoint where it has one, and leave the best model's result in its folder.
 

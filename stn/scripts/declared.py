@@ -32,8 +32,10 @@ class Declared:
     discrete: bool = False
 
     def tuned(self, values: Values, feed: Literal["unconstrained", "squashed"] = "unconstrained") -> Tuned:
-        """The source of a tuned one. Raises UserError where it cannot start where the flags say."""
+        """The source of a tuned one. Raises UserError where its value or scale cannot start where the flags say."""
         initial, (low, high) = values[self.start], self.range
+        if values["tune_scales"] and not values[self.scale]:
+            raise UserError(f"--{self.scale} 0 cannot be tuned: give it a value above 0, or leave out --tune_scales")
         if self.discrete and initial not in range(int(low), int(high)):
             wanted = f"a whole number from {low:g} to {high - 1:g}"
         elif not self.discrete and not low < initial < high:

@@ -8,14 +8,20 @@ from typing import Any
 from stn.errors import UserError
 from stn.scripts.options import OneLineParser
 
+# The flags' groups, in the order of the help.
+WHAT_TO_TUNE, START, VALUES, BASELINE = "what to tune", "where to start", "regularization", "baseline"
+MODEL, TRAINING, TUNING, MACHINE = "model", "training", "self-tuning", "data, device and logs"
+GROUPS = (WHAT_TO_TUNE, START, VALUES, BASELINE, MODEL, TRAINING, TUNING, MACHINE)
+
 
 @dataclass(frozen=True)
 class Flag:
     """A flag of the command line.
 
     name: without its dashes. check: turns a word into the flag's value, or raises ArgumentTypeError; None for a switch.
-    aliases: other spellings, with their dashes. many: takes one value or more. optional: may stand without a value,
-    which is then "". may_change: may differ when a run is resumed. lengthens: lets a finished run train on.
+    aliases: other spellings, with their dashes. metavar: what the help calls the value (default: what the check says).
+    many: takes one value or more. optional: may stand without a value, which is then "". may_change: may differ when a
+    run is resumed. lengthens: lets a finished run train on.
     """
 
     name: str
@@ -23,8 +29,8 @@ class Flag:
     check: Callable[[str], Any] | None = None
     default: Any = False
     aliases: tuple[str, ...] = ()
+    group: str = MACHINE
     metavar: str | None = None
-    group: str = "options"
     many: bool = False
     optional: bool = False
     may_change: bool = False
@@ -32,12 +38,13 @@ class Flag:
 
     def add_to(self, group: Any) -> None:
         """Add the flag to a parser or to a group of one; a flag that is not given will not be in the result."""
-        shown = "" if self.default in (None, False, "", []) else f" (default: {self.default})"
+        shown = f" (default: {self.default})" if self.check and self.default not in (None, "", []) else ""
         options: dict[str, Any] = {"dest": self.name, "default": argparse.SUPPRESS, "help": self.help + shown}
         if self.check is None:
             options["action"] = "store_true"
         else:
-            options |= {"type": self.check, "metavar": self.metavar or self.name.upper()}
+            metavar = self.metavar or getattr(self.check, "metavar", self.name.upper())
+            options |= {"type": self.check, "metavar": metavar}
         if self.many:
             options["nargs"] = "+"
         if self.optional:
@@ -56,24 +63,24 @@ class Flag:
             return False
 
 
-def flag(default: Any, help: str, check: Callable[[str], Any] | None = None, **options: Any) -> Any:
-    """A field of a settings class that a flag of its name sets; `options` are those of `Flag`."""
-    own = {"help": help, "check": check, "default": default, **options}
+def flag(default: Any, help: str, check: Callable[[str], Any] | None = None, *aliases: str, **options: Any) -> Any:
+    """A field of a settings class that a flag of its name sets; `options` are others of `Flag`."""
+    own = {"help": help, "check": check, "default": default, "aliases": aliases, **options}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata={"flag": own})
     return field(default=default, metadata={"flag": own})
 
 
-def flags_of(settings: type, without: Collection[str] = (), **changes: Mapping[str, Any]) -> list[Flag]:
-    """The flags that a settings class declares, but some; `changes`: by name, what a script has in another way."""
+def flags_of(settings: type, without_group: str = "", **changes: Mapping[str, Any]) -> list[Flag]:
+    """The flags that a settings class declares; `changes`: by name, what a script has in another way."""
     declared = [Flag(own.name, **own.metadata["flag"]) for own in fields(settings) if "flag" in own.metadata]
-    return [replace(own, **changes.get(own.name, {})) for own in declared if own.name not in without]
+    return [replace(own, **changes.get(own.name, {})) for own in declared if own.group != without_group]
 
 
 def parse(parser: OneLineParser, flags: Iterable[Flag], argv: Sequence[str] | None) -> dict[str, Any]:
     """The values of the flags that were given, by name."""
     groups: dict[str, Any] = {}
-    for own in flags:
+    for own in sorted(flags, key=lambda flag: GROUPS.index(flag.group)):
         if own.group not in groups:
             groups[own.group] = parser.add_argument_group(own.group)
         own.add_to(groups[own.group])

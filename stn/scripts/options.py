@@ -66,10 +66,11 @@ def one_of(*choices: str) -> Callable[[str], str]:
             raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(choices)}")
         return text
 
+    parse_choice.metavar = f"{{{','.join(choices)}}}"
     return parse_choice
 
 
-def _number(convert: Callable, accept: Callable, wanted: str) -> Callable:
+def _number(convert: Callable, accept: Callable, wanted: str, metavar: str = "X") -> Callable:
     def parse_number(text: str):
         try:
             value = convert(text)
@@ -79,11 +80,12 @@ def _number(convert: Callable, accept: Callable, wanted: str) -> Callable:
             raise argparse.ArgumentTypeError(f"'{text}' is not {wanted}")
         return value
 
+    parse_number.metavar = metavar  # what the help calls the value
     return parse_number
 
 
-positive_int = _number(int, lambda n: 0 < n < 2**31, "a whole number above 0 and below 2^31")
-nonnegative_int = _number(int, lambda n: 0 <= n < 2**63, "a whole number of 0 or more and below 2^63")
+positive_int = _number(int, lambda n: 0 < n < 2**31, "a whole number above 0 and below 2^31", "N")
+nonnegative_int = _number(int, lambda n: 0 <= n < 2**63, "a whole number of 0 or more and below 2^63", "N")
 positive = _number(float, lambda x: x > 0, "a number above 0")
 nonnegative = _number(float, lambda x: x >= 0, "a number of 0 or more")
 fraction = _number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1")

@@ -8,7 +8,7 @@ from typing import Any
 from stn.errors import UserError
 from stn.schedules import Replay, read_schedule
 from stn.scripts.declared import Table, Values, possible_ranges
-from stn.scripts.flags import Flag
+from stn.scripts.flags import BASELINE, Flag
 from stn.scripts.options import find
 
 FLAG = Flag(
@@ -18,7 +18,7 @@ FLAG = Flag(
     str,
     default=None,
     metavar="FILE",
-    group="baseline",
+    group=BASELINE,
 )
 
 

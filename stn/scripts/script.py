@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +24,7 @@ from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import Flag, parse
 from stn.scripts.options import INTERRUPTED, OneLineParser, exit_status, find
 from stn.scripts.screen import Screen, report
-from stn.scripts.settings import MACHINE, Data, Settings
+from stn.scripts.settings import Data, Settings
 
 PARENT = "STN_PARENT"  # environment variable: the process that this one works for
 
@@ -33,9 +34,9 @@ class Script:
     """A training script; those of one family differ in where the hyperparameters' values come from.
 
     settings: the family's. setting_flags: those of its flags that the script has. hyper_flags: its own, of
-    hyperparameters and their sources. course_flags: of what is to be done, such as --resume. resolve: completes and
-    checks the flags of a new run, given the values of all flags and the names of those that were given. sources: each
-    hyperparameter's source, from these values. constants: settings that the script has no flag for.
+    hyperparameters and their sources. resolve: completes and checks the flags of a new run, given the values of all and
+    the names of those that were given. sources: each hyperparameter's source, from these values. constants: settings
+    that the script has no flag for.
     """
 
     name: str
@@ -43,7 +44,6 @@ class Script:
     settings: type[Settings]
     setting_flags: Sequence[Flag]
     hyper_flags: Sequence[Flag]
-    course_flags: Sequence[Flag]
     resolve: Callable[[dict[str, Any], set[str]], dict[str, Any]]
     sources: Callable[[Values], Sources]
     constants: Mapping[str, Any] = field(default_factory=dict)
@@ -55,6 +55,7 @@ class Script:
 
     def _run(self, argv: list[str] | None) -> int:
         keep_freed_memory()
+        threading.excepthook = hide_write_errors
         given = self.parse(argv)
         if "test" in given:
             return self.test(given)
@@ -66,6 +67,20 @@ class Script:
     def flags(self) -> dict[str, Flag]:
         """Those that args.yaml records, by name."""
         return {flag.name: flag for flag in (*self.hyper_flags, *self.setting_flags)}
+
+    @cached_property
+    def course_flags(self) -> list[Flag]:
+        """Those that say what is to be done, and not how."""
+        newest = f"(default: {self.settings.newest})"
+        may_differ = ", ".join(f"--{flag.name}" for flag in self.flags.values() if flag.may_change)
+        resume = f"continue an unfinished run {newest}; only {may_differ} may differ"
+        test = f"train nothing: evaluate the best model of the run that --resume names {newest}"
+        overwrite = Flag("overwrite", "redo a run that is there, removing what it wrote")
+        return [
+            *([overwrite] if self.settings.overwrites else []),
+            Flag("resume", resume, str, None, metavar="FOLDER", optional=True),
+            Flag("test", test),
+        ]
 
     @property
     def path(self) -> str:
@@ -98,7 +113,7 @@ class Script:
         """
         values = self.resolve({**self.defaults(), **given}, {*given})
         data, description = self.settings.locate(values["data"])
-        device = self.settings.choose_device(values)
+        device = choose_device(values["disable_cuda"], values["gpu"])
         dtype, why = precision.choose(values["dtype"], device)
         values |= {
             "data": data,
@@ -152,7 +167,7 @@ class Script:
         """Evaluate a run's best model without training or touching the run; the exit status."""
         path = self.find_run(given, unfinished=False)
         values = self.recorded(path, read_settings(path), given)
-        values["device"] = str(self.settings.choose_device(values))
+        values["device"] = str(choose_device(values["disable_cuda"], values["gpu"]))
         report(evaluate_best(self.make(values), self.sources(values), read_checkpoint(path)), f"of {path}")
         return 0
 
@@ -218,6 +233,12 @@ class Script:
         return values
 
 
+def hide_write_errors(failure: threading.ExceptHookArgs) -> None:
+    """Hide what TensorBoard's thread cannot write: a later call raises the error again, and a warning says it."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
 def is_device(name: object) -> bool:
     try:
         return isinstance(name, str) and torch.device(name).type in ("cpu", "cuda")
@@ -253,31 +274,10 @@ class Interrupt:
         signal.signal(signal.SIGINT, self._previous)
 
 
-def choose_device(use_cuda: bool, gpu: int = 0) -> torch.device:
+def choose_device(disable_cuda: bool, gpu: int) -> torch.device:
     """The GPU asked for where there is one, else the CPU. Raises UserError for a GPU that is not there."""
-    if not use_cuda or not torch.cuda.is_available():
+    if disable_cuda or not torch.cuda.is_available():
         return torch.device("cpu")
     if gpu >= torch.cuda.device_count():
         raise UserError(f"--gpu {gpu}: there are {torch.cuda.device_count()} GPUs, counted from 0")
     return torch.device("cuda", gpu)
-
-
-def resume_flags(newest: str, setting_flags: Sequence[Flag]) -> list[Flag]:
-    """--resume and --test. newest: which run is taken where none is named."""
-    may_differ = ", ".join(f"--{flag.name}" for flag in setting_flags if flag.may_change)
-    return [
-        Flag(
-            "resume",
-            f"continue an unfinished run (default: {newest}); only {may_differ} may differ",
-            str,
-            default=None,
-            metavar="FOLDER",
-            group=MACHINE,
-            optional=True,
-        ),
-        Flag(
-            "test",
-            f"train nothing: evaluate the best model of a run (--resume FOLDER; default: {newest})",
-            group=MACHINE,
-        ),
-    ]

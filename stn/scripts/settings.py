@@ -1,11 +1,9 @@
 """What a family of training scripts is set by, and what it makes of that: data, model, task and trainer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
-
-import torch
 
 from stn.bilevel import Task
 from stn.errors import UserError
@@ -14,11 +12,15 @@ from stn.kernels import precision
 from stn.recorder import Progress
 from stn.runs.folder import RunFolder
 from stn.scripts.declared import Values
-from stn.scripts.flags import flag
+from stn.scripts.flags import MACHINE, MODEL, TRAINING, TUNING, flag
 from stn.scripts.options import nonnegative, nonnegative_int, one_of, positive_int
-from stn.training import Trainer
+from stn.training import Stop, Trainer
 
-MACHINE = "data, device and logs"
+# The flags' groups in the help.
+of_model, of_training, of_tuning, of_machine = (
+    partial(flag, group=group) for group in (MODEL, TRAINING, TUNING, MACHINE)
+)
+LONGER = {"may_change": True, "lengthens": True}  # of a flag that lets a run go on for longer
 
 
 class Data(Protocol):
@@ -38,65 +40,45 @@ class Settings:
     family: ClassVar[str]  # the scripts' folder, which tells those of one name apart: "lstm", "cnn"
     unit: ClassVar[str]  # of what training goes through: "tokens", "images"
     measure: ClassVar[str]  # what the screen shows of a score: "ppl", "acc"
+    newest: ClassVar[str] = "the newest"  # which run is resumed where none is named
+    overwrites: ClassVar[bool] = False  # whether a new run may lie where one is
     DERIVED: ClassVar[tuple[str, ...]] = ("device", "data_checksum")  # settings that no flag sets, in args.yaml
 
-    nonmono: int = flag(
+    nonmono: int = of_training(
         5,
         "decay the learning rate when the validation loss is no better than it was more than this many epochs ago",
         nonnegative_int,
-        metavar="N",
-        group="training",
     )
-    patience: int = flag(
-        20,
-        "epochs without a better validation loss before training stops",
-        positive_int,
-        metavar="N",
-        group="training",
-        may_change=True,
-        lengthens=True,
+    patience: int = of_training(
+        20, "epochs without a lower validation loss before training stops", positive_int, **LONGER
     )
-    seed: int = flag(
-        None, "random seed (default: a fresh one, recorded in args.yaml)", nonnegative_int, group="training"
-    )
+    seed: int = of_training(None, "random seed (default: a fresh one, recorded in args.yaml)", nonnegative_int)
     data: str
-    dtype: str = flag(
+    dtype: str = of_machine(
         "auto",
-        "what matrix products are computed in; auto is bfloat16 where the processor multiplies it natively",
+        "type of matrix products; auto is bfloat16 where the processor multiplies it natively",
         one_of(*precision.CHOICES),
-        group=MACHINE,
     )
-    threads: int = flag(
-        None, "CPU threads (default: as many as PyTorch chooses)", positive_int, metavar="N", group=MACHINE
-    )
-    checkpoint_seconds: float = flag(
-        60.0, "time from one checkpoint to the next", nonnegative, metavar="S", group=MACHINE, may_change=True
-    )
+    threads: int = of_machine(None, "CPU threads (default: as many as PyTorch chooses)", positive_int)
+    disable_cuda: bool = of_machine(False, "use the CPU even where there is a GPU")
+    gpu: int = of_machine(0, "which GPU to use", nonnegative_int)
+    checkpoint_seconds: float = of_machine(60.0, "seconds between checkpoints", nonnegative, may_change=True)
     device: str = "cpu"
     data_checksum: str | None = None
 
     @classmethod
-    def choose_device(cls, values: Values) -> torch.device:
-        """The device that the flags ask for. Raises UserError where it is not there."""
-        raise NotImplementedError
-
-    @classmethod
     def locate(cls, data: str | None) -> tuple[str, str]:
         """Where the data lies that --data names, and what to call it."""
-        raise NotImplementedError
 
     @classmethod
     def newest_run(cls, values: Values, unfinished: bool) -> Path:
         """The newest run where the flags place runs, of those unfinished if so asked. Raises UserError without one."""
-        raise NotImplementedError
 
     def new_folder(self) -> Path:
         """Where a new run is to be logged."""
-        raise NotImplementedError
 
     def read_data(self) -> Data:
         """The data, whatever it is now. Raises UserError where it cannot be used."""
-        raise NotImplementedError
 
     def load(self) -> Data:
         """The data. Raises UserError where it cannot be used, or is not what the run was started on."""
@@ -107,15 +89,10 @@ class Settings:
 
     def task(self, data: Any, num_hyper: int) -> Task:
         """Model and task, on the device. Raises UserError where they do not fit into memory."""
-        raise NotImplementedError
 
-    def trainer(
-        self, task: Any, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Callable[[], bool]
-    ) -> Trainer:
+    def trainer(self, task: Any, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop) -> Trainer:
         """The loop with its method, learning rate and recorder."""
-        raise NotImplementedError
 
     @property
     def model_file(self) -> str | None:
         """The name under which the best model is saved in the run's folder, if it is to be."""
-        raise NotImplementedError
