@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from cnn.hyperparameters import specs
+from cnn.hyperparameters import TABLE, names_of
 from cnn.models import AlexNet
 from stn.hyperparameters import Hyperparameters, Tuned
 
@@ -18,8 +18,8 @@ def tuned(model="small", shared_dropout=False):
     """All hyperparameters of a model, tuned from the published start."""
     return Hyperparameters(
         **{
-            name: Tuned(STARTS.get(name, 0.05), spec.range, 0.5, discrete=spec.discrete)
-            for name, spec in specs(model, shared_dropout).items()
+            name: Tuned(STARTS.get(name, 0.05), TABLE[name].range, 0.5, discrete=TABLE[name].discrete)
+            for name in names_of(model, shared_dropout)
         }
     )
 
