@@ -81,6 +81,9 @@ def parse(parser: OneLineParser, flags: Iterable[Flag], argv: Sequence[str] | No
 
 
 def refuse_idle(given: Collection[str], idle: Mapping[str, str]) -> None:
-    """Raise UserError for a flag that was given and has nothing to act on; `idle`: such flags with a remedy."""
+    """Raise UserError for a flag that was given and has nothing to act on.
+
+    idle: such flags, by name, with what would give them something.
+    """
     for name in sorted(given & idle.keys()):
-        raise UserError(f"--{name} has nothing to act on: {idle[name]}")
+        raise UserError(f"--{name} has nothing to act on: {idle[name]}, or leave it out")
