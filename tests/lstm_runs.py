@@ -63,7 +63,7 @@ def settings(folder):
 def refused(outcome, *words, script="train.py"):
     """Exit status 2, and one line on stderr that holds all these words."""
     status, _, error = outcome
-    assert status == 2
+    assert status == 2, error
     assert error.startswith(f"{script}: ") and error.endswith("\n") and error.count("\n") == 1
     for word in words:
-        assert str(word) in error
+        assert str(word) in error, error

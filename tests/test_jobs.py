@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
 
 from lstm import jobs
-from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
 from stn.errors import UserError
 from stn.scripts.replay import checksum
 
