@@ -32,12 +32,14 @@ class Flag:
 
     def add_to(self, group: Any) -> None:
         """Add the flag to a parser or to a group of one; a flag that is not given will not be in the result."""
-        shown = "" if self.default in (None, False, "", []) else f" (default: {self.default})"
+        none = self.default is None or self.default is False or self.default in ("", [])
+        shown = "" if none else f" (default: {self.default})"
         options: dict[str, Any] = {"dest": self.name, "default": argparse.SUPPRESS, "help": self.help + shown}
         if self.check is None:
             options["action"] = "store_true"
         else:
-            options |= {"type": self.check, "metavar": self.metavar or self.name.upper()}
+            metavar = self.metavar or getattr(self.check, "metavar", self.name.upper())
+            options |= {"type": self.check, "metavar": metavar}
         if self.many:
             options["nargs"] = "+"
         if self.optional:
@@ -46,8 +48,10 @@ class Flag:
 
     def accepts(self, value: object) -> bool:
         """Whether the flag could have this value, which may come from a file."""
-        if value == self.default or self.check is None:
-            return isinstance(value, type(self.default))  # 1 == True, 40 == 40.0
+        if type(value) is type(self.default) and value == self.default:  # True == 1 and 40.0 == 40, too
+            return True
+        if self.check is None:
+            return isinstance(value, bool)
         if isinstance(value, list) != self.many:
             return False
         try:

@@ -59,13 +59,14 @@ def named(path: str) -> str:
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """A check for one of these words."""
+    """A check for one of these words, which --help shows."""
 
     def parse_choice(text: str) -> str:
         if text not in choices:
             raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(choices)}")
         return text
 
+    parse_choice.metavar = f"{{{','.join(choices)}}}"
     return parse_choice
 
 
