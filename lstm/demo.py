@@ -21,7 +21,7 @@ from stn.scripts.jobs import Job, finish
 from stn.scripts.options import ROOT
 from stn.scripts.output import say
 
-# What both runs share, and what each adds to it.
+# What both runs share, and what the tuned one adds to it.
 NETWORK = (
     "--disable_cuda --dtype float32 --checkpoint_seconds 15"
     " --emsize 64 --nhid 64 --batch_size 20 --bptt 35 --epochs 25 --lr 20 --nonmono 2"
@@ -30,7 +30,7 @@ COMMON = (
     f"{NETWORK} --seed 1"
     " --alpha 0.05 --beta 0.05 --dropouto 0.05 --dropouth 0.05 --dropouti 0.05 --dropoute 0.05 --wdrop 0.05"
 )
-RUNS = {"fixed": "", "tuned": "--tune_all --warmup_steps 160 --hyper_lr 0.02"}
+TUNING = "--tune_all --warmup_steps 160 --hyper_lr 0.02"
 LINES = {"train": 3600, "valid": 1000, "test": 1000}  # of the built-in corpus
 QUICK, QUICK_TUNING = "--emsize 8 --nhid 8 --epochs 2", "--warmup_steps 5"
 QUICK_LINES = {"train": 900, "valid": 150, "test": 150}
@@ -55,11 +55,12 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
     corpus = first_lines(
         write_builtin_corpus(ROOT / "data" / "builtin"), folder / "corpus", QUICK_LINES if quick else LINES
     )
-    shared = [*COMMON.split(), *(f"{QUICK} {QUICK_TUNING}".split() if quick else [])]
     # A flag that is given twice counts as given last.
+    fixed = f"{COMMON} {QUICK}" if quick else COMMON
+    tuned = f"{fixed} {TUNING} {QUICK_TUNING}" if quick else f"{fixed} {TUNING}"
     jobs = [
-        Job(name, train.SCRIPT, place(f"{save_dir}/{name}", corpus), lambda own=own: [*own.split(), *shared])
-        for name, own in RUNS.items()
+        Job(name, train.SCRIPT, place(f"{save_dir}/{name}", corpus), flags.split)
+        for name, flags in (("fixed", fixed), ("tuned", tuned))
     ]
     finish(jobs, at_once=len(jobs), overwrite=overwrite)
     say("")

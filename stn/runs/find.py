@@ -54,7 +54,7 @@ def last_started(parent: Path | str, unfinished: bool = False) -> Path:
     runs = _unfinished(runs) if unfinished else runs
     if not runs:
         kind = "no unfinished run" if unfinished else "no run"
-        raise UserError(f"there is {kind} in {parent}: check the flags that name this folder, or name the run's")
+        raise UserError(f"there is {kind} in {parent}: check --logdir and the folders in it, or name the run's")
     with explaining_os_errors(Path(parent), "read"):
         return max(runs, key=lambda run: (run / ARGS).stat().st_mtime)
 

@@ -58,7 +58,8 @@ class Job:
         """
         module = [sys.executable, "-m", self.script.module]
         path = self.path
-        start = [*module, *self.new_flags(), "--threads", str(self.threads), "--overwrite"]
+        redo = ["--overwrite"] if "overwrite" in self.script.defaults() else []
+        start = [*module, *self.new_flags(), "--threads", str(self.threads), *redo]
         if overwrite or path is None:
             return start
         self.refuse_other_settings(path)

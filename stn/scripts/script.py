@@ -214,6 +214,7 @@ class Script:
             raise UserError(f"the run computes in {record['dtype']}, which this version does not: start a new run")
         values = {**self.defaults(), **record}
         impossible = [name for name, flag in self.flags.items() if not flag.accepts(values[name])]
+        impossible += [name for name in ("data", "seed", "threads") if values[name] is None]  # a run has chosen its own
         impossible += [] if is_device(record["device"]) else ["device"]
         if impossible:
             name = impossible[0]
