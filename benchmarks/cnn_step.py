@@ -4,7 +4,6 @@ All that is compared is measured side by side in one run (timing.py); the table 
 """
 
 import json
-import statistics
 from itertools import pairwise
 
 import timing
@@ -128,8 +127,8 @@ def main(argv: list[str] | None = None) -> None:
     for name in args.dtype:
         seconds = measure(DTYPES[name], args.batch, args.rounds)
         peak = timing.peak_memory(__file__, name, args)
-        results[name] = {key: statistics.median(times) for key, times in seconds.items()} | {"peak_rss_mib": peak}
-        print("\n".join([*timing.table(name, seconds, RATIOS), timing.peak_line(peak, 1536)]), flush=True)
+        results[name] = timing.medians(seconds) | {"peak_rss_mib": peak}
+        print(*timing.table(name, seconds, RATIOS), timing.peak_line(peak, 1536), sep="\n", flush=True)
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

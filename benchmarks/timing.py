@@ -63,6 +63,10 @@ def interleaved(subjects: Mapping[str, Callable[[], object]], rounds: int) -> Se
     return seconds
 
 
+def medians(seconds: Seconds) -> dict[str, float]:
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
 def quartiles(values: list[float]) -> tuple[float, float, float]:
     """Lower quartile, median and upper quartile; of a single value, three times that."""
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
