@@ -14,14 +14,13 @@ import pandas
 import torch
 from lstm_step import CLIP, PAPER, Shape, tuned_hyperparameters
 from matplotlib.figure import Figure
-from timing import ROOT
+from timing import ROOT, prepare
 
 from lstm.model import AWDLSTM
 from lstm.settings import LanguageModelSettings
 from lstm.task import LanguageModeling
 from stn.datasets.text import Corpus, load_corpus
 from stn.figures import style
-from stn.kernels.memory import keep_freed_memory
 from stn.methods import STN
 from stn.scripts.options import positive_int
 
@@ -82,9 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--data", default=None, metavar="FOLDER", help="as of lstm/train.py")
     add("--out", type=Path, default=ROOT / "plots" / "loss_curves", metavar="PATH", help="the files' path")
     args = parser.parse_args(argv)
-    keep_freed_memory()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    prepare(args)
     corpus = load_corpus(LanguageModelSettings.locate(args.data)[0])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     # One step of each in turn would share the random generator: one run after the other.

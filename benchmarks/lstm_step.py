@@ -50,19 +50,15 @@ PAPER = Shape()
 
 def tuned_hyperparameters(count: int) -> Hyperparameters:
     """The language model's seven, the first `count` of them tuned, all from one value, as --tune_all does."""
-    tuned = list(TABLE)[:count]
-    return Hyperparameters(
-        **{
-            name: Tuned(RATE, declared.range, per_example=declared.per_example, feed="squashed")
-            if name in tuned
-            else Constant(RATE)
-            for name, declared in TABLE.items()
-        }
-    )
+    tuned = {
+        name: Tuned(RATE, declared.range, per_example=declared.per_example, feed="squashed")
+        for name, declared in list(TABLE.items())[:count]
+    }
+    return Hyperparameters(**dict.fromkeys(TABLE, Constant(RATE)) | tuned)
 
 
 class Subject:
-    """A self-tuning model at work on a random text of Zipf's distribution; each method is one thing to be timed."""
+    """A self-tuning model at work on a random text of Zipf's distribution; each call is one thing to be timed."""
 
     def __init__(self, shape: Shape, dtype: torch.dtype):
         torch.manual_seed(0)
@@ -75,12 +71,10 @@ class Subject:
         self.task = LanguageModeling(self.model, corpus, shape.batch, shape.steps)
         self.shape = shape
         self.method = STN(self.model, self.hyper, lr=1.0, clip=CLIP)
-
-    def weight_step(self) -> None:
-        self.method.weight_step(self.task, self.hyper)
-
-    def hyper_step(self) -> None:
-        self.method.hyper_step(self.task, self.hyper)
+        self.weight_step = partial(self.method.weight_step, self.task, self.hyper)
+        self.hyper_step = partial(self.method.hyper_step, self.task, self.hyper)
+        self.eval = partial(evaluate, self.task, self.hyper, "valid")
+        self.eval_tokens = self.task.evaluation["valid"][1:].numel()
 
     def oracle_step(self) -> None:
         """The weight step by the obvious implementation, on the same weights."""
@@ -90,13 +84,6 @@ class Subject:
         loss, state = training_loss(self.model, tokens, targets, state, self.hyper.perturbed(self.shape.batch))
         self.task.streams["train"].carry(state)
         self.method.weights(loss)
-
-    def eval(self) -> None:
-        evaluate(self.task, self.hyper, "valid")
-
-    @property
-    def eval_tokens(self) -> int:
-        return self.task.evaluation["valid"][1:].numel()
 
 
 class Plain:
@@ -188,17 +175,6 @@ RATIOS = {
 }
 
 
-def train_and_say_peak(dtype: str) -> None:
-    """Three alternations and an evaluation."""
-    subject = Subject(PAPER, DTYPES[dtype])
-    for _ in range(3):
-        subject.weight_step()
-        subject.weight_step()
-        subject.hyper_step()
-    subject.eval()
-    timing.say_peak()
-
-
 def sweep(dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[Shape, float]]]:
     """The median seconds of a weight step along each dimension, the others as at paper size.
 
@@ -238,7 +214,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     timing.prepare(args)
     if args.peak:
-        train_and_say_peak(args.peak)
+        subject = Subject(PAPER, DTYPES[args.peak])
+        timing.say_peak([subject.weight_step, subject.weight_step, subject.hyper_step] * 3 + [subject.eval])
         return
     print(
         f"2 x {PAPER.width} units, batch {PAPER.batch}, bptt {PAPER.steps}, {PAPER.types:,} types, "

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -106,8 +106,10 @@ def peak_memory(script: Path | str, dtype: str, args: argparse.Namespace) -> flo
     return float(done.stdout)
 
 
-def say_peak() -> None:
-    """The peak of this process's resident memory in MiB, on stdout."""
+def say_peak(steps: Iterable[Callable[[], object]]) -> None:
+    """Take these steps, then say the peak of this process's resident memory in MiB, on stdout."""
+    for step in steps:
+        step()
     # Not getrusage's, which a process inherits from the one that started it.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) / 1024)

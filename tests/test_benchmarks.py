@@ -120,7 +120,7 @@ def test_what_is_timed_are_steps_on_a_batch(monkeypatch):
         after = [weight for weight in module.parameters() if weight.requires_grad]
         moved = [not torch.equal(one, other) for one, other in zip(before, after, strict=True)]
         assert moved[0] if step == subject.hyper_step else all(moved)
-    assert augmented == [] and subject.task.train.position == subject.task.valid.position == 4
+    assert augmented == [] and all(stream.position == 4 for stream in subject.task.streams.values())
     assert subject.hyper.num_tuned == len(names_of("alexnet"))
     own = [w for n, w in subject.task.model.named_parameters() if n.rsplit(".", 1)[1] in ("weight", "bias")]
     assert [weight.shape for weight in own] == [weight.shape for weight in plain.model.parameters()]
