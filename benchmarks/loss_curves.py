@@ -10,20 +10,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
 import pandas
 import torch
 from lstm_step import CLIP, PAPER, Shape, tuned_hyperparameters
 from matplotlib.figure import Figure
-from timing import ROOT
-from torch.utils._python_dispatch import TorchDispatchMode
+from timing import ROOT, prepare
 
 from lstm.model import AWDLSTM
 from lstm.settings import LanguageModelSettings
 from lstm.task import LanguageModeling
 from stn.datasets.text import Corpus, load_corpus
 from stn.figures import style
-from stn.kernels.memory import keep_freed_memory
 from stn.methods import STN
 from stn.scripts.options import positive_int
 
@@ -36,20 +33,6 @@ CURVES = {
 }
 SMOOTHING = 20  # steps
 SHOWN = 0.96  # share of the steps that the figure has room for
-
-
-class ProductsOfRounded(TorchDispatchMode):
-    """Within it, bfloat16 products are computed by float32 instructions on the same operands, and then rounded.
-
-    They are what a processor that multiplies bfloat16 and sums in float32 computes, up to the order of the sum, and
-    several times as fast as PyTorch's on a processor that does not.
-    """
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func not in (torch.ops.aten.mm.default, torch.ops.aten.mm.out) or args[0].dtype != torch.bfloat16:
-            return func(*args, **(kwargs or {}))
-        product = torch.mm(args[0].float(), args[1].float())
-        return product.bfloat16() if not kwargs else kwargs["out"].copy_(product)
 
 
 def losses(corpus: Corpus, shape: Shape, dtype: torch.dtype, factor: float, steps: int) -> Iterator[float]:
@@ -65,29 +48,27 @@ def losses(corpus: Corpus, shape: Shape, dtype: torch.dtype, factor: float, step
     task = LanguageModeling(model, corpus, shape.batch, shape.steps)
     method = STN(model, hyper, lr=LR, clip=CLIP, hyper_lr=HYPER_LR)
     for step in range(steps):
-        with ProductsOfRounded():
-            loss = method.weight_step(task, hyper).data.item()
-            if step % 2:
-                method.hyper_step(task, hyper)
-        yield loss
+        yield method.weight_step(task, hyper).data.item()
+        if step % 2:
+            method.hyper_step(task, hyper)
 
 
+@style.styled
 def plot(table: pandas.DataFrame, path: Path) -> list[Path]:
     """table: a column of losses for each type, by step. The files written."""
-    with matplotlib.rc_context(style.STYLE):
-        figure = Figure(figsize=(style.PAGE, 2.2), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        smooth = table.rolling(SMOOTHING, center=True).mean()
-        for color, name in zip(style.COLORS, table, strict=False):
-            left.plot(table.index, table[name], color=color, alpha=0.25, linewidth=0.5)
-            left.plot(smooth.index, smooth[name], color=color, label=name)
-        left.set(xlabel="weight step", ylabel="training loss (nats a token)")
-        left.set_ylim(float(table.min().min()) - 0.1, float(table.quantile(SHOWN).max()))  # a few steps leap far up
-        left.legend(title=f"means of {SMOOTHING} steps")
-        for color, name in zip(style.COLORS[1:], list(table)[1:], strict=False):
-            right.plot(table.index, smooth[name] - smooth["float32"], color=color, linewidth=0.9, label=name)
-        right.axhline(0, color="0.5", linewidth=0.7)
-        right.set(xlabel="weight step", ylabel="less float32 (nats)")
+    figure = Figure(figsize=(style.PAGE, 2.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    smooth = table.rolling(SMOOTHING, center=True).mean()
+    for color, name in zip(style.COLORS, table, strict=False):
+        left.plot(table.index, table[name], color=color, alpha=0.25, linewidth=0.5)
+        left.plot(smooth.index, smooth[name], color=color, label=name)
+    left.set(xlabel="weight step", ylabel="training loss (nats a token)")
+    left.set_ylim(float(table.min().min()) - 0.1, float(table.quantile(SHOWN).max()))  # a few steps leap far up
+    left.legend(title=f"means of {SMOOTHING} steps")
+    for color, name in zip(style.COLORS[1:], list(table)[1:], strict=False):
+        right.plot(table.index, smooth[name] - smooth["float32"], color=color, linewidth=0.9, label=name)
+    right.axhline(0, color="0.5", linewidth=0.7)
+    right.set(xlabel="weight step", ylabel="less float32 (nats)")
     return style.save(figure, path)
 
 
@@ -100,9 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--data", default=None, metavar="FOLDER", help="as of lstm/train.py")
     add("--out", type=Path, default=ROOT / "plots" / "loss_curves", metavar="PATH", help="the files' path")
     args = parser.parse_args(argv)
-    keep_freed_memory()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    prepare(args)
     corpus = load_corpus(LanguageModelSettings.locate(args.data)[0])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     # One step of each in turn would share the random generator: one run after the other.

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -63,6 +63,10 @@ def interleaved(subjects: Mapping[str, Callable[[], object]], rounds: int) -> Se
     return seconds
 
 
+def medians(seconds: Seconds) -> dict[str, float]:
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
 def quartiles(values: list[float]) -> tuple[float, float, float]:
     """Lower quartile, median and upper quartile; of a single value, three times that."""
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
@@ -102,8 +106,10 @@ def peak_memory(script: Path | str, dtype: str, args: argparse.Namespace) -> flo
     return float(done.stdout)
 
 
-def say_peak() -> None:
-    """The peak of this process's resident memory in MiB, on stdout."""
+def say_peak(steps: Iterable[Callable[[], object]]) -> None:
+    """Take these steps, then say the peak of this process's resident memory in MiB, on stdout."""
+    for step in steps:
+        step()
     # Not getrusage's, which a process inherits from the one that started it.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) / 1024)

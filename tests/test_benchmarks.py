@@ -77,10 +77,10 @@ def test_the_cost_model_finds_the_coefficients_of_its_own_kind():
     assert [cost_model.predict(shape, found) for shape in shapes] == pytest.approx(seconds, rel=1e-3)
 
 
-def test_the_profile_is_a_table_and_a_tree(capsys):
+def test_the_profile_is_a_table_of_operators(capsys):
     lstm_step.main(["--profile", "--dtype", "float32"])
     printed = capsys.readouterr().out
-    assert "Self CPU time total" in printed and "_RecurrenceBackward" in printed and "#" in printed
+    assert "Self CPU time total" in printed and "_RecurrenceBackward" in printed
 
 
 def test_loss_curves_of_both_types(tmp_path, monkeypatch):
@@ -93,17 +93,6 @@ def test_loss_curves_of_both_types(tmp_path, monkeypatch):
     difference = (table["float32"] - table["bfloat16"]).abs()
     assert 0 < difference[0] < 1e-2 and difference.max() < 0.5
     assert (tmp_path / "new" / "curves.png").stat().st_size
-
-
-def test_products_of_rounded_are_those_of_bfloat16():
-    a, b = torch.randn(30, 200).bfloat16(), torch.randn(200, 40).bfloat16()
-    out = torch.empty(30, 40, dtype=torch.bfloat16)
-    with loss_curves.ProductsOfRounded():
-        product = a @ b
-        torch.mm(a, b, out=out)
-    assert product.dtype == torch.bfloat16 and product.equal(out)
-    torch.testing.assert_close(product.double(), a.double() @ b.double(), rtol=2**-8, atol=1e-5)
-    assert not torch.equal(product.float(), a.float() @ b.float())
 
 
 # Image classification

@@ -130,7 +130,11 @@ def _split(documents: dict[str, list[Sentence]]) -> dict[str, list[Sentence]]:
     counts = Counter(chain.from_iterable(splits["train"]))
     known = {word for word, _ in counts.most_common(VOCABULARY - len(RESERVED))}
     seen.clear()  # sentences that differed in rare words alone are equal now
-    return {name: _unseen(_mark_unknown(sentences, known), seen) for name, sentences in splits.items()}
+
+    def marked(sentence: Sentence) -> Sentence:
+        return tuple(word if word in known else UNKNOWN for word in sentence)
+
+    return {name: _unseen(map(marked, sentences), seen) for name, sentences in splits.items()}
 
 
 def _unseen(sentences: Iterable[Sentence], seen: set[Sentence]) -> list[Sentence]:
@@ -143,18 +147,17 @@ def _num_tokens(sentences: list[Sentence]) -> int:
     return sum(len(sentence) + 1 for sentence in sentences)  # + 1 for <eos>
 
 
-def _mark_unknown(sentences: list[Sentence], known: set[str]) -> Iterator[Sentence]:
-    for sentence in sentences:
-        yield tuple(word if word in known else UNKNOWN for word in sentence)
-
-
 # ---- the sources
 
 
 def _documents() -> dict[str, list[Sentence]]:
     """Name -> sentences, a document being one topic of the language reference or one module's prose."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        topics = {}
     root = Path(sysconfig.get_path("stdlib"))
-    texts = {f"topic {name}": [text] for name, text in _topics().items()}
+    texts = {f"topic {name}": [text] for name, text in topics.items()}
     sources = list(_sources(root)) if root.is_dir() else []
     if not texts or not sources:
         raise UserError(
@@ -165,14 +168,6 @@ def _documents() -> dict[str, list[Sentence]]:
         source = path.read_bytes()
         texts[path.relative_to(root).as_posix()] = _docstrings(source) + _comments(source)
     return {name: list(chain.from_iterable(map(_sentences, parts))) for name, parts in texts.items()}
-
-
-def _topics() -> dict[str, str]:
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:
-        return {}
-    return topics
 
 
 def _sources(folder: Path) -> Iterator[Path]:

@@ -122,6 +122,5 @@ def _read_table(file: Path) -> pandas.DataFrame:
     try:
         return pandas.read_csv(io.BytesIO(whole), dtype=float).dropna() if whole else pandas.DataFrame()
     except ValueError as error:
-        raise UserError(
-            f"{file} is not a table of numbers ({one_line(error)}): mend it, or leave that run out"
-        ) from error
+        cause = f"{file} is not a table of numbers ({one_line(error)})"
+        raise UserError(f"{cause}: mend it, or leave that run out") from error
