@@ -8,10 +8,8 @@ from pathlib import Path
 
 import cnn_step
 import cost_model
-import loss_curves
 import lstm_step
 import numpy
-import pandas
 import pytest
 import timing
 import torch
@@ -81,21 +79,6 @@ def test_the_profile_is_a_table_of_operators(capsys):
     lstm_step.main(["--profile", "--dtype", "float32"])
     printed = capsys.readouterr().out
     assert "Self CPU time total" in printed and "_RecurrenceBackward" in printed
-
-
-def test_loss_curves_of_both_types(tmp_path, monkeypatch):
-    monkeypatch.setattr(loss_curves, "PAPER", TINY)
-    loss_curves.main(["--steps", "12", "--data", "builtin", "--out", str(tmp_path / "new" / "curves")])
-    table = pandas.read_csv(tmp_path / "new" / "curves.csv", index_col="step")
-    assert len(table) == 12 and list(table) == list(loss_curves.CURVES)
-    noise = (table["float32"] - table["float32, weights nudged"]).abs()
-    assert noise[0] < 1e-4 and noise.max() > 0
-    difference = (table["float32"] - table["bfloat16"]).abs()
-    assert 0 < difference[0] < 1e-2 and difference.max() < 0.5
-    assert (tmp_path / "new" / "curves.png").stat().st_size
-
-
-# Image classification
 
 
 def test_the_image_classifiers_table_and_its_json(tmp_path, capsys):
