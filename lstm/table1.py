@@ -124,22 +124,19 @@ class Plan(NamedTuple):
     @property
     def jobs(self) -> list[Job]:
         """Each run once, those that others need first; the STN of the first seed has the first initial value, too."""
-        return list(
-            {job.name: job for job in chain(self.rows["stn"], *self.rows.values(), self.initial.values())}.values()
-        )
+        jobs = chain(self.rows["stn"], *self.rows.values(), self.initial.values())
+        return list({job.name: job for job in jobs}.values())
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
     parser = options.OneLineParser(prog=NAME, description=__doc__)
     add = parser.add_argument
-    add(
-        "--size",
-        choices=SIZES,
-        default="paper",
-        help="paper: Penn Treebank, 2 x 650 units. small: Penn Treebank, 2 x 200 units, hours. demo: 2 x 64 units on a "
-        "part of the built-in corpus, minutes. quick: a trial, which shows nothing",
+    sizes = (
+        "paper: Penn Treebank, 2 x 650 units. small: Penn Treebank, 2 x 200 units, hours. demo: 2 x 64 units on a "
+        "part of the built-in corpus, minutes. quick: a trial, which shows nothing"
     )
+    add("--size", choices=SIZES, default="paper", help=sizes)
     add("--seeds", type=options.positive_int, default=1, metavar="K", help="runs for each row, of seeds 1 to K")
     add("--jobs", type=options.positive_int, default=1, metavar="N", help="runs at once, which share the CPU's cores")
     add("--overwrite", action="store_true", help="redo the runs that are there")
@@ -171,7 +168,7 @@ def make_plan(size: Size, save_dir: str, seeds: int, at_once: int) -> Plan:
         return Job(
             name=f"{folder}, seed {seed}",
             script=script,
-            place={**demo.place(f"{save_dir}/{folder}", data), "prefix": f"seed{seed}"},
+            place={"data": str(data), "save_dir": f"{save_dir}/{folder}", "prefix": f"seed{seed}"},
             flags=lambda: [*flags, *(from_stn(stn) if from_stn else [])],
             threads=threads,
             needs=(stn.name,) if from_stn else (),
@@ -209,13 +206,9 @@ def results(plan: Plan) -> pandas.DataFrame:
     for name, row in ROWS.items():
         finished = pandas.DataFrame([job.result() for job in plan.rows[name] if job.finished])
         line = {"row": name, "output_dropout": row.label, "seeds": len(finished)}
-        for split, published in zip(("val", "test"), row.published, strict=True):
-            values = finished.get(f"{split}_ppl", pandas.Series(dtype=float))
-            line |= {
-                f"{split}_ppl": values.mean(),
-                f"{split}_ppl_std": values.std(),
-                f"published_{split}_ppl": published,
-            }
+        for measure, published in zip(("val_ppl", "test_ppl"), row.published, strict=True):
+            values = finished.get(measure, pandas.Series(dtype=float))
+            line |= {measure: values.mean(), f"{measure}_std": values.std(), f"published_{measure}": published}
         lines.append(line)
     return pandas.DataFrame(lines)
 
@@ -223,17 +216,11 @@ def results(plan: Plan) -> pandas.DataFrame:
 def markdown(plan: Plan) -> str:
     """The table, and where the STN ended from each initial value, for people."""
     header = ["output dropout", "validation ppl", "test ppl", "seeds", "published validation", "published test"]
-    lines = [
-        [
-            row.output_dropout,
-            with_spread(row.val_ppl, row.val_ppl_std),
-            with_spread(row.test_ppl, row.test_ppl_std),
-            str(row.seeds),
-            f"{row.published_val_ppl:.2f}",
-            f"{row.published_test_ppl:.2f}",
-        ]
-        for row in results(plan).itertuples()
-    ]
+    lines = []
+    for row in results(plan).itertuples():
+        means = with_spread(row.val_ppl, row.val_ppl_std), with_spread(row.test_ppl, row.test_ppl_std)
+        published = f"{row.published_val_ppl:.2f}", f"{row.published_test_ppl:.2f}"
+        lines.append([row.output_dropout, *means, str(row.seeds), *published])
     ends = [[f"{value:g}", f"{final_value(job):.3f}" if job.finished else "–"] for value, job in plan.initial.items()]
     return f"{plan.caption}\n\n{grid(header, lines)}\n\n{grid(['STN from', 'ended at'], ends)}"
 
@@ -249,9 +236,8 @@ def grid(header: list[str], lines: list[list[str]]) -> str:
     """A Markdown table, its columns aligned."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rows = [header, ["-" * width for width in widths], *lines]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    )
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
 
 
 def write(plan: Plan, folder: Path) -> list[Path]:
