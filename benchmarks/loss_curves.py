@@ -84,12 +84,10 @@ def main(argv: list[str] | None = None) -> None:
     prepare(args)
     corpus = load_corpus(LanguageModelSettings.locate(args.data)[0])
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    # One step of each in turn would share the random generator: one run after the other.
-    runs = {name: losses(corpus, PAPER, *CURVES[name], args.steps) for name in args.curves}
     table = pandas.DataFrame(index=pandas.RangeIndex(args.steps, name="step"))
-    for name, run in runs.items():
+    for name in args.curves:
         table[name] = float("nan")
-        for step, loss in enumerate(run):
+        for step, loss in enumerate(losses(corpus, PAPER, *CURVES[name], args.steps)):
             table.loc[step, name] = loss
             if step % 10 == 9 or step == args.steps - 1:
                 table.to_csv(args.out.with_suffix(".csv"))

@@ -50,6 +50,7 @@ class Size:
     threads: int | None = None
 
 
+PUBLISHED = "the published numbers are of 2 x 650 units on Penn Treebank."
 SIZES = {
     "paper": Size("2 x 650 units on Penn Treebank, as published."),
     "small": Size(
@@ -57,14 +58,10 @@ SIZES = {
         "--emsize 200 --nhid 200 --batch_size 20 --bptt 35 --epochs 14 --nonmono 2",
     ),
     "demo": Size(
-        "2 x 64 units on a part of the built-in corpus; the published numbers are of 2 x 650 units on Penn Treebank.",
-        demo.NETWORK,
-        "--warmup_steps 160 --hyper_lr 0.02",
-        demo.LINES,
-        threads=1,
+        f"2 x 64 units on a part of the built-in corpus; {PUBLISHED}", demo.NETWORK, demo.TUNING, demo.LINES, threads=1
     ),
     "quick": Size(
-        "Next to nothing, to see that it works; the published numbers are of 2 x 650 units on Penn Treebank.",
+        f"Next to nothing, to see that it works; {PUBLISHED}",
         f"{demo.NETWORK} {demo.QUICK}",
         demo.QUICK_TUNING,
         demo.QUICK_LINES,
@@ -83,9 +80,9 @@ class Row:
 
     label: str
     published: tuple[float, float]
-    script: Script
     flags: str = ""
     from_stn: Callable[[Job], list[str]] | None = None
+    script: Script = TRAIN_BASIC
 
 
 FIXED = "--dropouto 0.68"
@@ -95,21 +92,17 @@ STN = "--tune_dropouto --dropouto"
 NAME = "table1.py"
 INITIAL_VALUES = (0.05, 0.3, 0.5, 0.7, 0.9)
 ROWS = {
-    "fixed": Row("fixed at 0.68", (85.83, 83.19), TRAIN_BASIC, FIXED),
-    "gaussian": Row("0.68 with Gaussian noise", (85.87, 82.29), TRAIN_BASIC, GAUSSIAN),
-    "sinusoid": Row("0.68 with a sinusoid", (85.29, 82.15), TRAIN_BASIC, SINUSOID),
+    "fixed": Row("fixed at 0.68", (85.83, 83.19), FIXED),
+    "gaussian": Row("0.68 with Gaussian noise", (85.87, 82.29), GAUSSIAN),
+    "sinusoid": Row("0.68 with a sinusoid", (85.29, 82.15), SINUSOID),
     "final": Row(
-        "fixed at the STN's final value",
-        (89.65, 86.90),
-        TRAIN_BASIC,
-        from_stn=lambda stn: ["--dropouto", str(final_value(stn))],
+        "fixed at the STN's final value", (89.65, 86.90), from_stn=lambda stn: ["--dropouto", str(final_value(stn))]
     ),
-    "stn": Row("STN", (82.58, 79.02), TRAIN, f"{STN} {INITIAL_VALUES[0]}"),
+    "stn": Row("STN", (82.58, 79.02), f"{STN} {INITIAL_VALUES[0]}", script=TRAIN),
     "replay": Row(
         "replay of the STN's schedule",
         (82.87, 79.93),
-        TRAIN_BASIC,
-        from_stn=lambda stn: ["--load_schedule", str(stn.path / "epoch.csv")],
+        from_stn=lambda stn: ["--load_schedule", f"{stn.path}/epoch.csv"],
     ),
 }
 
@@ -165,14 +158,10 @@ def make_plan(size: Size, save_dir: str, seeds: int, at_once: int) -> Plan:
 
     def job(folder: str, seed: int, script: Script, own: str, from_stn=None, stn: Job | None = None) -> Job:
         flags = f"{size.common} {size.tuning if script is TRAIN else ''} --seed {seed} {own}".split()
-        return Job(
-            name=f"{folder}, seed {seed}",
-            script=script,
-            place={"data": str(data), "save_dir": f"{save_dir}/{folder}", "prefix": f"seed{seed}"},
-            flags=lambda: [*flags, *(from_stn(stn) if from_stn else [])],
-            threads=threads,
-            needs=(stn.name,) if from_stn else (),
-        )
+        place = {"data": str(data), "save_dir": f"{save_dir}/{folder}", "prefix": f"seed{seed}"}
+        added = partial(from_stn, stn) if from_stn else list
+        needs = (stn.name,) if from_stn else ()
+        return Job(f"{folder}, seed {seed}", script, place, lambda: [*flags, *added()], threads, needs)
 
     stns = {seed: job("stn", seed, TRAIN, ROWS["stn"].flags) for seed in range(1, seeds + 1)}
     rows = {
