@@ -78,8 +78,7 @@ def in_words(sweeps: dict[str, list[tuple]], coefficients: numpy.ndarray) -> str
         for shape, seconds in points:
             model = predict(shape, coefficients)
             errors.append(abs(model / seconds - 1))
-            lines.append(
-                f"  {LABELS[name]:<20}{getattr(shape, name):>8}{seconds:>10.3f} s{model:>10.3f} s by the model"
-            )
+            measured = f"{getattr(shape, name):>8}{seconds:>10.3f} s"
+            lines.append(f"  {LABELS[name]:<20}{measured}{model:>10.3f} s by the model")
     lines.append(f"  median error of the model {statistics.median(errors):.1%}, largest {max(errors):.1%}")
     return "\n".join(lines)

@@ -30,9 +30,7 @@ def parser(script: str, description: str | None, rounds: int) -> argparse.Argume
     parser = argparse.ArgumentParser(prog=Path(script).name, description=description)
     add = parser.add_argument
     add("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: both)")
-    add(
-        "--rounds", type=positive_int, default=rounds, metavar="N", help="how often all is timed (default: %(default)s)"
-    )
+    add("--rounds", type=positive_int, default=rounds, metavar="N", help="times of each (default: %(default)s)")
     add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: what PyTorch chooses)")
     add("--json", type=Path, default=None, metavar="FILE", help="write the medians to this file too")
     add("--peak", choices=DTYPES, default=None, help=argparse.SUPPRESS)
@@ -98,9 +96,8 @@ def peak_memory(script: Path | str, dtype: str, args: argparse.Namespace) -> flo
     sizes = {name: getattr(args, name, None) for name in ("batch", "threads")}
     flags = [f"--{name}={size}" for name, size in sizes.items() if size is not None]
     command = [sys.executable, str(script), "--peak", dtype, *flags]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the process that measures the peak memory failed: {done.stderr}")
     return float(done.stdout)

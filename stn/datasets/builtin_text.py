@@ -24,6 +24,7 @@ from stn.errors import UserError
 
 FORMAT = 1  # raise it with every change that alters the text, so that no cache keeps the older one
 MARKER = "builtin.version"
+OTHER_CORPUS = "pass --data FOLDER with a corpus of your own"
 VOCABULARY = 6000  # types, <unk> and <eos> among them
 HELD_OUT = 0.1  # of the tokens, for valid and for test each
 UNKNOWN = "<unk>"
@@ -31,8 +32,7 @@ RESERVED = {UNKNOWN, END_OF_LINE}
 
 # Not the library itself, or (encodings) one sentence repeated in a hundred files.
 SKIPPED_FOLDERS = {
-    "site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "lib2to3", "encodings",
-    "__pycache__",
+    "site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "lib2to3", "encodings", "__pycache__",
 }  # fmt: skip
 
 Sentence = tuple[str, ...]
@@ -58,10 +58,8 @@ def write_builtin_corpus(folder: Path) -> Path:
             _write(built, splits)
             _publish(built, folder)
     except OSError as error:
-        raise UserError(
-            f"cannot write the built-in corpus to {folder} ({error.strerror}): "
-            "make that folder writable, or pass --data FOLDER with a corpus of your own"
-        ) from error
+        cause = f"cannot write the built-in corpus to {folder} ({error.strerror})"
+        raise UserError(f"{cause}: make that folder writable, or {OTHER_CORPUS}") from error
     return folder
 
 
@@ -84,10 +82,7 @@ def _is_ours(folder: Path) -> bool:
 def _refuse_foreign(folder: Path) -> None:
     free = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
     if not free and not _is_ours(folder):
-        raise UserError(
-            f"{folder} holds something else than the built-in corpus: move it, or pass --data FOLDER "
-            "with a corpus of your own"
-        )
+        raise UserError(f"{folder} holds something else than the built-in corpus: move it, or {OTHER_CORPUS}")
 
 
 def _write(folder: Path, splits: dict[str, list[Sentence]]) -> None:
@@ -160,10 +155,8 @@ def _documents() -> dict[str, list[Sentence]]:
     texts = {f"topic {name}": [text] for name, text in topics.items()}
     sources = list(_sources(root)) if root.is_dir() else []
     if not texts or not sources:
-        raise UserError(
-            f"this Python lacks its library's sources in {root}, which the built-in corpus is made of: "
-            "run ./getdata.sh, or pass --data FOLDER with a corpus of your own"
-        )
+        cause = f"this Python lacks its library's sources in {root}, which the built-in corpus is made of"
+        raise UserError(f"{cause}: run ./getdata.sh, or {OTHER_CORPUS}")
     for path in sources:
         source = path.read_bytes()
         texts[path.relative_to(root).as_posix()] = _docstrings(source) + _comments(source)

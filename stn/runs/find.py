@@ -25,15 +25,12 @@ def newest_run(parent: Path | str, prefix: str | None, unfinished: bool = False)
     with explaining_os_errors(Path(parent), "read"):
         runs = sorted(file.parent for file in Path(parent).glob(f"*/{ARGS}") if name.fullmatch(file.parent.name))
     if not runs:
-        raise UserError(
-            f"there is no run {parent}/YYYY-MM-DD{_suffix(prefix)}: check --save_dir and --prefix, or name its folder"
-        )
+        cause = f"there is no run {parent}/YYYY-MM-DD{_suffix(prefix)}"
+        raise UserError(f"{cause}: check --save_dir and --prefix, or name its folder")
     wanted = [run for run in runs if not (unfinished and read_status(run) == "finished")]
     if not wanted:
-        raise UserError(
-            f"no run to resume: {runs[-1]} is finished, and so are all before it; "
-            "start one without --resume, or train it on with more --epochs"
-        )
+        cause = f"no run to resume: {runs[-1]} is finished, and so are all before it"
+        raise UserError(f"{cause}; start one without --resume, or train it on with more --epochs")
     return wanted[-1]
 
 

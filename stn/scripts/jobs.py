@@ -82,23 +82,15 @@ class Job:
         settings = read_settings(path)
         other = [name for name, value in sorted(wanted.items()) if settings.get(name) != value]
         if other:
-            raise UserError(
-                f"{path} was made with another {', '.join(other)}: remove that folder and start again, "
-                "or redo all with --overwrite"
-            )
+            cause = f"{path} was made with another {', '.join(other)}"
+            raise UserError(f"{cause}: remove that folder and start again, or redo all with --overwrite")
 
     def start(self, command: list[str]) -> subprocess.Popen:
         """The process of the command that finishes the run."""
-        return subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, PARENT: str(os.getpid())},
-            text=True,
-            errors="replace",
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            process_group=0,  # a terminal's Ctrl-C reaches it through `finish` alone, and once
-        )
+        environment = {**os.environ, PARENT: str(os.getpid())}
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+        # In a group of its own a terminal's Ctrl-C reaches it through `finish` alone, and once.
+        return subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0, **output)
 
     def follow(self, process: subprocess.Popen) -> None:
         """Show the process's lines behind the run's name until it ends.
