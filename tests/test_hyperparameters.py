@@ -148,10 +148,23 @@ def test_an_initial_value_not_inside_its_range_is_an_error(initial, bounds, disc
         Hyperparameters(dropouto=Tuned(initial, bounds, discrete=discrete))
 
 
-@pytest.mark.parametrize("scale", [0, -1, INF, -INF, math.nan])
-def test_a_scale_that_is_not_positive_and_finite_is_an_error(scale):
+@pytest.mark.parametrize("scale", [-1, INF, -INF, math.nan])
+def test_a_scale_that_is_negative_or_not_finite_is_an_error(scale):
     with pytest.raises(UserError, match="dropouto"):
         Hyperparameters(dropouto=Tuned(0.5, (0, 1), scale=scale))
+
+
+def test_a_scale_of_0_is_no_perturbation():
+    """Of this one, whatever the others' scales."""
+    hyper = Hyperparameters(still=Tuned(0.3, (0, 1), scale=0.0), moved=Tuned(0.3, (0, 1), scale=0.5))
+    draw, current = hyper.perturbed(100), hyper.current()
+    assert torch.equal(draw["still"], current["still"].expand(100)) and torch.equal(
+        draw.h[:, 0], current.h[0, :1].expand(100)
+    )
+    assert len(set(draw["moved"].tolist())) == 100
+    assert hyper.scale.tolist() == pytest.approx([0.0, 0.5]) and hyper.log_values().isfinite().all()
+    hyper.current().h.sum().backward()
+    assert hyper.unconstrained.grad.tolist() == [1.0, 1.0]
 
 
 @pytest.mark.usefixtures("double")

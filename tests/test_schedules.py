@@ -72,6 +72,13 @@ def test_sinusoid_starts_at_its_mean_and_rises_by_its_amplitude():
     assert found[300] == pytest.approx(0.6) and found[900] == pytest.approx(0.4)
 
 
+def test_sinusoid_starts_its_phase_into_the_period():
+    turns = numpy.arange(1200) / 1200
+    for phase in (0.25, 0.7):
+        expected = 0.5 + 0.1 * numpy.sin(2 * numpy.pi * (turns + phase))
+        assert values(Sinusoid(0.5, 0.1, 1200, WIDE, phase), 1200) == pytest.approx(expected)
+
+
 def test_sinusoid_keeps_its_phase_far_out():
     schedule = Sinusoid(0.5, 0.1, 1200, WIDE)
     assert schedule.at(300 + 1200 * 10**9, 0) == schedule.at(300, 0)
