@@ -141,6 +141,7 @@ def test_settings_say_what_made_the_run(finished):
     assert (found["device"], found["dtype"], found["threads"]) == ("cpu", "float32", 1)
     assert all(found[f"tune_{name}"] for name in (*SHARED[:4], "dropoutl", "indropout", "inscale", "scales"))
     assert found["ranges"]["cutlength"] == [0.0, 25.0] and len(found["ranges"]) == 11
+    assert found["hyperparameters"] == SMALL_NAMES
     assert len(found["data_checksum"]) == 64 and found["versions"]["torch"] == torch.__version__
 
 

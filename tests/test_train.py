@@ -97,6 +97,7 @@ def test_settings_say_what_made_the_run(finished, corpus):
     assert found["seed"] == 3 and found["data"] == str(corpus) and found["lr"] == 1.0
     assert (found["device"], found["dtype"], found["threads"]) == ("cpu", "float32", 1)
     assert len(found["data_checksum"]) == 64
+    assert found["hyperparameters"] == VALUES == list(found["ranges"])
     assert found["versions"]["torch"] == torch.__version__ and "revision" in found["versions"]
 
 
@@ -274,6 +275,10 @@ def test_a_model_that_no_memory_holds(run, tmp_path):
         *((f"--tune_all --{name} 0.1", (name, "add --tune_scales")) for name in ("entropy_weight", "scale_lr")),
         ("--tune_all --beta 0", ("--tune_beta", "--beta 0")),
         ("--tune_wdrop --wdrop 0", ("--tune_wdrop", "between 0 and 1")),
+        *((flag, (f"{flag.split()[0]} has nothing to act on", "add --tune_all", "leave it out")) for flag in (
+            "--tune_scales", "--val_penalties", "--hyper_lr 0.1", "--train_steps 1", "--val_steps 2",
+            "--warmup_steps 9", "--entropy_weight 0", "--scale_lr 0.1", "--val_log_interval 5", "--perturb_scale 2",
+            "--drop_transform sigmoid", "--alpha_beta_transform softplus")),
         *((f"--{name} {rate}", (name, rate)) for name in ("dropouto", "dropouti", "dropouth", "dropoute", "wdrop")
           for rate in ("1", "-0.1", "1.5", "nan", "inf", "much")),
         *((f"--{name} {size}", (name, size)) for name in ("emsize", "nhid", "nlayers", "batch_size", "bptt", "epochs",

@@ -68,9 +68,7 @@ class Flag:
 def flag(default: Any, help: str, check: Callable[[str], Any] | None = None, *aliases: str, **options: Any) -> Any:
     """A field of a settings class that a flag of its name sets; `options` are others of `Flag`."""
     own = {"help": help, "check": check, "default": default, "aliases": aliases, **options}
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata={"flag": own})
-    return field(default=default, metadata={"flag": own})
+    return field(default=tuple(default) if isinstance(default, list) else default, metadata={"flag": own})
 
 
 def flags_of(settings: type, without_group: str = "", **changes: Mapping[str, Any]) -> list[Flag]:
