@@ -42,7 +42,7 @@ def other_value(flag):
 @each_script
 def test_args_yaml_makes_the_same_settings_and_sources(script, tmp_path):
     own, values = script.SCRIPT, values_of(script, f"{FLAGS[script]} {COMMON}")
-    again = own.recorded(tmp_path, reread(script, values), {})
+    again = own.resumed_values(tmp_path, reread(script, values), {})
     assert {name: again[name] for name in values} == values
     assert own.make(again) == own.make(values)
     assert own.sources(again) == own.sources(values)
@@ -59,7 +59,7 @@ def test_every_flag_reaches_args_yaml_and_the_settings(script, tmp_path):
             continue
         given = own.parse(other_value(flag))
         assert [*given] == [name] and given[name] != flag.default
-        again = own.recorded(tmp_path, reread(script, {**values, **given}), {})
+        again = own.resumed_values(tmp_path, reread(script, {**values, **given}), {})
         assert again[name] == given[name]
         if name in settings:
             found = getattr(own.make(again), name)
@@ -72,10 +72,10 @@ def test_only_what_may_change_can_be_given_anew(script, tmp_path):
     for name, flag in own.flags.items():
         given = own.parse(other_value(flag))
         if flag.may_change:
-            assert own.recorded(tmp_path, reread(script, values), given)[name] == given[name]
+            assert own.resumed_values(tmp_path, reread(script, values), given)[name] == given[name]
         elif name != "data" and values[name] != given[name]:
-            refused(lambda given=given: own.recorded(tmp_path, reread(script, values), given), f"--{name} ")
-            assert own.recorded(tmp_path, reread(script, values), {name: values[name]})[name] == values[name]
+            refused(lambda given=given: own.resumed_values(tmp_path, reread(script, values), given), f"--{name} ")
+            assert own.resumed_values(tmp_path, reread(script, values), {name: values[name]})[name] == values[name]
 
 
 @each_script
@@ -83,4 +83,4 @@ def test_only_what_may_change_can_be_given_anew(script, tmp_path):
 def test_what_a_run_has_chosen_is_there(script, tmp_path, name):
     values = values_of(script, f"{FLAGS[script]} {COMMON}")
     record = {**reread(script, values), name: None}
-    refused(lambda: script.SCRIPT.recorded(tmp_path, record, {}), f"args.yaml says {name}: None", "mend it")
+    refused(lambda: script.SCRIPT.resumed_values(tmp_path, record, {}), f"args.yaml says {name}: None", "mend it")
