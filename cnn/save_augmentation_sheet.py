@@ -35,11 +35,6 @@ NEEDED = ("data", "data_checksum", "model", "percent_valid", "batch_size")  # of
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-    args = parser().parse_args(argv)
-    return options.exit_status(NAME, lambda: draw(args), "start it again")
-
-
-def parser() -> options.OneLineParser:
     parser = options.OneLineParser(prog=NAME, description=__doc__)
     add = parser.add_argument
     add("run", metavar="RUN", help="the folder of an image classifier's run")
@@ -47,7 +42,8 @@ def parser() -> options.OneLineParser:
     add("--out", type=Path, default=out, metavar="PATH", help="the figure's path, but for .pdf and .png")
     add("--images", type=options.positive_int, default=12, metavar="N", help="how many images, a column each")
     add("--seed", type=options.nonnegative_int, default=0, help="which images, and their random augmentation")
-    return parser
+    args = parser.parse_args(argv)
+    return options.exit_status(NAME, lambda: draw(args), "start it again")
 
 
 def draw(args: Namespace) -> None:

@@ -50,12 +50,9 @@ def draw(paths: list[str], out: Path) -> None:
 
 def find_runs() -> list[str]:
     """The folders below logs/ of which the newest run counts. Raises UserError where there is none."""
-    parents = sorted((ROOT / "logs").glob(LOGS))
-    if not parents:
-        raise UserError(
-            f"there is no run logs/{LOGS}: python lstm/train.py --dropouto 0.05 --tune_dropouto "
-            "--save_dir dropouto_schedule_init05 makes one"
-        )
+    if not (parents := sorted((ROOT / "logs").glob(LOGS))):
+        command = "python lstm/train.py --dropouto 0.05 --tune_dropouto --save_dir dropouto_schedule_init05"
+        raise UserError(f"there is no run logs/{LOGS}: {command} makes one")
     return [str(parent) for parent in parents]
 
 
