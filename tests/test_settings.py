@@ -51,6 +51,7 @@ def test_a_learning_rate_at_which_training_stops_is_refused():
     assert replace(IMAGES, train_lr=1e-6, min_lr=1e-7).train_lr == 1e-6
 
 
+@pytest.mark.usefixtures("few_images")
 @both
 def test_data_that_changed_is_refused(settings):
     place, _ = settings.locate("builtin")
