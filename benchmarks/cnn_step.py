@@ -18,7 +18,7 @@ from cnn.models import CLASSES, AlexNet
 from cnn.task import ImageClassification, augmented, normalized, scaled
 from stn.datasets.images import Images, ImageSets
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.methods import STN, Update
+from stn.methods import STN
 from stn.scripts.options import positive_int
 
 BATCH = 128
@@ -76,7 +76,7 @@ class Plain:
         for sizes in pairwise(AlexNet.FULLY_CONNECTED):
             layers += [nn.Dropout(0.05), nn.Linear(*sizes), nn.ReLU()]
         self.model = nn.Sequential(*layers, nn.Linear(AlexNet.FULLY_CONNECTED[-1], CLASSES))
-        self.update = Update(torch.optim.SGD(self.model.parameters(), 0.01, 0.9, fused=True))
+        self.update = STN(self.model, Hyperparameters(), lr=0.01, momentum=0.9).weights
         self.images, self.labels = torch.randn(batch, 3, 32, 32), torch.arange(batch) % CLASSES
         self.dtype = dtype
 
@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = timing.parser(__file__, __doc__, rounds=15)
     parser.add_argument("--batch", type=positive_int, default=BATCH, metavar="N", help="images (default: %(default)s)")
     args = parser.parse_args(argv)
-    timing.prepare(args)
+    timing.prepare(args.threads)
     if args.peak:
         subject = Subject(DTYPES[args.peak], args.batch)
         timing.say_peak([subject.augmentation, subject.weight_step, subject.weight_step, subject.hyper_step] * 3)
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
             "hyper_step_s": subject.hyper_step,
         }
         seconds = timing.interleaved(subjects, args.rounds)
-        peak = timing.peak_memory(__file__, name, args)
+        peak = timing.peak_memory(__file__, name, batch=args.batch, threads=args.threads)
         results[name] = timing.medians(seconds) | {"peak_rss_mib": peak}
         print(*timing.table(name, seconds, RATIOS), timing.peak_line(peak, 1536), sep="\n", flush=True)
     if args.json:

@@ -23,7 +23,7 @@ from lstm.task import EVALUATION_BATCH, EVALUATION_ROWS, LanguageModeling
 from stn.bilevel import evaluate
 from stn.datasets.text import Corpus
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.methods import STN, Update
+from stn.methods import STN
 from stn.schedules import Constant
 
 RATE = 0.05
@@ -92,7 +92,7 @@ class Plain:
     def __init__(self, shape: Shape, dtype: torch.dtype):
         torch.manual_seed(0)
         self.model = PlainModel(shape.types, shape.width, shape.width, RATE)
-        self.update = Update(torch.optim.SGD(self.model.parameters(), 1.0, fused=True), CLIP)
+        self.update = STN(self.model, Hyperparameters(), lr=1.0, clip=CLIP).weights
         self.tokens, self.targets = torch.randint(shape.types, (2, shape.steps, shape.batch))
         self.autocast = partial(torch.autocast, "cpu", dtype, enabled=dtype != torch.float32)
 
@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--out", type=Path, default=out, metavar="PATH", help="the plots' path, but for the dtype")
     add("--profile", action="store_true", help="show where a weight step's time goes instead")
     args = parser.parse_args(argv)
-    timing.prepare(args)
+    timing.prepare(args.threads)
     if args.peak:
         subject = Subject(PAPER, DTYPES[args.peak])
         timing.say_peak([subject.weight_step, subject.weight_step, subject.hyper_step] * 3 + [subject.eval])
@@ -235,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"wrote {file}")
         else:
             seconds, speeds = measure(dtype, args.rounds)
-            peak = timing.peak_memory(__file__, name, args)
+            peak = timing.peak_memory(__file__, name, threads=args.threads)
             results[name] = timing.medians(seconds) | speeds | {"peak_rss_mib": peak}
             lines = [*timing.table(name, seconds, RATIOS), *(f"  {key:<36}{n:>10,.0f}" for key, n in speeds.items())]
             print(*lines, timing.peak_line(peak, 1536 if name == "float32" else None), sep="\n", flush=True)

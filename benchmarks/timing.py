@@ -37,11 +37,11 @@ def parser(script: str, description: str | None, rounds: int) -> argparse.Argume
     return parser
 
 
-def prepare(args: argparse.Namespace) -> None:
+def prepare(threads: int | None) -> None:
     """The process as training would have it."""
     keep_freed_memory()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def machine() -> str:
@@ -91,9 +91,8 @@ def peak_line(peak_mib: float, aim_mib: float | None) -> str:
     return f"  {'peak_rss_mib':<36}{peak_mib:>10,.0f}{'' if aim_mib is None else f'<= {aim_mib:g}':>30}"
 
 
-def peak_memory(script: Path | str, dtype: str, args: argparse.Namespace) -> float:
-    """MiB that training takes at the most, of a process of its own: the script's, with --peak and what sizes it."""
-    sizes = {name: getattr(args, name, None) for name in ("batch", "threads")}
+def peak_memory(script: Path | str, dtype: str, **sizes: int | None) -> float:
+    """MiB that training takes at the most, of a process of its own: the script's, with --peak and flags that size it."""
     flags = [f"--{name}={size}" for name, size in sizes.items() if size is not None]
     command = [sys.executable, str(script), "--peak", dtype, *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,7 +1,6 @@
 """Draw training images as a run augmented them after its first, middle and last epoch."""
 
 import sys
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,18 +42,18 @@ def main(argv: list[str] | None = None) -> int:
     add("--images", type=options.positive_int, default=12, metavar="N", help="how many images, a column each")
     add("--seed", type=options.nonnegative_int, default=0, help="which images, and their random augmentation")
     args = parser.parse_args(argv)
-    return options.exit_status(NAME, lambda: draw(args), "start it again")
+    return options.exit_status(NAME, lambda: draw(**vars(args)), "start it again")
 
 
-def draw(args: Namespace) -> None:
+def draw(run: str, out: Path, images: int, seed: int) -> None:
     """Draw the sheet. Raises UserError where the run, its data or its epochs are not there, or it is of no images."""
-    if args.images > MOST_IMAGES:
-        raise UserError(f"--images {args.images} is more than a page has room for: give at most {MOST_IMAGES}")
-    run = read_run(options.find(args.run, "the run"), TABLE)
-    epochs = epochs_to_draw(run)
-    pixels = some_images(run.settings, args.images, args.seed)
-    blocks = [augmented_rows(pixels, drawer(row, run.settings), args.seed) for row in epochs]
-    for file in style.save(sheet(scaled(pixels), blocks, epochs), args.out):
+    if images > MOST_IMAGES:
+        raise UserError(f"--images {images} is more than a page has room for: give at most {MOST_IMAGES}")
+    history = read_run(options.find(run, "the run"), TABLE)
+    epochs = epochs_to_draw(history)
+    pixels = some_images(history.settings, images, seed)
+    blocks = [augmented_rows(pixels, drawer(row, history.settings), seed) for row in epochs]
+    for file in style.save(sheet(scaled(pixels), blocks, epochs), out):
         say(f"wrote {file}")
 
 

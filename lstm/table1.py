@@ -7,7 +7,6 @@ values. What is finished is not run again: stopped or killed, the command goes o
 
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -135,15 +134,15 @@ def main(argv: list[str] | None = None) -> int:
     add("--overwrite", action="store_true", help="redo the runs that are there")
     add("--save_dir", default=None, help="the runs' folder below logs/ (default: table1/SIZE)")
     args = parser.parse_args(argv)
-    return options.exit_status(parser.prog, lambda: table1(args), "start it again to continue")
+    return options.exit_status(parser.prog, lambda: table1(**vars(args)), "start it again to continue")
 
 
-def table1(args: Namespace) -> None:
+def table1(size: str, seeds: int, jobs: int, overwrite: bool, save_dir: str | None) -> None:
     """Run what is missing, writing the table and the figure of the schedules as far as they go after each run."""
-    save_dir = args.save_dir or f"table1/{args.size}"
+    save_dir = save_dir or f"table1/{size}"
     folder = ROOT / "logs" / save_dir
-    plan = make_plan(SIZES[args.size], save_dir, args.seeds, args.jobs)
-    finish(plan.jobs, args.jobs, args.overwrite, done=partial(write, plan, folder))
+    plan = make_plan(SIZES[size], save_dir, seeds, jobs)
+    finish(plan.jobs, jobs, overwrite, done=partial(write, plan, folder))
     say("")
     say(markdown(plan))
     say("")
