@@ -92,7 +92,7 @@ def peak_line(peak_mib: float, aim_mib: float | None) -> str:
 
 
 def peak_memory(script: Path | str, dtype: str, **sizes: int | None) -> float:
-    """MiB that training takes at the most, of a process of its own: the script's, with --peak and flags that size it."""
+    """MiB that training takes at the most, of a process of its own: the script's, with --peak and what sizes it."""
     flags = [f"--{name}={size}" for name, size in sizes.items() if size is not None]
     command = [sys.executable, str(script), "--peak", dtype, *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

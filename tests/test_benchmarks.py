@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def tiny(monkeypatch):
     threads = torch.get_num_threads()
     monkeypatch.setattr(lstm_step, "PAPER", TINY)
     monkeypatch.setattr(timing, "keep_freed_memory", lambda: None)  # it is for the whole process
-    monkeypatch.setattr(timing, "peak_memory", lambda *_: 100.0)
+    monkeypatch.setattr(timing, "peak_memory", lambda *_, **__: 100.0)
     sweeps = {"steps": (2, 5, 9), "batch": (4, 8), "width": (8, 16), "tuned": (1, 7), "types": (30, 60)}
     monkeypatch.setattr(cost_model, "SWEEPS", sweeps)
     monkeypatch.setattr(AlexNet, "CHANNELS", (3, 4, 5, 6, 5, 4))
@@ -161,7 +160,7 @@ def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
     script = tmp_path / "script.py"
     flags = ["--peak", "bfloat16", "--batch=8", "--threads=1"]
     script.write_text(f"import sys\nassert sys.argv[1:] == {flags}\nprint(12.5)\n")
-    assert PEAK_MEMORY(script, "bfloat16", Namespace(batch=8, threads=1)) == 12.5
-    for others in (Namespace(batch=8, threads=None), Namespace(threads=1)):
+    assert PEAK_MEMORY(script, "bfloat16", batch=8, threads=1) == 12.5
+    for others in ({"batch": 8, "threads": None}, {"threads": 1}):
         with pytest.raises(RuntimeError, match="AssertionError"):
-            PEAK_MEMORY(script, "bfloat16", others)
+            PEAK_MEMORY(script, "bfloat16", **others)
