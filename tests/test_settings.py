@@ -55,7 +55,7 @@ def test_a_learning_rate_at_which_training_stops_is_refused():
 @both
 def test_data_that_changed_is_refused(settings):
     place, _ = settings.locate("builtin")
-    settings = replace(settings, data=place)
+    settings = replace(settings, data=place, batch_size=4)
     checksum = settings.load().checksum
     assert replace(settings, data_checksum=checksum).load().checksum == checksum
     refused(lambda: replace(settings, data_checksum="another").load(), f"{place} does not hold what", "restore")
