@@ -1,7 +1,7 @@
 """What a run shows on the screen: a progress bar within an epoch, a line after each."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,11 +24,20 @@ class Screen:
     """Bars go to stderr, and only to a terminal; lines go to stdout.
 
     unit: what training goes through, "tokens" or "images". measure: which of a score's measures an epoch's line shows.
-    introduction: lines that come first. why_dtype: why matrix products are computed in their type.
+    introduction: lines that come first. why_dtype: why matrix products are computed in their type. at_end: called when
+    training has ended, before the best model is evaluated.
     """
 
-    def __init__(self, unit: str, measure: str, introduction: Sequence[str] = (), why_dtype: str = ""):
+    def __init__(
+        self,
+        unit: str,
+        measure: str,
+        introduction: Sequence[str] = (),
+        why_dtype: str = "",
+        at_end: Callable[[], None] = lambda: None,
+    ):
         self.unit, self.measure, self.introduction, self.why_dtype = unit, measure, introduction, why_dtype
+        self.at_end = at_end
         self.names: tuple[str, ...] = ()  # of the hyperparameters to show
         self.path: Path | None = None
         self.bar: tqdm | None = None
@@ -75,6 +84,7 @@ class Screen:
             say(textwrap.fill(in_words(self.names, row), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))
 
     def ended(self, completed: bool) -> None:
+        self.at_end()
         self.close()
         if not completed:
             say("interrupted: evaluating the best model (Ctrl-C again to skip it); continue with --resume")

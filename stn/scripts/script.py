@@ -180,8 +180,8 @@ class Script:
         why_dtype: str,
     ) -> int:
         """Train with a screen, until done or interrupted; the exit status."""
-        screen = Screen(settings.unit, settings.measure, introduction, why_dtype)
         with Interrupt() as interrupt:
+            screen = Screen(settings.unit, settings.measure, introduction, why_dtype, interrupt.release)
             result = train(settings, sources, run, screen, interrupt.asked)
         report(result, f"in {screen.path}")
         return 0 if result.completed else INTERRUPTED
@@ -275,12 +275,16 @@ class Interrupt:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """From now on Ctrl-C does what it did before."""
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
 
     def _ask(self, *_: object) -> None:
         self._asked = True
-        signal.signal(signal.SIGINT, self._previous)
+        self.release()
 
 
 def choose_device(disable_cuda: bool, gpu: int) -> torch.device:
