@@ -1,7 +1,7 @@
 """What a run shows on the screen: a progress bar within an epoch, a line after each."""
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,20 +24,14 @@ class Screen:
     """Bars go to stderr, and only to a terminal; lines go to stdout.
 
     unit: what training goes through, "tokens" or "images". measure: which of a score's measures an epoch's line shows.
-    introduction: lines that come first. why_dtype: why matrix products are computed in their type. at_end: called when
-    training has ended, before the best model is evaluated.
+    introduction: the first line of a new run. why_dtype: why matrix products are computed in their type. at_end: what is
+    called when training has ended, before the best model is evaluated.
     """
 
-    def __init__(
-        self,
-        unit: str,
-        measure: str,
-        introduction: Sequence[str] = (),
-        why_dtype: str = "",
-        at_end: Callable[[], None] = lambda: None,
-    ):
+    at_end: Callable[[], None] = staticmethod(lambda: None)
+
+    def __init__(self, unit: str, measure: str, introduction: str = "", why_dtype: str = "as before"):
         self.unit, self.measure, self.introduction, self.why_dtype = unit, measure, introduction, why_dtype
-        self.at_end = at_end
         self.names: tuple[str, ...] = ()  # of the hyperparameters to show
         self.path: Path | None = None
         self.bar: tqdm | None = None
@@ -46,8 +40,7 @@ class Screen:
         """The run's first lines: what is trained on what, where, and where it is logged."""
         hyper, settings = trainer.hyper, run.settings
         self.names, self.path = hyper.changing, run.path
-        for line in self.introduction or [f"resuming at epoch {trainer.epoch}, weight step {trainer.train_step}"]:
-            say(line)
+        say(self.introduction or f"resuming at epoch {trainer.epoch}, weight step {trainer.train_step}")
         say(data.description)
         weights = sum(weight.numel() for weight in trainer.task.model.parameters())
         say(f"{weights:,} weights; tuned: {', '.join(hyper.columns) or 'nothing'}")

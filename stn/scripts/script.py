@@ -145,7 +145,7 @@ class Script:
                 run.keep_schedule(Path(schedule))
             return run
 
-        return self.train(settings, sources, create, [description], why)
+        return self.train(settings, sources, create, Screen(settings.unit, settings.measure, description, why))
 
     def resume(self, given: Mapping[str, Any]) -> int:
         """Continue an unfinished run, or a finished one that may now train longer; the exit status."""
@@ -161,7 +161,8 @@ class Script:
             if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
                 raise UserError(f"the run used {device}, which is not here: resume it where there is such a GPU")
             run.changes = {flag.name: values[flag.name] for flag in self.flags.values() if flag.may_change}
-            return self.train(self.make(values), self.sources(values), lambda _: run, [], "as before")
+            screen = Screen(self.settings.unit, self.settings.measure)
+            return self.train(self.make(values), self.sources(values), lambda _: run, screen)
 
     def test(self, given: Mapping[str, Any]) -> int:
         """Evaluate a run's best model without training or touching the run; the exit status."""
@@ -171,17 +172,10 @@ class Script:
         report(evaluate_best(self.make(values), self.sources(values), read_checkpoint(path)), f"of {path}")
         return 0
 
-    def train(
-        self,
-        settings: Settings,
-        sources: Sources,
-        run: Callable[[Data], RunFolder],
-        introduction: list[str],
-        why_dtype: str,
-    ) -> int:
-        """Train with a screen, until done or interrupted; the exit status."""
+    def train(self, settings: Settings, sources: Sources, run: Callable[[Data], RunFolder], screen: Screen) -> int:
+        """Train until done or interrupted; the exit status."""
         with Interrupt() as interrupt:
-            screen = Screen(settings.unit, settings.measure, introduction, why_dtype, interrupt.release)
+            screen.at_end = interrupt.release
             result = train(settings, sources, run, screen, interrupt.asked)
         report(result, f"in {screen.path}")
         return 0 if result.completed else INTERRUPTED
