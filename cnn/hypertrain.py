@@ -118,7 +118,6 @@ SETTINGS = flags_of(
     nonmono={"default": 60, "aliases": ("-nonm",)},
     patience={"default": 75, "aliases": ("-pat",)},
     seed={"default": 0, "help": "random seed"},
-    disable_cuda={"aliases": ("--no_cuda",)},
 )
 SCRIPT = Script(
     name="hypertrain.py",

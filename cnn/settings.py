@@ -55,6 +55,7 @@ class ImageSettings(Settings):
     family = "cnn"
     unit = "images"
     measure = "acc"
+    cpu_flag = "no_cuda"
     DERIVED = (*Settings.DERIVED, "label")
 
     model: str = of_model("alexnet", "the network", one_of(*MODELS))
@@ -90,6 +91,7 @@ class ImageSettings(Settings):
     percent_valid: float = of_machine(
         0.2, "fraction of the training images that validate, the last of the file", positive, "-pval"
     )
+    no_cuda: bool = of_machine(False, "use the CPU even where there is a GPU")
     save: bool = of_machine(False, "keep the best model as model.pt; all else is logged in any case")
     log_interval: int = of_machine(50, "steps that a log entry is the mean of", positive_int, may_change=True)
     logdir: str = of_machine("logs", "folder of all runs", str)

@@ -109,7 +109,6 @@ SETTINGS = flags_of(
     nonmono={"default": 60},
     patience={"default": 75},
     seed={"default": 0, "help": "random seed"},
-    disable_cuda={"aliases": ("--no_cuda",)},
     dir={"default": "baseline_saves", "aliases": ("--save_dir",)},
 )
 SCRIPT = Script(

@@ -81,6 +81,7 @@ class LanguageModelSettings(Settings):
         named,
         metavar="FOLDER",
     )
+    disable_cuda: bool = of_machine(False, "use the CPU even where there is a GPU")
     no_cuda_graphs: bool = of_machine(False, "on a GPU, launch a sequence's kernels one by one", may_change=True)
     save_dir: str = of_machine("saves", "the runs' folder below logs/", str)
     prefix: str | None = of_machine(None, "tells this run's folder from others of the same day", str)

@@ -140,7 +140,7 @@ def test_settings_say_what_made_the_run(finished):
     assert (found["seed"], found["data"], found["script"]) == (3, "builtin", "cnn/hypertrain.py")
     assert (found["device"], found["dtype"], found["threads"]) == ("cpu", "float32", 1)
     assert all(found[f"tune_{name}"] for name in (*SHARED[:4], "dropoutl", "indropout", "inscale", "scales"))
-    assert found["ranges"]["cutlength"] == [0.0, 25.0] and len(found["ranges"]) == 11
+    assert found["ranges"]["cutlength"] == [0.0, 24.0] and len(found["ranges"]) == 11
     assert found["hyperparameters"] == SMALL_NAMES
     assert len(found["data_checksum"]) == 64 and found["versions"]["torch"] == torch.__version__
 
@@ -286,7 +286,7 @@ def test_what_is_not_tuned_is_off_but_for_the_other_half_of_cutout():
         ("-tall -sat 0.3", ["sat"], 0.3, 0.5),
         ("-tall -con 0.3", ["contrast"], 0.3, 0.5),
         ("-tall -brt 0.3", ["bright"], 0.3, 0.5),
-        ("-tall -cutl 24 -clscl 1.5 -pscl 2", ["cutlength"], 24.0, 1.5),
+        ("-tall -cutl 23 -clscl 1.5 -pscl 2", ["cutlength"], 23.0, 1.5),
         ("-tall -cuth 0 -chscl 1.25 -pscl 2", ["cutholes"], 0.0, 1.25),
     ],
 )
@@ -587,7 +587,7 @@ def test_a_run_of_the_other_script(run, finished):
           "--total_epochs 2 ", f"--warmup_epochs {epochs}", "raise")) for epochs in (2, 3)),
         *((f"--tune_all --start_{name} {value}", ("cannot start at", f"--start_{name} {value}: give"))
           for name, value in (
-            ("hue", "0.5"), ("cutlength", "25"), ("cutlength", "24.5"), ("cutlength", "3.7"), ("cutholes", "4"),
+            ("hue", "0.5"), ("cutlength", "25"), ("cutlength", "24"), ("cutlength", "23.5"), ("cutlength", "3.7"), ("cutholes", "4"),
             ("drop", "0"), ("drop", "0.9"), ("indrop", "1"), ("sat", "1"), ("contrast", "1"), ("bright", "0"),
             ("inscale", "0.3"))),
         ("--tune_dropout --start_drop 0", ("--start_drop 0", "0 and 0.9")),

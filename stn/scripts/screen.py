@@ -24,8 +24,8 @@ class Screen:
     """Bars go to stderr, and only to a terminal; lines go to stdout.
 
     unit: what training goes through, "tokens" or "images". measure: which of a score's measures an epoch's line shows.
-    introduction: the first line of a new run. why_dtype: why matrix products are computed in their type. at_end: what is
-    called when training has ended, before the best model is evaluated.
+    introduction: the first line of a new run. why_dtype: why matrix products are computed in their type. at_end: what
+    is called when training has ended, before the best model is evaluated.
     """
 
     at_end: Callable[[], None] = staticmethod(lambda: None)

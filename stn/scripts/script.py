@@ -113,7 +113,7 @@ class Script:
         """
         values = self.resolve({**self.defaults(), **given}, {*given})
         data, description = self.settings.locate(values["data"])
-        device = choose_device(values["disable_cuda"], values["gpu"])
+        device = choose_device(values[self.settings.cpu_flag], values["gpu"])
         dtype, why = precision.choose(values["dtype"], device)
         values |= {
             "data": data,
@@ -168,7 +168,7 @@ class Script:
         """Evaluate a run's best model without training or touching the run; the exit status."""
         path = self.find_run(given, unfinished=False)
         values = self.resumed_values(path, read_settings(path), given)
-        values["device"] = str(choose_device(values["disable_cuda"], values["gpu"]))
+        values["device"] = str(choose_device(values[self.settings.cpu_flag], values["gpu"]))
         report(evaluate_best(self.make(values), self.sources(values), read_checkpoint(path)), f"of {path}")
         return 0
 

@@ -41,6 +41,7 @@ class Settings:
     unit: ClassVar[str]  # of what training goes through: "tokens", "images"
     measure: ClassVar[str]  # what the screen shows of a score: "ppl", "acc"
     newest: ClassVar[str] = "the newest"  # which run is resumed where none is named
+    cpu_flag: ClassVar[str] = "disable_cuda"  # what keeps a run off GPUs
     overwrites: ClassVar[bool] = False  # whether a new run may lie where one is
     DERIVED: ClassVar[tuple[str, ...]] = ("device", "data_checksum")  # settings that no flag sets, in args.yaml
 
@@ -60,7 +61,6 @@ class Settings:
         one_of(*precision.CHOICES),
     )
     threads: int = of_machine(None, "CPU threads (default: as many as PyTorch chooses)", positive_int)
-    disable_cuda: bool = of_machine(False, "use the CPU even where there is a GPU")
     gpu: int = of_machine(0, "which GPU to use", nonnegative_int)
     checkpoint_seconds: float = of_machine(60.0, "seconds between checkpoints", nonnegative, may_change=True)
     device: str = "cpu"
