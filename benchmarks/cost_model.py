@@ -10,7 +10,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy
 from matplotlib.figure import Figure
 from scipy.optimize import nnls
@@ -54,22 +53,20 @@ def predict(shape, coefficients: numpy.ndarray) -> float:
     return float(sum(c * term(shape) for c, term in zip(coefficients, TERMS.values(), strict=True)))
 
 
+@style.styled
 def plot(sweeps: dict[str, list[tuple]], coefficients: numpy.ndarray, path: Path) -> list[Path]:
     """Measured and modelled seconds by dimension, of which sweeps has (shape, seconds) each; the files written."""
-    with matplotlib.rc_context(style.STYLE):
-        figure = Figure(figsize=(style.PAGE, 1.9), layout="constrained")
-        panels = figure.subplots(1, len(sweeps), sharey=True)
-        for panel, (name, points) in zip(panels, sweeps.items(), strict=True):
-            x = [getattr(shape, name) for shape, _ in points]
-            panel.plot(x, [predict(shape, coefficients) for shape, _ in points], color="0.5", label="model")
-            panel.plot(
-                x, [seconds for _, seconds in points], "o", color=style.COLORS[0], markersize=4, label="measured"
-            )
-            panel.set_xlabel(LABELS[name])
-            panel.set_xlim(left=0)
-            panel.set_ylim(bottom=0)
-        panels[0].set_ylabel("seconds a weight step")
-        panels[0].legend(loc="upper left")
+    figure = Figure(figsize=(style.PAGE, 1.9), layout="constrained")
+    panels = figure.subplots(1, len(sweeps), sharey=True)
+    for panel, (name, points) in zip(panels, sweeps.items(), strict=True):
+        x = [getattr(shape, name) for shape, _ in points]
+        panel.plot(x, [predict(shape, coefficients) for shape, _ in points], color="0.5", label="model")
+        panel.plot(x, [seconds for _, seconds in points], "o", color=style.COLORS[0], markersize=4, label="measured")
+        panel.set_xlabel(LABELS[name])
+        panel.set_xlim(left=0)
+        panel.set_ylim(bottom=0)
+    panels[0].set_ylabel("seconds a weight step")
+    panels[0].legend(loc="upper left")
     return style.save(figure, path)
 
 
@@ -81,8 +78,7 @@ def in_words(sweeps: dict[str, list[tuple]], coefficients: numpy.ndarray) -> str
         for shape, seconds in points:
             model = predict(shape, coefficients)
             errors.append(abs(model / seconds - 1))
-            lines.append(
-                f"  {LABELS[name]:<20}{getattr(shape, name):>8}{seconds:>10.3f} s{model:>10.3f} s by the model"
-            )
+            measured = f"{getattr(shape, name):>8}{seconds:>10.3f} s"
+            lines.append(f"  {LABELS[name]:<20}{measured}{model:>10.3f} s by the model")
     lines.append(f"  median error of the model {statistics.median(errors):.1%}, largest {max(errors):.1%}")
     return "\n".join(lines)

@@ -13,9 +13,9 @@ from pathlib import Path
 import cost_model
 import timing
 import torch
-from operators import profiled
 from reference import PlainModel, training_loss
 from timing import DTYPES, ROOT, interleaved
+from torch.profiler import ProfilerActivity, profile
 
 from lstm.hyperparameters import TABLE
 from lstm.model import AWDLSTM
@@ -23,7 +23,7 @@ from lstm.task import EVALUATION_BATCH, EVALUATION_ROWS, LanguageModeling
 from stn.bilevel import evaluate
 from stn.datasets.text import Corpus
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.methods import STN, Update
+from stn.methods import STN
 from stn.schedules import Constant
 
 RATE = 0.05
@@ -50,19 +50,15 @@ PAPER = Shape()
 
 def tuned_hyperparameters(count: int) -> Hyperparameters:
     """The language model's seven, the first `count` of them tuned, all from one value, as --tune_all does."""
-    tuned = list(TABLE)[:count]
-    return Hyperparameters(
-        **{
-            name: Tuned(RATE, declared.range, per_example=declared.per_example, feed="squashed")
-            if name in tuned
-            else Constant(RATE)
-            for name, declared in TABLE.items()
-        }
-    )
+    tuned = {
+        name: Tuned(RATE, declared.range, per_example=declared.per_example, feed="squashed")
+        for name, declared in list(TABLE.items())[:count]
+    }
+    return Hyperparameters(**dict.fromkeys(TABLE, Constant(RATE)) | tuned)
 
 
 class Subject:
-    """A self-tuning model at work on a random text of Zipf's distribution; each method is one thing to be timed."""
+    """A self-tuning model at work on a random text of Zipf's distribution; each call is one thing to be timed."""
 
     def __init__(self, shape: Shape, dtype: torch.dtype):
         torch.manual_seed(0)
@@ -75,12 +71,10 @@ class Subject:
         self.task = LanguageModeling(self.model, corpus, shape.batch, shape.steps)
         self.shape = shape
         self.method = STN(self.model, self.hyper, lr=1.0, clip=CLIP)
-
-    def weight_step(self) -> None:
-        self.method.weight_step(self.task, self.hyper)
-
-    def hyper_step(self) -> None:
-        self.method.hyper_step(self.task, self.hyper)
+        self.weight_step = partial(self.method.weight_step, self.task, self.hyper)
+        self.hyper_step = partial(self.method.hyper_step, self.task, self.hyper)
+        self.eval = partial(evaluate, self.task, self.hyper, "valid")
+        self.eval_tokens = self.task.evaluation["valid"][1:].numel()
 
     def oracle_step(self) -> None:
         """The weight step by the obvious implementation, on the same weights."""
@@ -91,13 +85,6 @@ class Subject:
         self.task.streams["train"].carry(state)
         self.method.weights(loss)
 
-    def eval(self) -> None:
-        evaluate(self.task, self.hyper, "valid")
-
-    @property
-    def eval_tokens(self) -> int:
-        return self.task.evaluation["valid"][1:].numel()
-
 
 class Plain:
     """The same architecture of PyTorch's own layers, without tuning; in bfloat16 by autocast."""
@@ -105,7 +92,7 @@ class Plain:
     def __init__(self, shape: Shape, dtype: torch.dtype):
         torch.manual_seed(0)
         self.model = PlainModel(shape.types, shape.width, shape.width, RATE)
-        self.update = Update(torch.optim.SGD(self.model.parameters(), 1.0, fused=True), CLIP)
+        self.update = STN(self.model, Hyperparameters(), lr=1.0, clip=CLIP).weights
         self.tokens, self.targets = torch.randint(shape.types, (2, shape.steps, shape.batch))
         self.autocast = partial(torch.autocast, "cpu", dtype, enabled=dtype != torch.float32)
 
@@ -158,11 +145,11 @@ def eval_products(subject: Subject, dtype: torch.dtype) -> Products:
     return products
 
 
-def measure(shape: Shape, dtype: torch.dtype, rounds: int) -> dict[str, list[float]]:
-    """Seconds in each round of everything that the table compares."""
-    subject, plain = Subject(shape, dtype), Plain(shape, dtype)
+def measure(dtype: torch.dtype, rounds: int) -> tuple[timing.Seconds, dict[str, float]]:
+    """Seconds in each round of everything that the table compares, and the median speeds of training and evaluation."""
+    subject, plain = Subject(PAPER, dtype), Plain(PAPER, dtype)
     subjects = {
-        "matmul_s": weight_products(shape, dtype),
+        "matmul_s": weight_products(PAPER, dtype),
         "weight_step_s": subject.weight_step,
         "plain_lstm_step_s": plain.step,
         "hyper_step_s": subject.hyper_step,
@@ -172,17 +159,9 @@ def measure(shape: Shape, dtype: torch.dtype, rounds: int) -> dict[str, list[flo
     if dtype == torch.float32:
         subjects["oracle_step_s"] = subject.oracle_step
     seconds = interleaved(subjects, rounds)
-    return seconds | {"eval_tokens": [float(subject.eval_tokens)]}
-
-
-def summarize(shape: Shape, seconds: dict[str, list[float]], peak_mib: float) -> dict[str, float]:
-    """Medians, speeds and the process's peak memory, by the names that --json writes."""
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    eval_tokens = medians.pop("eval_tokens")
-    return medians | {
-        "train_tokens_per_s": shape.tokens / medians["weight_step_s"],
-        "eval_tokens_per_s": eval_tokens / medians["eval_s"],
-        "peak_rss_mib": peak_mib,
+    return seconds, {
+        "train_tokens_per_s": PAPER.tokens / statistics.median(seconds["weight_step_s"]),
+        "eval_tokens_per_s": subject.eval_tokens / statistics.median(seconds["eval_s"]),
     }
 
 
@@ -194,26 +173,6 @@ RATIOS = {
     "weight step / plain nn.LSTM step": ("weight_step_s", "plain_lstm_step_s", 1.7, 1.25),
     "evaluation / its products": ("eval_s", "eval_matmul_s", 1.5, 2.0),
 }
-
-
-def report(name: str, seconds: dict[str, list[float]], summary: dict[str, float]) -> str:
-    times = {key: values for key, values in seconds.items() if key != "eval_tokens"}
-    lines = timing.table(name, times, RATIOS)
-    for key in ("train_tokens_per_s", "eval_tokens_per_s"):
-        lines.append(f"  {key:<36}{summary[key]:>10,.0f}")
-    lines.append(timing.peak_line(summary["peak_rss_mib"], 1536 if name == "float32" else None))
-    return "\n".join(lines)
-
-
-def train_and_say_peak(dtype: str) -> None:
-    """Three alternations and an evaluation."""
-    subject = Subject(PAPER, DTYPES[dtype])
-    for _ in range(3):
-        subject.weight_step()
-        subject.weight_step()
-        subject.hyper_step()
-    subject.eval()
-    timing.say_peak()
 
 
 def sweep(dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[Shape, float]]]:
@@ -237,22 +196,26 @@ def sweep(dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[Shape, float]
     return {name: [(shape, seconds[shape]) for shape in line] for name, line in shapes.items()}
 
 
+def profiled(step: Callable[[], None]) -> str:
+    """A table of the operators that one step spends its time in, after one to warm up."""
+    step()
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        step()
+    return record.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=40)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = timing.parser(__file__, __doc__, rounds=7)
     add = parser.add_argument
     add("--sweep", action="store_true", help="vary T, B, width, vocabulary and hyperparameters instead, and plot")
-    add(
-        "--out",
-        type=Path,
-        default=ROOT / "plots" / "lstm_step",
-        metavar="PATH",
-        help="the plots' path, but for the dtype",
-    )
+    out = ROOT / "plots" / "lstm_step"
+    add("--out", type=Path, default=out, metavar="PATH", help="the plots' path, but for the dtype")
     add("--profile", action="store_true", help="show where a weight step's time goes instead")
     args = parser.parse_args(argv)
-    timing.prepare(args)
+    timing.prepare(args.threads)
     if args.peak:
-        train_and_say_peak(args.peak)
+        subject = Subject(PAPER, DTYPES[args.peak])
+        timing.say_peak([subject.weight_step, subject.weight_step, subject.hyper_step] * 3 + [subject.eval])
         return
     print(
         f"2 x {PAPER.width} units, batch {PAPER.batch}, bptt {PAPER.steps}, {PAPER.types:,} types, "
@@ -271,9 +234,11 @@ def main(argv: list[str] | None = None) -> None:
             for file in cost_model.plot(sweeps, coefficients, args.out.with_name(f"{args.out.name}_{name}")):
                 print(f"wrote {file}")
         else:
-            seconds = measure(PAPER, dtype, args.rounds)
-            results[name] = summarize(PAPER, seconds, timing.peak_memory(__file__, name, args))
-            print(report(name, seconds, results[name]), flush=True)
+            seconds, speeds = measure(dtype, args.rounds)
+            peak = timing.peak_memory(__file__, name, threads=args.threads)
+            results[name] = timing.medians(seconds) | speeds | {"peak_rss_mib": peak}
+            lines = [*timing.table(name, seconds, RATIOS), *(f"  {key:<36}{n:>10,.0f}" for key, n in speeds.items())]
+            print(*lines, timing.peak_line(peak, 1536 if name == "float32" else None), sep="\n", flush=True)
     if args.json and results:
         args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

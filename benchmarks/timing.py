@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -30,20 +30,18 @@ def parser(script: str, description: str | None, rounds: int) -> argparse.Argume
     parser = argparse.ArgumentParser(prog=Path(script).name, description=description)
     add = parser.add_argument
     add("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: both)")
-    add(
-        "--rounds", type=positive_int, default=rounds, metavar="N", help="how often all is timed (default: %(default)s)"
-    )
+    add("--rounds", type=positive_int, default=rounds, metavar="N", help="times of each (default: %(default)s)")
     add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: what PyTorch chooses)")
     add("--json", type=Path, default=None, metavar="FILE", help="write the medians to this file too")
     add("--peak", choices=DTYPES, default=None, help=argparse.SUPPRESS)
     return parser
 
 
-def prepare(args: argparse.Namespace) -> None:
+def prepare(threads: int | None) -> None:
     """The process as training would have it."""
     keep_freed_memory()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def machine() -> str:
@@ -61,6 +59,10 @@ def interleaved(subjects: Mapping[str, Callable[[], object]], rounds: int) -> Se
             if number:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def medians(seconds: Seconds) -> dict[str, float]:
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -89,21 +91,21 @@ def peak_line(peak_mib: float, aim_mib: float | None) -> str:
     return f"  {'peak_rss_mib':<36}{peak_mib:>10,.0f}{'' if aim_mib is None else f'<= {aim_mib:g}':>30}"
 
 
-def peak_memory(script: Path | str, dtype: str, args: argparse.Namespace) -> float:
+def peak_memory(script: Path | str, dtype: str, **sizes: int | None) -> float:
     """MiB that training takes at the most, of a process of its own: the script's, with --peak and what sizes it."""
-    sizes = {name: getattr(args, name, None) for name in ("batch", "threads")}
     flags = [f"--{name}={size}" for name, size in sizes.items() if size is not None]
     command = [sys.executable, str(script), "--peak", dtype, *flags]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the process that measures the peak memory failed: {done.stderr}")
     return float(done.stdout)
 
 
-def say_peak() -> None:
-    """The peak of this process's resident memory in MiB, on stdout."""
+def say_peak(steps: Iterable[Callable[[], object]]) -> None:
+    """Take these steps, then say the peak of this process's resident memory in MiB, on stdout."""
+    for step in steps:
+        step()
     # Not getrusage's, which a process inherits from the one that started it.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) / 1024)

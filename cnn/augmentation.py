@@ -10,16 +10,11 @@ from torch import Tensor
 
 from stn.dropout import is_zero
 
+Strength = float | Tensor
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the numbers of jitter's operations
 
 
-def jitter(
-    images: Tensor,
-    brightness: float | Tensor,
-    contrast: float | Tensor,
-    saturation: float | Tensor,
-    hue: float | Tensor,
-) -> Tensor:
+def jitter(images: Tensor, brightness: Strength, contrast: Strength, saturation: Strength, hue: Strength) -> Tensor:
     """Colour jitter, as torchvision's ColorJitter on Pillow's ImageEnhance: images (B, 3, H, W), RGB in [0, 1] -> same.
 
     brightness, contrast, saturation: v ≥ 0, for a factor uniform in [max(0, 1 − v), 1 + v].
@@ -58,7 +53,7 @@ def adjust(images: Tensor, amounts: Tensor, orders: Tensor) -> Tensor:
     return images
 
 
-def adjust_hue(images: Tensor, shift: float | Tensor) -> Tensor:
+def adjust_hue(images: Tensor, shift: Strength) -> Tensor:
     """Turn the hues (HSV; Smith 1978) of images (B, 3, H, W) in [0, 1] by any `shift`, of which 1 is a full turn."""
     red, green, blue = images.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
@@ -76,7 +71,7 @@ def adjust_hue(images: Tensor, shift: float | Tensor) -> Tensor:
     return torch.where(_wide(shift == 0), images, turned)
 
 
-def cutout(images: Tensor, holes: float | Tensor, length: float | Tensor, max_holes: int = 4) -> Tensor:
+def cutout(images: Tensor, holes: Strength, length: Strength, max_holes: int = 4) -> Tensor:
     """Cutout (DeVries & Taylor 2017): square holes of zeros, the same in all channels: images (B, C, H, W) -> same.
 
     holes: an integer, 0 to max_holes; length: an integer, the side of a hole in pixels. A hole's centre is uniform over
@@ -89,7 +84,7 @@ def cutout(images: Tensor, holes: float | Tensor, length: float | Tensor, max_ho
     return cut(images, rows, columns, holes, length)
 
 
-def cut(images: Tensor, rows: Tensor, columns: Tensor, holes: float | Tensor, length: float | Tensor) -> Tensor:
+def cut(images: Tensor, rows: Tensor, columns: Tensor, holes: Strength, length: Strength) -> Tensor:
     """Cut holes at given centres: images (B, C, H, W); rows and columns (B, N), of which the first `holes` are used.
 
     As published, a hole of odd length is shifted half a pixel up and left: one of length 5 at c covers c − 3 to c + 1.
@@ -102,7 +97,7 @@ def cut(images: Tensor, rows: Tensor, columns: Tensor, holes: float | Tensor, le
     return images.masked_fill(covering_holes[:, None] > 0, 0)
 
 
-def input_scaling(images: Tensor, strength: float | Tensor) -> Tensor:
+def input_scaling(images: Tensor, strength: Strength) -> Tensor:
     """Multiply each of images (B, C, H, W) by a factor uniform in [1/(1 + v), 1 + v], for a strength v ≥ 0."""
     if is_zero(strength):
         return images
@@ -128,7 +123,7 @@ def _covered(centres: Tensor, half: Tensor, size: int) -> Tensor:
     return (pixels >= first) & (pixels < end)
 
 
-def _strength(strength: float | Tensor, images: Tensor) -> Tensor:
+def _strength(strength: Strength, images: Tensor) -> Tensor:
     """As a tensor (B,), or (1,) where all images share it."""
     if isinstance(strength, Tensor):
         return strength.to(images).reshape(-1)

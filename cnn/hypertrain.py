@@ -88,17 +88,16 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     names = names_of(values["model"], shared_dropout=values["tune_dropout"])
     tuned = [TABLE[name] for name in names if values[TABLE[name].tune]]
     if "fcdropout0" not in names:
-        refuse_idle(
-            given, dict.fromkeys(("tune_fcdropout", "start_fcdrop"), f"--model {values['model']} has no such layer")
-        )
+        remedy = f"give a larger network than --model {values['model']}"
+        refuse_idle(given, dict.fromkeys(("tune_fcdropout", "start_fcdrop"), remedy))
     if not tuned:
         raise UserError("nothing is tuned: add --tune_all, or --tune_… for some hyperparameters")
     sources(values)
-    idle = dict.fromkeys(START.keys() - {own.start for own in tuned}, "add the --tune_… flag of what it starts")
-    idle |= dict.fromkeys(SCALE.keys() - {own.scale for own in tuned}, "add the --tune_… flag of what it perturbs")
+    idle = {flag: f"add --{own.tune}" for own in TABLE.values() for flag in (own.start, own.scale)}
+    idle["perturb_scale"] = "add --tune_… for something besides cutout"
     if not values["tune_scales"]:
         idle |= dict.fromkeys(("entropy_weight", "scale_lr"), "add --tune_scales")
-    refuse_idle(given, idle)
+    refuse_idle(given - {flag for own in tuned for flag in (own.start, own.scale)}, idle)
     return values
 
 

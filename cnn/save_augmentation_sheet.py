@@ -1,11 +1,9 @@
 """Draw training images as a run augmented them after its first, middle and last epoch."""
 
 import sys
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,35 +34,26 @@ NEEDED = ("data", "data_checksum", "model", "percent_valid", "batch_size")  # of
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
-    args = parser().parse_args(argv)
-    return options.exit_status(NAME, lambda: draw(args), "start it again")
-
-
-def parser() -> options.OneLineParser:
     parser = options.OneLineParser(prog=NAME, description=__doc__)
     add = parser.add_argument
     add("run", metavar="RUN", help="the folder of an image classifier's run")
-    add(
-        "--out",
-        type=Path,
-        default=ROOT / "plots" / "augmentation",
-        metavar="PATH",
-        help="the figure's path, but for .pdf and .png",
-    )
+    out = ROOT / "plots" / "augmentation"
+    add("--out", type=Path, default=out, metavar="PATH", help="the figure's path, but for .pdf and .png")
     add("--images", type=options.positive_int, default=12, metavar="N", help="how many images, a column each")
     add("--seed", type=options.nonnegative_int, default=0, help="which images, and their random augmentation")
-    return parser
+    args = parser.parse_args(argv)
+    return options.exit_status(NAME, lambda: draw(**vars(args)), "start it again")
 
 
-def draw(args: Namespace) -> None:
+def draw(run: str, out: Path, images: int, seed: int) -> None:
     """Draw the sheet. Raises UserError where the run, its data or its epochs are not there, or it is of no images."""
-    if args.images > MOST_IMAGES:
-        raise UserError(f"--images {args.images} is more than a page has room for: give at most {MOST_IMAGES}")
-    run = read_run(options.find(args.run, "the run"), TABLE)
-    epochs = epochs_to_draw(run)
-    pixels = some_images(run.settings, args.images, args.seed)
-    blocks = [augmented_rows(pixels, drawer(row, run.settings), args.seed) for row in epochs]
-    for file in style.save(sheet(scaled(pixels), blocks, epochs), args.out):
+    if images > MOST_IMAGES:
+        raise UserError(f"--images {images} is more than a page has room for: give at most {MOST_IMAGES}")
+    history = read_run(options.find(run, "the run"), TABLE)
+    epochs = epochs_to_draw(history)
+    pixels = some_images(history.settings, images, seed)
+    blocks = [augmented_rows(pixels, drawer(row, history.settings), seed) for row in epochs]
+    for file in style.save(sheet(scaled(pixels), blocks, epochs), out):
         say(f"wrote {file}")
 
 
@@ -96,15 +85,12 @@ def some_images(settings: Mapping, count: int, seed: int) -> Tensor:
 
 def drawer(row: Mapping[str, float], settings: Mapping) -> Hyperparameters:
     """The hyperparameters of augmentation as an epoch's row recorded them; those tuned, with their scales."""
-    ranges = settings.get("ranges", {})
-    sources = {}
-    for name in LABELS:
-        if name in ranges and name + SCALE in row:
+    sources = {name: Constant(row[name]) for name in LABELS}
+    for name, ends in settings.get("ranges", {}).items():
+        if name in sources and name + SCALE in row:
             # A discrete one starts half above its initial value; the row has it as it is.
             start, discrete = row[name] - 0.5 * TABLE[name].discrete, TABLE[name].discrete
-            sources[name] = Tuned(start, tuple(ranges[name]), row[name + SCALE], discrete=discrete)
-        else:
-            sources[name] = Constant(row[name])
+            sources[name] = Tuned(start, tuple(ends), row[name + SCALE], discrete=discrete)
     return Hyperparameters(**sources)
 
 
@@ -120,33 +106,29 @@ def augmented_rows(pixels: Tensor, hyper: Hyperparameters, seed: int) -> Tensor:
     return unnormalized(images).clamp(0, 1).unflatten(0, (ROWS, len(pixels)))
 
 
+@style.styled
 def sheet(originals: Tensor, blocks: Sequence[Tensor], epochs: Sequence[Mapping[str, float]]) -> Figure:
     """A row of originals (N, 3, 32, 32), and a block of rows (ROWS, N, 3, 32, 32) for each epoch; all in [0, 1].
 
     epochs: rows of epoch.csv, whose values stand beside the blocks.
     """
     blocks = [originals[None], *blocks]
-    texts = [("original", {})] + [(f"epoch {row['epoch']:g}", values_in_words(row)) for row in epochs]
+    texts = [("original", {})]
+    for row in epochs:  # discrete values are not rounded down
+        texts.append((f"epoch {row['epoch']:g}", {label: f"{row[name]:.3f}" for name, label in LABELS.items()}))
     side = min((style.PAGE - MARGIN) / len(originals), LARGEST)
-    heights = [
-        max(len(block) * side, (1 + len(values)) * LINE) for block, (_, values) in zip(blocks, texts, strict=True)
-    ]
+    pairs = zip(blocks, texts, strict=True)
+    heights = [max(len(block) * side, (1 + len(values)) * LINE) for block, (_, values) in pairs]
     width, height = MARGIN + len(originals) * side, TOP + sum(heights) + GAP * (len(blocks) - 1)
-    with matplotlib.rc_context(style.STYLE):
-        figure = Figure(figsize=(width, height))
-        top = height - TOP
-        for block, tall, text in zip(blocks, heights, texts, strict=True):
-            high = len(block) * side
-            box = (MARGIN / width, (top - high) / height, 1 - MARGIN / width, high / height)
-            draw_block(figure.add_axes(box), block)
-            write_label(figure, top, *text)
-            top -= tall + GAP
+    figure = Figure(figsize=(width, height))
+    top = height - TOP
+    for block, tall, text in zip(blocks, heights, texts, strict=True):
+        high = len(block) * side
+        box = (MARGIN / width, (top - high) / height, 1 - MARGIN / width, high / height)
+        draw_block(figure.add_axes(box), block)
+        write_label(figure, top, *text)
+        top -= tall + GAP
     return figure
-
-
-def values_in_words(row: Mapping[str, float]) -> dict[str, str]:
-    """An epoch's values by their labels; discrete ones are not rounded down."""
-    return {label: f"{row[name]:.3f}" for name, label in LABELS.items()}
 
 
 def draw_block(panel: Axes, block: Tensor) -> None:

@@ -4,17 +4,16 @@ import sys
 from functools import partial
 
 from cnn.figures import ORDER, cutout, cuts_out, dropouts, rates
-from stn.figures import command
-from stn.figures.command import Plot
 from stn.figures.schedules import schedules
+from stn.scripts import figures
 
 PLOTS = {
-    **command.PLOTS,
-    "schedules": Plot(partial(schedules, order=ORDER), lambda _: True),
-    "dropouts": Plot(dropouts, rates),
-    "cutout": Plot(cutout, cuts_out),
+    **figures.PLOTS,
+    "schedules": figures.Plot(partial(schedules, order=ORDER), lambda _: True),
+    "dropouts": figures.Plot(dropouts, rates),
+    "cutout": figures.Plot(cutout, cuts_out),
 }
-main = partial(command.main, script="save_figures.py", plots=PLOTS, names=ORDER)
+main = partial(figures.main, script="save_figures.py", plots=PLOTS, names=ORDER)
 
 if __name__ == "__main__":
     sys.exit(main())

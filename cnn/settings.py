@@ -113,7 +113,8 @@ class ImageSettings(Settings):
 
     @classmethod
     def newest_run(cls, values: Values, unfinished: bool) -> Path:
-        return last_started(_parent(values["logdir"], values["dir"], values["subdir"]), unfinished)
+        remedy = "check --logdir and the folders in it, or name the run's"
+        return last_started(_parent(values["logdir"], values["dir"], values["subdir"]), unfinished, remedy)
 
     def new_folder(self) -> Path:
         name = f"{self.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnn.augmentation import cutout, input_scaling, jitter
-from stn.bilevel import Loss, Score
+from stn.bilevel import Loss, Score, StreamTask
 from stn.datasets.images import Images, ImageSets
 from stn.dropout import dropout
 from stn.hyperparameters import Draw
@@ -54,17 +54,13 @@ class Stream:
         self.epochs, self.position, self.order = state["epochs"], state["position"], state["order"]
 
 
-class ImageClassification:
+class ImageClassification(StreamTask):
     """Train and validate a network on image sets; validation and test images are never augmented."""
 
     def __init__(self, model: nn.Module, sets: ImageSets, batch_size: int, device: torch.device | str = "cpu"):
         self.model, self.batch_size = model, batch_size
         self.streams = {split: Stream(getattr(sets, split), batch_size, device) for split in ("train", "valid")}
         self.evaluation = {"valid": sets.valid.to(device), "test": sets.test.to(device)}
-
-    @property
-    def epochs(self) -> int:
-        return self.streams["train"].epochs
 
     @property
     def position(self) -> tuple[int, int]:
@@ -102,13 +98,6 @@ class ImageClassification:
             loss = loss + F.cross_entropy(logits, labels, reduction="sum")
             right = right + (logits.argmax(1) == labels).sum()
         return Score(loss.item() / len(images), right.item() / len(images))
-
-    def state_dict(self) -> dict:
-        return {split: stream.state_dict() for split, stream in self.streams.items()}
-
-    def load_state_dict(self, state: dict) -> None:
-        for split, stream in self.streams.items():
-            stream.load_state_dict(state[split])
 
 
 def augmented(pixels: Tensor, draw: Draw) -> Tensor:

@@ -44,7 +44,7 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     model, names = values["model"], names_of(values["model"])
     acting = {flag for name in names for flag in setters(name)}
     others = {flag for name in TABLE for flag in setters(name)} - acting
-    refuse_idle(given, dict.fromkeys(others, f"--model {model} has no such layer"))
+    refuse_idle(given, dict.fromkeys(others, f"give a larger network than --model {model}"))
     for flag, layers in SHARED.items():
         if values[flag] == 0:
             own = " ".join(f"--{TABLE[name].fix} 0" for name in layers if name in names)

@@ -6,7 +6,6 @@ and train at once, a CPU thread each. Killed and started again, the demo goes on
 
 import sys
 from functools import partial
-from pathlib import Path
 
 from lstm import train
 from lstm.hyperparameters import TABLE
@@ -21,7 +20,7 @@ from stn.scripts.jobs import Job, finish
 from stn.scripts.options import ROOT
 from stn.scripts.output import say
 
-# What both runs share, and what each adds to it.
+# What both runs share, and what the tuned one adds to it.
 NETWORK = (
     "--disable_cuda --dtype float32 --checkpoint_seconds 15"
     " --emsize 64 --nhid 64 --batch_size 20 --bptt 35 --epochs 25 --lr 20 --nonmono 2"
@@ -30,7 +29,8 @@ COMMON = (
     f"{NETWORK} --seed 1"
     " --alpha 0.05 --beta 0.05 --dropouto 0.05 --dropouth 0.05 --dropouti 0.05 --dropoute 0.05 --wdrop 0.05"
 )
-RUNS = {"fixed": "", "tuned": "--tune_all --warmup_steps 160 --hyper_lr 0.02"}
+TUNING = "--warmup_steps 160 --hyper_lr 0.02"
+RUNS = {"fixed": "", "tuned": f"--tune_all {TUNING}"}
 LINES = {"train": 3600, "valid": 1000, "test": 1000}  # of the built-in corpus
 QUICK, QUICK_TUNING = "--emsize 8 --nhid 8 --epochs 2", "--warmup_steps 5"
 QUICK_LINES = {"train": 900, "valid": 150, "test": 150}
@@ -52,15 +52,14 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
     """Train both runs, each in logs/<save_dir>/<its name>, then print the table and draw the figures."""
     folder = ROOT / "logs" / save_dir
     say("Two runs of one small LSTM: all hyperparameters fixed, and all of them tuned while it trains.")
-    corpus = first_lines(
-        write_builtin_corpus(ROOT / "data" / "builtin"), folder / "corpus", QUICK_LINES if quick else LINES
-    )
-    shared = [*COMMON.split(), *(f"{QUICK} {QUICK_TUNING}".split() if quick else [])]
-    # A flag that is given twice counts as given last.
-    jobs = [
-        Job(name, train.SCRIPT, place(f"{save_dir}/{name}", corpus), lambda own=own: [*own.split(), *shared])
-        for name, own in RUNS.items()
-    ]
+    builtin = write_builtin_corpus(ROOT / "data" / "builtin")
+    corpus = first_lines(builtin, folder / "corpus", QUICK_LINES if quick else LINES)
+    jobs = []
+    for name, own in RUNS.items():
+        place = {"data": str(corpus), "save_dir": f"{save_dir}/{name}"}
+        quicker = f"{QUICK} {QUICK_TUNING if own else ''}" if quick else ""
+        flags = f"{own} {COMMON} {quicker}"  # a flag that is given twice counts as given last
+        jobs.append(Job(name, train.SCRIPT, place, flags.split))
     finish(jobs, at_once=len(jobs), overwrite=overwrite)
     say("")
     say(table(*jobs))
@@ -69,11 +68,6 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
         figure, _ = draw([history.read_run(job.path, TABLE) for job in jobs])
         for file in style.save(figure, folder / draw.__name__):
             say(f"figure {file}")
-
-
-def place(save_dir: str, corpus: Path) -> dict[str, str]:
-    """The flags that say where a run lies and what it learns."""
-    return {"data": str(corpus), "save_dir": save_dir}
 
 
 def table(fixed: Job, tuned: Job) -> str:

@@ -4,9 +4,9 @@ import sys
 from functools import partial
 
 from lstm.hyperparameters import TABLE
-from stn.figures import command
+from stn.scripts import figures
 
-main = partial(command.main, script="save_figures.py", names=tuple(TABLE))
+main = partial(figures.main, script="save_figures.py", names=tuple(TABLE))
 
 if __name__ == "__main__":
     sys.exit(main())

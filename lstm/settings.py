@@ -18,7 +18,7 @@ from stn.kernels.memory import explaining_out_of_memory
 from stn.learning_rates import NonMonotonicDecay
 from stn.methods import STN
 from stn.recorder import Progress, Recorder
-from stn.runs.find import newest_run, newest_unfinished, run_path
+from stn.runs.find import newest_run, run_path
 from stn.runs.folder import RunFolder
 from stn.scripts.declared import Values
 from stn.scripts.options import ROOT, factor, find, named, nonnegative, nonnegative_int, positive, positive_int
@@ -103,8 +103,7 @@ class LanguageModelSettings(Settings):
 
     @classmethod
     def newest_run(cls, values: Values, unfinished: bool) -> Path:
-        newest = newest_unfinished if unfinished else newest_run
-        return newest(ROOT / "logs" / values["save_dir"], values["prefix"])
+        return newest_run(ROOT / "logs" / values["save_dir"], values["prefix"], unfinished)
 
     def new_folder(self) -> Path:
         return run_path(ROOT / "logs" / self.save_dir, self.prefix, date.today())

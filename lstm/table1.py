@@ -7,7 +7,6 @@ values. What is finished is not run again: stopped or killed, the command goes o
 
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +49,7 @@ class Size:
     threads: int | None = None
 
 
+PUBLISHED = "the published numbers are of 2 x 650 units on Penn Treebank."
 SIZES = {
     "paper": Size("2 x 650 units on Penn Treebank, as published."),
     "small": Size(
@@ -57,14 +57,10 @@ SIZES = {
         "--emsize 200 --nhid 200 --batch_size 20 --bptt 35 --epochs 14 --nonmono 2",
     ),
     "demo": Size(
-        "2 x 64 units on a part of the built-in corpus; the published numbers are of 2 x 650 units on Penn Treebank.",
-        demo.NETWORK,
-        "--warmup_steps 160 --hyper_lr 0.02",
-        demo.LINES,
-        threads=1,
+        f"2 x 64 units on a part of the built-in corpus; {PUBLISHED}", demo.NETWORK, demo.TUNING, demo.LINES, threads=1
     ),
     "quick": Size(
-        "Next to nothing, to see that it works; the published numbers are of 2 x 650 units on Penn Treebank.",
+        f"Next to nothing, to see that it works; {PUBLISHED}",
         f"{demo.NETWORK} {demo.QUICK}",
         demo.QUICK_TUNING,
         demo.QUICK_LINES,
@@ -83,9 +79,9 @@ class Row:
 
     label: str
     published: tuple[float, float]
-    script: Script
     flags: str = ""
     from_stn: Callable[[Job], list[str]] | None = None
+    script: Script = TRAIN_BASIC
 
 
 FIXED = "--dropouto 0.68"
@@ -95,21 +91,17 @@ STN = "--tune_dropouto --dropouto"
 NAME = "table1.py"
 INITIAL_VALUES = (0.05, 0.3, 0.5, 0.7, 0.9)
 ROWS = {
-    "fixed": Row("fixed at 0.68", (85.83, 83.19), TRAIN_BASIC, FIXED),
-    "gaussian": Row("0.68 with Gaussian noise", (85.87, 82.29), TRAIN_BASIC, GAUSSIAN),
-    "sinusoid": Row("0.68 with a sinusoid", (85.29, 82.15), TRAIN_BASIC, SINUSOID),
+    "fixed": Row("fixed at 0.68", (85.83, 83.19), FIXED),
+    "gaussian": Row("0.68 with Gaussian noise", (85.87, 82.29), GAUSSIAN),
+    "sinusoid": Row("0.68 with a sinusoid", (85.29, 82.15), SINUSOID),
     "final": Row(
-        "fixed at the STN's final value",
-        (89.65, 86.90),
-        TRAIN_BASIC,
-        from_stn=lambda stn: ["--dropouto", str(final_value(stn))],
+        "fixed at the STN's final value", (89.65, 86.90), from_stn=lambda stn: ["--dropouto", str(final_value(stn))]
     ),
-    "stn": Row("STN", (82.58, 79.02), TRAIN, f"{STN} {INITIAL_VALUES[0]}"),
+    "stn": Row("STN", (82.58, 79.02), f"{STN} {INITIAL_VALUES[0]}", script=TRAIN),
     "replay": Row(
         "replay of the STN's schedule",
         (82.87, 79.93),
-        TRAIN_BASIC,
-        from_stn=lambda stn: ["--load_schedule", str(stn.path / "epoch.csv")],
+        from_stn=lambda stn: ["--load_schedule", f"{stn.path}/epoch.csv"],
     ),
 }
 
@@ -124,36 +116,33 @@ class Plan(NamedTuple):
     @property
     def jobs(self) -> list[Job]:
         """Each run once, those that others need first; the STN of the first seed has the first initial value, too."""
-        return list(
-            {job.name: job for job in chain(self.rows["stn"], *self.rows.values(), self.initial.values())}.values()
-        )
+        jobs = chain(self.rows["stn"], *self.rows.values(), self.initial.values())
+        return list({job.name: job for job in jobs}.values())
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
     parser = options.OneLineParser(prog=NAME, description=__doc__)
     add = parser.add_argument
-    add(
-        "--size",
-        choices=SIZES,
-        default="paper",
-        help="paper: Penn Treebank, 2 x 650 units. small: Penn Treebank, 2 x 200 units, hours. demo: 2 x 64 units on a "
-        "part of the built-in corpus, minutes. quick: a trial, which shows nothing",
+    sizes = (
+        "paper: Penn Treebank, 2 x 650 units. small: Penn Treebank, 2 x 200 units, hours. demo: 2 x 64 units on a "
+        "part of the built-in corpus, minutes. quick: a trial, which shows nothing"
     )
+    add("--size", choices=SIZES, default="paper", help=sizes)
     add("--seeds", type=options.positive_int, default=1, metavar="K", help="runs for each row, of seeds 1 to K")
     add("--jobs", type=options.positive_int, default=1, metavar="N", help="runs at once, which share the CPU's cores")
     add("--overwrite", action="store_true", help="redo the runs that are there")
     add("--save_dir", default=None, help="the runs' folder below logs/ (default: table1/SIZE)")
     args = parser.parse_args(argv)
-    return options.exit_status(parser.prog, lambda: table1(args), "start it again to continue")
+    return options.exit_status(parser.prog, lambda: table1(**vars(args)), "start it again to continue")
 
 
-def table1(args: Namespace) -> None:
+def table1(size: str, seeds: int, jobs: int, overwrite: bool, save_dir: str | None) -> None:
     """Run what is missing, writing the table and the figure of the schedules as far as they go after each run."""
-    save_dir = args.save_dir or f"table1/{args.size}"
+    save_dir = save_dir or f"table1/{size}"
     folder = ROOT / "logs" / save_dir
-    plan = make_plan(SIZES[args.size], save_dir, args.seeds, args.jobs)
-    finish(plan.jobs, args.jobs, args.overwrite, done=partial(write, plan, folder))
+    plan = make_plan(SIZES[size], save_dir, seeds, jobs)
+    finish(plan.jobs, jobs, overwrite, done=partial(write, plan, folder))
     say("")
     say(markdown(plan))
     say("")
@@ -168,14 +157,10 @@ def make_plan(size: Size, save_dir: str, seeds: int, at_once: int) -> Plan:
 
     def job(folder: str, seed: int, script: Script, own: str, from_stn=None, stn: Job | None = None) -> Job:
         flags = f"{size.common} {size.tuning if script is TRAIN else ''} --seed {seed} {own}".split()
-        return Job(
-            name=f"{folder}, seed {seed}",
-            script=script,
-            place={**demo.place(f"{save_dir}/{folder}", data), "prefix": f"seed{seed}"},
-            flags=lambda: [*flags, *(from_stn(stn) if from_stn else [])],
-            threads=threads,
-            needs=(stn.name,) if from_stn else (),
-        )
+        place = {"data": str(data), "save_dir": f"{save_dir}/{folder}", "prefix": f"seed{seed}"}
+        added = partial(from_stn, stn) if from_stn else list
+        needs = (stn.name,) if from_stn else ()
+        return Job(f"{folder}, seed {seed}", script, place, lambda: [*flags, *added()], threads, needs)
 
     stns = {seed: job("stn", seed, TRAIN, ROWS["stn"].flags) for seed in range(1, seeds + 1)}
     rows = {
@@ -209,13 +194,9 @@ def results(plan: Plan) -> pandas.DataFrame:
     for name, row in ROWS.items():
         finished = pandas.DataFrame([job.result() for job in plan.rows[name] if job.finished])
         line = {"row": name, "output_dropout": row.label, "seeds": len(finished)}
-        for split, published in zip(("val", "test"), row.published, strict=True):
-            values = finished.get(f"{split}_ppl", pandas.Series(dtype=float))
-            line |= {
-                f"{split}_ppl": values.mean(),
-                f"{split}_ppl_std": values.std(),
-                f"published_{split}_ppl": published,
-            }
+        for measure, published in zip(("val_ppl", "test_ppl"), row.published, strict=True):
+            values = finished.get(measure, pandas.Series(dtype=float))
+            line |= {measure: values.mean(), f"{measure}_std": values.std(), f"published_{measure}": published}
         lines.append(line)
     return pandas.DataFrame(lines)
 
@@ -223,17 +204,11 @@ def results(plan: Plan) -> pandas.DataFrame:
 def markdown(plan: Plan) -> str:
     """The table, and where the STN ended from each initial value, for people."""
     header = ["output dropout", "validation ppl", "test ppl", "seeds", "published validation", "published test"]
-    lines = [
-        [
-            row.output_dropout,
-            with_spread(row.val_ppl, row.val_ppl_std),
-            with_spread(row.test_ppl, row.test_ppl_std),
-            str(row.seeds),
-            f"{row.published_val_ppl:.2f}",
-            f"{row.published_test_ppl:.2f}",
-        ]
-        for row in results(plan).itertuples()
-    ]
+    lines = []
+    for row in results(plan).itertuples():
+        means = with_spread(row.val_ppl, row.val_ppl_std), with_spread(row.test_ppl, row.test_ppl_std)
+        published = f"{row.published_val_ppl:.2f}", f"{row.published_test_ppl:.2f}"
+        lines.append([row.output_dropout, *means, str(row.seeds), *published])
     ends = [[f"{value:g}", f"{final_value(job):.3f}" if job.finished else "–"] for value, job in plan.initial.items()]
     return f"{plan.caption}\n\n{grid(header, lines)}\n\n{grid(['STN from', 'ended at'], ends)}"
 
@@ -249,9 +224,8 @@ def grid(header: list[str], lines: list[list[str]]) -> str:
     """A Markdown table, its columns aligned."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rows = [header, ["-" * width for width in widths], *lines]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    )
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
 
 
 def write(plan: Plan, folder: Path) -> list[Path]:

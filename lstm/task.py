@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm.model import AWDLSTM, activation_penalty, temporal_penalty
-from stn.bilevel import Loss, Score
+from stn.bilevel import Loss, Score, StreamTask
 from stn.datasets.text import Corpus, batchify, chunk, num_chunks
 from stn.hyperparameters import Draw
 from stn.kernels.cross_entropy import linear_cross_entropy
@@ -65,7 +65,7 @@ class Stream:
         self.state = state["state"] and [tuple(part.to(self.data.device) for part in layer) for layer in state["state"]]
 
 
-class LanguageModeling:
+class LanguageModeling(StreamTask):
     """Train and validate an AWD-LSTM on a corpus.
 
     val_penalties: add AR and TAR, with their current coefficients held constant, to the hyperparameter step's
@@ -93,10 +93,6 @@ class LanguageModeling:
             split: batchify(getattr(corpus, split), batch, split).to(device)
             for split, batch in EVALUATION_BATCH.items()
         }
-
-    @property
-    def epochs(self) -> int:
-        return self.streams["train"].epochs
 
     @property
     def position(self) -> tuple[int, int]:
@@ -130,13 +126,6 @@ class LanguageModeling:
             outputs, _, state = self.model.encode(inputs, state, draw)
             total += self._cross_entropy(outputs, targets) * targets.numel()
         return Score(total.item() / data[1:].numel())
-
-    def state_dict(self) -> dict:
-        return {split: stream.state_dict() for split, stream in self.streams.items()}
-
-    def load_state_dict(self, state: dict) -> None:
-        for split, stream in self.streams.items():
-            stream.load_state_dict(state[split])
 
     def _cross_entropy(self, outputs: Tensor, targets: Tensor) -> Tensor:
         decoder = self.model.decoder

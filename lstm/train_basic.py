@@ -47,9 +47,7 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     Raises UserError where flags contradict each other or have nothing to act on.
     """
     perturbed, kind = chosen(values, "perturb"), values["perturb_type"]
-    idle = {
-        flag: f"leave it out, or change --perturb_type {kind}" for own in NOISE for flag in NOISE[own] if own != kind
-    }
+    idle = {flag: f"change --perturb_type {kind}" for own in NOISE for flag in NOISE[own] if own != kind}
     if not perturbed:
         idle |= dict.fromkeys(("perturb_type", *NOISE[kind]), "add --perturb_dropouto, or another --perturb_…")
     refuse_idle(given, idle)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,26 @@ class Task(Protocol[Batch, Prediction]):
         """Where the data streams are."""
 
     def load_state_dict(self, state: dict) -> None: ...
+
+
+class StreamTask:
+    """What tasks have in common that read mini-batches from `streams`, one for "train" and one for "valid".
+
+    A stream counts its passes in `epochs`, and has a state_dict.
+    """
+
+    streams: dict[str, Any]
+
+    @property
+    def epochs(self) -> int:
+        return self.streams["train"].epochs
+
+    def state_dict(self) -> dict:
+        return {split: stream.state_dict() for split, stream in self.streams.items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        for split, stream in self.streams.items():
+            stream.load_state_dict(state[split])
 
 
 @torch.no_grad()

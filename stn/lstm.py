@@ -69,38 +69,31 @@ class HyperLSTM(HyperLayer):
         if state is None:
             zeros = x.new_zeros(1, x.shape[1], self.hidden_size, dtype=self.weight_hh_l0.dtype)
             state = zeros, zeros
-        weights = self._plain() if not self.num_hyper else self._folded(h) if len(h) == 1 else self._stacked(h)
-        weight_ih, weight_hh, bias, gate_ih, gate_hh = weights
+        weight_ih, weight_hh, bias, gate_ih, gate_hh = self._weights(h)
         weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh))
         output, cell = _Recurrence.apply(
             self.cuda_graphs, x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
         )
         return output, (output[-1:].to(cell.dtype), cell[None])
 
-    # Each of these returns (input weights, recurrent weights, bias (1 or B, 4·hidden), input gate, recurrent gate).
+    def _weights(self, h: Tensor | None):
+        """Input weights, recurrent weights, bias (1 or B, 4·hidden), input gate, recurrent gate.
 
-    def _plain(self):
-        bias = (self.bias_ih_l0 + self.bias_hh_l0)[None]
-        return (self.weight_ih_l0,), (self.weight_hh_l0,), bias, None, None
-
-    def _folded(self, h: Tensor):
-        """For one response that all examples share: added to the weights, it leaves a plain layer."""
-        bias, gate_ih, gate_hh = self._bias_and_gates(h)
-        weight_ih = respond(self.weight_ih_l0, gate_ih.T, self.response_weight_ih_l0)
-        weight_hh = respond(self.weight_hh_l0, gate_hh.T, self.response_weight_hh_l0)
-        return (weight_ih,), (weight_hh,), bias, None, None
-
-    def _stacked(self, h: Tensor):
-        weight_ih = self.weight_ih_l0, self.response_weight_ih_l0
-        weight_hh = self.weight_hh_l0, self.response_weight_hh_l0
-        return weight_ih, weight_hh, *self._bias_and_gates(h)
-
-    def _bias_and_gates(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        A response that all examples share is added to the weights, which leaves a plain layer without gates.
+        """
+        weight_ih, weight_hh = self.weight_ih_l0, self.weight_hh_l0
+        if not self.num_hyper:
+            return (weight_ih,), (weight_hh,), (self.bias_ih_l0 + self.bias_hh_l0)[None], None, None
+        response_ih, response_hh = self.response_weight_ih_l0, self.response_weight_hh_l0
         gate_ih, bias_gate_ih = F.linear(h, self.gate_ih_l0).chunk(2, -1)
         gate_hh, bias_gate_hh = F.linear(h, self.gate_hh_l0).chunk(2, -1)
         bias_ih = respond(self.bias_ih_l0, bias_gate_ih, self.response_bias_ih_l0)
         bias_hh = respond(self.bias_hh_l0, bias_gate_hh, self.response_bias_hh_l0)
-        return bias_ih + bias_hh, gate_ih, gate_hh
+        if len(h) == 1:
+            weight_ih = respond(weight_ih, gate_ih.T, response_ih)
+            weight_hh = respond(weight_hh, gate_hh.T, response_hh)
+            return (weight_ih,), (weight_hh,), bias_ih + bias_hh, None, None
+        return (weight_ih, response_ih), (weight_hh, response_hh), bias_ih + bias_hh, gate_ih, gate_hh
 
 
 class _Recurrence(Function):

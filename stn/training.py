@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -111,7 +112,7 @@ class Trainer:
         self.epochs_since_best += 1
         if best:
             self.best_loss, self.epochs_since_best = score.loss, 0
-            self.best = _copy({"model": self.task.model.state_dict(), "hyper": self.hyper.state_dict()})
+            self.best = deepcopy({"model": self.task.model.state_dict(), "hyper": self.hyper.state_dict()})
             self.save()  # whatever comes, the best model is not lost
 
     def save(self) -> None:
@@ -170,9 +171,3 @@ def final_result(task: Task, hyper: Hyperparameters) -> dict[str, float]:
     """The measures of the model in place, on validation and test."""
     scores = {"val": evaluate(task, hyper, "valid"), "test": evaluate(task, hyper, "test")}
     return {f"{split}_{name}": value for split, score in scores.items() for name, value in score.measures().items()}
-
-
-def _copy(state: dict) -> dict:
-    return {
-        part: {name: tensor.detach().clone() for name, tensor in tensors.items()} for part, tensors in state.items()
-    }

@@ -5,6 +5,8 @@ import random
 
 import yaml
 
+from stn.scripts import course
+
 SMALL = "--dtype float32 --emsize 4 --nhid 5 --batch_size 4 --bptt 6 --lr 1 --epochs 2 --threads 1 --disable_cuda"
 
 
@@ -25,6 +27,18 @@ def execute(script, argv, capsys):
     except SystemExit as stop:
         status = stop.code
     return status, *capsys.readouterr()
+
+
+def values_of(script, flags):
+    """The values of a new run's flags, of all that args.yaml records."""
+    values, *_ = script.SCRIPT.prepare(script.SCRIPT.parse(flags.split()))
+    return values
+
+
+def rebuilt(script, folder):
+    """A run's data, hyperparameters and task, as they were when it started."""
+    values = settings(folder)
+    return course.build(script.SCRIPT.make(values), script.SCRIPT.sources(values))
 
 
 def only_run(tmp_path):
@@ -49,7 +63,7 @@ def settings(folder):
 def refused(outcome, *words, script="train.py"):
     """Exit status 2, and one line on stderr that holds all these words."""
     status, _, error = outcome
-    assert status == 2
+    assert status == 2, error
     assert error.startswith(f"{script}: ") and error.endswith("\n") and error.count("\n") == 1
     for word in words:
-        assert str(word) in error
+        assert str(word) in error, error

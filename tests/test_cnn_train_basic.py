@@ -1,20 +1,18 @@
 """The image baselines' command line: fixed and replayed hyperparameters in an otherwise equal run."""
 
 import math
-from argparse import Namespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from cnn_runs import ALEXNET_NAMES, SMALL, SMALL_NAMES, load_into, only_run, plain, runs
-from lstm_runs import execute, rows, settings, without_time
+from lstm_runs import execute, rebuilt, rows, values_of, without_time
 from lstm_runs import refused as refused_by
 
 import cnn.task
 from cnn import hypertrain, train_basic
 from cnn.task import normalized, scaled
 from stn.runs.checkpoints import read_checkpoint
-from stn.scripts.options import parse
 
 BARE = "--indropout 0 --hue 0 --saturation 0 --contrast 0 --brightness 0 --cutholes -1 " + " ".join(
     f"--dropout{layer} 0" for layer in range(3)
@@ -57,9 +55,7 @@ def refused(outcome, *words):
 
 
 def constants(flags):
-    args, given = parse(train_basic.parser(), flags.split())
-    train_basic.resolve(args, given)
-    return {name: source.value for name, source in train_basic.sources(args).items()}
+    return {name: source.value for name, source in train_basic.sources(values_of(train_basic, flags)).items()}
 
 
 # Plain
@@ -96,13 +92,10 @@ def test_a_plain_run_has_the_losses_of_an_independent_plain_model(run, tmp_path)
     flags = "--seed 5 --train_lr 0.05 --momentum 0.5 --log_interval 3"
     assert run(f"{BARE} {flags} --save")[0] == 0
     folder = only_run(tmp_path)
-    args = Namespace(**settings(folder))
-    sets = train_basic.SCRIPT.reload(args)
     twin = plain("small")
-    torch.manual_seed(args.seed)
-    _, task = train_basic.SCRIPT.build(args, sets)
+    sets, _, task = rebuilt(train_basic, folder)  # which seeds what is shuffled below
     load_into(twin, task.model)
-    order = task.train.order
+    order = task.streams["train"].order
     weights = list(twin.parameters())
     velocities = [torch.zeros_like(weight) for weight in weights]
     means, epochs = [], []
@@ -211,9 +204,8 @@ def test_replay_of_a_dropout_rate_that_layers_shared(run, used, tmp_path):
 def test_a_smaller_networks_schedule_leaves_the_others_to_their_flags(recorded):
     schedule = rows(recorded / "epoch.csv")[0]
     assert list(schedule)[6:9] == SMALL_NAMES[:3]
-    args, given = parse(train_basic.parser(), ["--load_schedule", str(recorded / "epoch.csv"), "--dropout3", "0.5"])
-    train_basic.resolve(args, given)
-    found = {name: source.at(0, 0) for name, source in train_basic.sources(args).items()}
+    values = values_of(train_basic, f"--load_schedule {recorded / 'epoch.csv'} --dropout3 0.5")
+    found = {name: source.at(0, 0) for name, source in train_basic.sources(values).items()}
     assert found == {**DEFAULTS, **{name: float(schedule[name]) for name in SMALL_NAMES}, "dropout3": 0.5}
 
 
@@ -232,7 +224,6 @@ def test_a_replay_needs_no_more_than_its_own_folder(run, recorded, tmp_path):
 
 
 PUBLISHED = [
-    ("dataset", "d", "cifar10", "cifar10"),
     ("model", "a", "alexnet", "small"),
     ("batch_size", "bsz", 128, 7),
     ("total_epochs", "totep", 8000, 7),
@@ -262,15 +253,10 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("name", "short", "default", "value"), PUBLISHED, ids=[flag for flag, *_ in PUBLISHED])
 def test_flags_their_short_names_and_defaults(name, short, default, value):
-    parse_args = train_basic.parser().parse_args
-    assert vars(parse_args([]))[name] == default
+    assert train_basic.SCRIPT.defaults()[name] == default
     for flag in (f"--{name}", *([f"-{short}"] if short else [])):
         for words in ([flag, str(value)], [f"{flag}={value}"]):
-            found = vars(parse_args(words))
-            assert found[name] == value
-            assert {other: v for other, v in found.items() if other != name} == {
-                other: v for other, v in vars(parse_args([])).items() if other != name
-            }
+            assert train_basic.SCRIPT.parse(words) == {name: value}
 
 
 @pytest.mark.parametrize(
@@ -284,7 +270,9 @@ def test_flags_their_short_names_and_defaults(name, short, default, value):
         ("-fcdrop1 0.95", {"fcdropout1": 0.95}),
         ("-cuth -1 -cutl -1", {"cutholes": 0.0, "cutlength": 0.0}),
         ("-cuth 3 -cutl 24", {"cutholes": 3.0, "cutlength": 24.0}),
-        ("-iscl 0.5 --hue 0.7", {"inscale": 0.5, "hue": 0.7}),
+        ("-cuth 1024 -cutl 40", {"cutholes": 1024.0, "cutlength": 40.0}),
+        ("-iscl 1.5 --hue 0.7", {"inscale": 1.5, "hue": 0.7}),
+        ("--brightness 1.2 --saturation 2 --contrast 3", {"bright": 1.2, "sat": 2.0, "contrast": 3.0}),
     ],
 )
 def test_values_that_flags_give(flags, changed):
@@ -293,7 +281,11 @@ def test_values_that_flags_give(flags, changed):
 
 
 def test_training_stops_below_1e_7():
-    assert train_basic.SCRIPT.experiment.min_lr == 1e-7 < hypertrain.SCRIPT.experiment.min_lr
+    made = {
+        script: script.SCRIPT.make(values_of(script, flags))
+        for script, flags in ((train_basic, ""), (hypertrain, "-thue"))
+    }
+    assert (made[train_basic].min_lr, made[hypertrain].min_lr) == (1e-7, 1e-5)
 
 
 def test_help_names_every_flag(capsys):
@@ -317,12 +309,11 @@ def test_help_names_every_flag(capsys):
         ("--fc_dropout 0 --model alexnet", ("--fc_dropout 0 ", "give --fc_dropout0 0 --fc_dropout1 0 for")),
         *((f"--{flag} 0.1", (f"--{flag}", "nothing to act on", "--model small")) for flag in ("dropout3", "dropout4",
           "fc_dropout", "fc_dropout0", "fc_dropout1")),
-        ("--cutholes 4", ("--cutholes 4", "from 0 to below 4")),
-        ("--cutlength 25", ("--cutlength 25", "from 0 to below 25")),
+        ("--cutholes 1025", ("--cutholes 1025", "from 0 to below 1025")),
         ("--cutlength 2.5", ("--cutlength", "2.5")),
-        *((f"--{name} 1.5", (f"--{name} 1.5", "from 0 to below 1")) for name in ("hue", "inscale", "saturation",
-          "brightness", "contrast")),
-        ("--dataset cifar100", ("--dataset", "cifar100")),
+        ("--hue 1", ("--hue 1", "from 0 to below 1")),
+        *((f"--{name} inf", (f"--{name}", "inf")) for name in ("inscale", "saturation", "brightness", "contrast")),
+        ("--dataset cifar10", ("--dataset",)),  # a flag of the paper's repository with this one value
         ("--model resnet", ("--model", "resnet")),
         ("--tune_hue", ("--tune_hue",)),
         ("--train_lr 1e-8", ("--train_lr 1e-08", "1e-07")),
@@ -341,7 +332,7 @@ def test_help_names_every_flag(capsys):
         ("--load_schedule {wide}", ("wide.csv", "column 'dropout3'", "--model small", "remove the column")),
         ("--load_schedule {both}", ("both.csv", "column 'dropout0'", "remove the column")),
         ("--load_schedule {alpha}", ("alpha", "no hyperparameter here")),
-        ("--load_schedule {large}", ("large.csv", "cutholes '4.5'", "[0, 4)")),
+        ("--load_schedule {large}", ("large.csv", "cutholes '1025'", "[0, 1025)")),
         ("--load_schedule {empty}", ("empty.csv", "no row of values")),
     ],
 )  # fmt: skip
@@ -350,7 +341,7 @@ def test_flags_that_cannot_be(run, tmp_path, flags, words):
     files = {name: tmp_path / f"{name}.csv" for name in (*names, "large", "wide", "both", "empty")}
     for name in names:
         files[name].write_text(f"epoch,{name}\n0,0.25\n")
-    files["large"].write_text("epoch,cutholes\n0,4.5\n")
+    files["large"].write_text("epoch,cutholes\n0,1025\n")
     files["wide"].write_text("epoch,hue,dropout3,fcdropout0\n0,0.25,0.25,0.25\n")
     files["both"].write_text("epoch,dropout,dropout0\n0,0.25,0.25\n")
     files["empty"].touch()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lstm.jobs import TRAIN, Job
 
-from lstm import demo
-from lstm.model import HYPERPARAMETERS
+from lstm import demo, train
+from lstm.hyperparameters import TABLE
 from stn.runs.find import newest_run
 from stn.runs.folder import read_status
+from stn.scripts.jobs import Job
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def made_up_run(path, val_ppl, test_ppl, found=(0.5, 0.25)):
     """A finished run that tuned nothing but its dropout rates, from 0.5 to `found`, the values of each epoch."""
     path.mkdir(parents=True)
-    settings = {"alpha": 0.05, "beta": 0.05, **dict.fromkeys(list(HYPERPARAMETERS)[2:], 0.5)}
+    settings = {"alpha": 0.05, "beta": 0.05, **dict.fromkeys(list(TABLE)[2:], 0.5)}
     (path / "args.yaml").write_text(yaml.safe_dump(settings))
     (path / "result.csv").write_text(f"val_loss,val_ppl,test_loss,test_ppl\n5,{val_ppl},5,{test_ppl}\n")
     rows = ["epoch,val_loss," + ",".join(settings)]
@@ -36,7 +36,9 @@ def made_up_run(path, val_ppl, test_ppl, found=(0.5, 0.25)):
 def test_table_shows_results_and_the_best_epochs_values(tmp_path):
     fixed = made_up_run(tmp_path / "fixed" / "2026-01-02", 200.04, 190.0, found=(0.5, 0.5))
     tuned = made_up_run(tmp_path / "tuned" / "2026-01-02", 150.26, 140.0, found=(0.5, 0.25, 0.125))
-    lines = demo.table(*(Job("", TRAIN, str(run.parent), tmp_path, list) for run in (fixed, tuned))).splitlines()
+    lines = demo.table(
+        *(Job("", train.SCRIPT, demo.place(str(run.parent), tmp_path), list) for run in (fixed, tuned))
+    ).splitlines()
     assert len({len(line) for line in lines if line}) == 1
     cells = [line.split() for line in lines if line]
     assert cells[:4] == [
@@ -46,7 +48,7 @@ def test_table_shows_results_and_the_best_epochs_values(tmp_path):
         ["hyperparameter", "initial", "found"],
     ]
     assert ["dropouto", "0.500", "0.250"] in cells
-    assert [cell[0] for cell in cells[4:]] == list(HYPERPARAMETERS)
+    assert [cell[0] for cell in cells[4:]] == list(TABLE)
 
 
 TIMEOUT = 300  # seconds: only a hang is an error here

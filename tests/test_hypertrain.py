@@ -7,27 +7,28 @@ import shutil
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-import cnn.experiment
 import pytest
 import torch
 import yaml
 from cnn_runs import ALEXNET_NAMES, SHARED, SMALL, SMALL_NAMES, load_into, only_run, plain, runs, same
-from lstm_runs import execute, rows, settings, without_time
+from lstm_runs import execute, rebuilt, rows, settings, values_of, without_time
 from lstm_runs import refused as refused_by
 from torch import nn
 
+import cnn.models
+import cnn.settings
 from cnn import hypertrain, train_basic
 from cnn.task import normalized, scaled
 from stn.datasets import builtin_images
 from stn.datasets.images import CIFAR10_SHA256, Images
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs.checkpoints import read_checkpoint
-from stn.scripts.options import parse
+from stn.scripts import course
 from stn.scripts.script import Interrupt
+from stn.training import Plan
 
 ROOT = Path(__file__).parent.parent
 ALL = "--tune_all --tune_scales --entropy_weight=1e-3 --save --warmup_epochs 1"
@@ -52,14 +53,12 @@ def refused(outcome, *words, script="hypertrain.py"):
     refused_by(outcome, *words, script=script)
 
 
-def resolved(flags):
-    args, given = parse(hypertrain.parser(), flags.split())
-    hypertrain.resolve(args, given)
-    return args
+def sources(flags):
+    return hypertrain.sources(values_of(hypertrain, flags))
 
 
 def tuned_by(flags):
-    return [name for name, source in hypertrain.sources(resolved(flags)).items() if isinstance(source, Tuned)]
+    return [name for name, source in sources(flags).items() if isinstance(source, Tuned)]
 
 
 # What a run leaves
@@ -102,7 +101,7 @@ def test_columns(finished):
     ],
 )
 def test_every_hyperparameter_is_logged_under_its_name(flags, names):
-    assert list(Hyperparameters(**hypertrain.sources(resolved(flags))).names) == names
+    assert list(Hyperparameters(**sources(flags)).names) == names
 
 
 def test_numbers_agree(finished):
@@ -142,14 +141,14 @@ def test_settings_say_what_made_the_run(finished):
     assert (found["device"], found["dtype"], found["threads"]) == ("cpu", "float32", 1)
     assert all(found[f"tune_{name}"] for name in (*SHARED[:4], "dropoutl", "indropout", "inscale", "scales"))
     assert found["ranges"]["cutlength"] == [0.0, 25.0] and len(found["ranges"]) == 11
+    assert found["hyperparameters"] == SMALL_NAMES
     assert len(found["data_checksum"]) == 64 and found["versions"]["torch"] == torch.__version__
 
 
 def test_the_saved_model_gives_the_result_in_plain_layers(finished):
     """The best response at the saved hyperparameters, folded into torch's own layers."""
     saved = torch.load(finished / "model.pt", weights_only=True)
-    args = Namespace(**settings(finished))
-    _, task = hypertrain.SCRIPT.build(args, hypertrain.SCRIPT.reload(args))
+    _, _, task = rebuilt(hypertrain, finished)
     task.model.load_state_dict(saved["model"])
     twin = load_into(plain("small"), task.model, saved["hyper"]["unconstrained"])
     (result,) = rows(finished / "result.csv")
@@ -162,8 +161,7 @@ def test_the_saved_model_gives_the_result_in_plain_layers(finished):
 
 
 def test_validation_images_are_the_last(finished):
-    args = Namespace(**settings(finished))
-    sets = hypertrain.SCRIPT.reload(args)
+    sets, _, _ = rebuilt(hypertrain, finished)
     train, test = builtin_images.builtin_images()
     assert torch.equal(sets.train.pixels, train.pixels[:160]) and torch.equal(sets.valid.pixels, train.pixels[160:])
     assert torch.equal(sets.test.labels, test.labels)
@@ -270,8 +268,7 @@ def test_what_flags_tune(flags, names):
 
 def test_what_is_not_tuned_is_off_but_for_the_other_half_of_cutout():
     def constants(flags):
-        sources = hypertrain.sources(resolved(flags))
-        return {name: source.value for name, source in sources.items() if not isinstance(source, Tuned)}
+        return {name: source.value for name, source in sources(flags).items() if not isinstance(source, Tuned)}
 
     assert set(constants("-thue").values()) == {0.0}
     assert constants("-thue -tcutl")["cutholes"] == 1.0 and constants("-tcuth")["cutlength"] == 8.0
@@ -294,7 +291,7 @@ def test_what_is_not_tuned_is_off_but_for_the_other_half_of_cutout():
     ],
 )
 def test_where_flags_start(flags, names, start, scale):
-    hyper = Hyperparameters(**hypertrain.sources(resolved(flags)))
+    hyper = Hyperparameters(**sources(flags))
     for name in names:
         assert hyper.current()[name].item() == pytest.approx(start)
         assert hyper.scale[hyper.columns[name]].item() == pytest.approx(scale)
@@ -342,19 +339,14 @@ PUBLISHED = [
 @pytest.mark.parametrize(("name", "short", "default", "value"), PUBLISHED, ids=[flag for flag, *_ in PUBLISHED])
 def test_flags_their_short_names_and_defaults(name, short, default, value):
     """value: another than the default; None for a flag that takes none."""
-    parse_args = hypertrain.parser().parse_args
-    assert vars(parse_args([]))[name] == default
+    assert hypertrain.SCRIPT.defaults()[name] == default
     for flag in (f"--{name}", *([f"-{short}"] if short else [])):
         for words in [[flag]] if value is None else [[flag, str(value)], [f"{flag}={value}"]]:
-            found = vars(parse_args(words))
-            assert found[name] == (True if value is None else value)
-            assert {other: v for other, v in found.items() if other != name} == {
-                other: v for other, v in vars(parse_args([])).items() if other != name
-            }
+            assert hypertrain.SCRIPT.parse(words) == {name: True if value is None else value}
 
 
 def test_milestones_take_several():
-    assert hypertrain.parser().parse_args(["--milestones", "3", "5"]).milestones == [3, 5]
+    assert hypertrain.SCRIPT.parse(["--milestones", "3", "5"]) == {"milestones": [3, 5]}
 
 
 def test_training_is_set_up_as_flags_say():
@@ -362,15 +354,18 @@ def test_training_is_set_up_as_flags_say():
         "-tall -m small -bsz 32 -totep 7 -wupep 3 -tlr 0.5 -vlr 0.25 -slr 0.125 -mom 0.75 -tstep 3 -vstep 4 -nonm 8 "
     )
     flags += "-pat 9 -ewt 0.01 -tscl --lr_decay 0.5 --log_interval 6 --milestones 2 4"
-    args = resolved(flags)
-    args.device, args.dtype, args.data = "cpu", "float32", "builtin"
-    _, task = hypertrain.SCRIPT.build(args, hypertrain.SCRIPT.experiment.reload(args))
-    found = hypertrain.SCRIPT.experiment.settings(args, task)
-    assert (found.epochs, found.warmup_steps, found.train_steps, found.val_steps) == (7, 15, 3, 4)
-    assert (found.lr, found.hyper_lr, found.scale_lr, found.momentum) == (0.5, 0.25, 0.125, 0.75)
-    assert (found.nonmono, found.patience, found.lr_decay, found.milestones) == (8, 9, 2.0, (2, 4))
-    assert (found.tune_scales, found.entropy_weight, found.min_lr, found.average_logs) == (True, 0.01, 1e-5, True)
-    assert (found.train_log_interval, found.val_log_interval, found.clip, found.wdecay) == (6, 6, 0, 0)
+    values = values_of(hypertrain, f"{flags} --data builtin --no_cuda")
+    settings = hypertrain.SCRIPT.make(values)
+    _, hyper, task = course.build(settings, hypertrain.SCRIPT.sources(values))
+    trainer = settings.trainer(task, hyper, None, None, lambda: False)
+    assert trainer.plan == Plan(7, warmup_steps=15, train_steps=3, val_steps=4, patience=9, checkpoint_seconds=60.0)
+    method, decay, recorder = trainer.method, trainer.learning_rate, trainer.recorder
+    (sgd,), adam = method.weights.optimizer.param_groups, method.hyper.optimizer.param_groups
+    assert (sgd["lr"], sgd["momentum"], sgd["weight_decay"], method.weights.clip) == (0.5, 0.75, 0, math.inf)
+    assert [group["lr"] for group in adam] == [0.25, 0.125]
+    assert (method.tune_scales, method.entropy_weight) == (True, 0.01)
+    assert (decay.value, decay.divisor, decay.nonmono, decay.milestones, decay.lowest) == (0.5, 2.0, 8, (2, 4), 1e-5)
+    assert (recorder.intervals, recorder.average) == ({"train": 6, "valid": 6}, True)
 
 
 def test_help_names_every_flag(capsys):
@@ -390,7 +385,7 @@ def test_a_seed_gives_the_same_again(run, tmp_path):
 
 
 def test_without_cifar10_it_trains_on_the_builtin_images(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cnn.experiment, "CIFAR10", tmp_path / "nowhere")
+    monkeypatch.setattr(cnn.settings, "CIFAR10", tmp_path / "nowhere")
     flags = f"{SMALL} --tune_hue --total_epochs 1 --warmup_epochs 0 --logdir {tmp_path / 'logs'}".replace(
         "--data builtin", ""
     )
@@ -438,7 +433,7 @@ def everything(folder):
     """Tables without times, the checkpoint without the clock, and the saved model."""
     state = read_checkpoint(folder)
     for name in ("elapsed", "epoch_started"):
-        del state[name]
+        del state["recorder"][name]
     tables = [without_time(folder / f"{table}.csv") for table in ("train", "valid", "epoch", "result")]
     return {"tables": tables, "state": state, "model": torch.load(folder / "model.pt", weights_only=True)}
 
@@ -590,15 +585,16 @@ def test_a_run_of_the_other_script(run, finished):
         ("--tune_cutlength --tune_cutholes --perturb_scale 1", ("--perturb_scale", "besides cutout")),
         *((f"--tune_all --total_epochs 2 --warmup_epochs {epochs}", (
           "--total_epochs 2 ", f"--warmup_epochs {epochs}", "raise")) for epochs in (2, 3)),
-        *((f"--tune_all --start_{name} {value}", (f"--start_{name} {value}", "out of range")) for name, value in (
+        *((f"--tune_all --start_{name} {value}", ("cannot start at", f"--start_{name} {value}: give"))
+          for name, value in (
             ("hue", "0.5"), ("cutlength", "25"), ("cutlength", "24.5"), ("cutlength", "3.7"), ("cutholes", "4"),
             ("drop", "0"), ("drop", "0.9"), ("indrop", "1"), ("sat", "1"), ("contrast", "1"), ("bright", "0"),
             ("inscale", "0.3"))),
         ("--tune_dropout --start_drop 0", ("--start_drop 0", "0 and 0.9")),
         *((f"--tune_all --start_{name} {value}", (f"--start_{name}", value)) for name in ("hue", "cutlength")
           for value in ("-1", "nan", "inf", "much")),
-        ("--tune_hue --start_sat 0.1", ("--start_sat", "--tune_…")),
-        ("--tune_cutlength --start_cutholes 2", ("--start_cutholes",)),
+        ("--tune_hue --start_sat 0.1", ("--start_sat", "add --tune_sat,")),
+        ("--tune_cutlength --start_cutholes 2", ("--start_cutholes", "add --tune_cutholes,")),
         ("--tune_all --percent_valid 0.999", ("--percent_valid 0.999", "training")),
         ("--tune_all --percent_valid 1e-17", ("--percent_valid 1e-17", "validation")),
         *((f"--tune_all --percent_valid {value}", ("--percent_valid", value)) for value in ("0", "1", "1.5", "-1")),

@@ -5,37 +5,50 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import cnn_runs
 import pytest
 import yaml
+from lstm_runs import write_corpus
 
-from lstm import jobs
-from lstm.jobs import TRAIN, TRAIN_BASIC, Job, finish
+from cnn import train_basic as cnn_train_basic
+from lstm import train, train_basic
+from stn.datasets.text import load_corpus
 from stn.errors import UserError
+from stn.scripts import jobs
+from stn.scripts.jobs import Job, finish
 from stn.scripts.replay import checksum
 
 FLAGS = ["--epochs", "3"]
-CORPUS = Path("corpus")
 
 
-def job(save_dir, flags=FLAGS, script=TRAIN, **others):
-    return Job("tuned", script, str(save_dir), CORPUS, lambda: list(flags), **others)
-
-
-@pytest.fixture(autouse=True)
-def one_corpus(monkeypatch):
-    monkeypatch.setattr(jobs, "corpus_checksum", {CORPUS: "of the corpus"}.get)
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture
-def made_run(tmp_path):
-    """made_run(settings, status): a run's folder below tmp_path."""
+def job(tmp_path, corpus):
+    """job(flags, script, prefix, …): a job whose run lies, or will lie, right in tmp_path."""
+
+    def make(flags=FLAGS, script=train.SCRIPT, prefix=None, **others):
+        place = {"data": str(corpus), "save_dir": str(tmp_path), **({"prefix": prefix} if prefix else {})}
+        return Job("tuned", script, place, lambda: list(flags), **others)
+
+    return make
+
+
+@pytest.fixture
+def made_run(tmp_path, corpus):
+    """made_run(settings, status): a run's folder in tmp_path."""
+    checksum = load_corpus(corpus).checksum
 
     def make(settings, status="finished", name="2026-01-02"):
         run = tmp_path / name
         run.mkdir()
-        (run / "args.yaml").write_text(yaml.safe_dump({"data_checksum": "of the corpus", **settings}))
+        (run / "args.yaml").write_text(yaml.safe_dump({"data_checksum": checksum, **settings}))
         (run / "status").write_text(status)
         return run
 
@@ -53,60 +66,74 @@ def made_run(tmp_path):
         (None, False, False, "--overwrite"),
     ],
 )
-def test_command_by_what_is_there(tmp_path, made_run, status, checkpoint, overwrite, expected):
+def test_command_by_what_is_there(job, made_run, status, checkpoint, overwrite, expected):
     if status:
         run = made_run({"epochs": 3}, status)
         if checkpoint:
             (run / "checkpoint.pt").touch()
-    command = job(tmp_path).command(overwrite)
+    command = job().command(overwrite)
     assert command is None if expected is None else expected in command
 
 
-def test_a_run_with_other_settings_is_refused(tmp_path, made_run):
+def test_a_run_with_other_settings_is_refused(job, made_run):
     made_run({"epochs": 4})
     with pytest.raises(UserError, match="another epochs"):
-        job(tmp_path).command(overwrite=False)
-    assert job(tmp_path).command(overwrite=True)
+        job().command(overwrite=False)
+    assert job().command(overwrite=True)
 
 
-def test_the_number_of_threads_may_differ(tmp_path, made_run):
+def test_the_number_of_threads_may_differ(job, made_run):
     made_run({"epochs": 3, "threads": 1})
-    assert job(tmp_path, threads=2).command(overwrite=False) is None
+    assert job(threads=2).command(overwrite=False) is None
 
 
-def test_only_a_run_of_its_own_prefix_counts(tmp_path, made_run):
+def test_only_a_run_of_its_own_prefix_counts(job, made_run):
     made_run({"epochs": 3}, name="2026-01-02-seed1")
-    assert job(tmp_path, prefix="seed1").command(overwrite=False) is None
-    assert {"--prefix", "seed2"} <= {*job(tmp_path, prefix="seed2").command(overwrite=False)}
+    assert job(prefix="seed1").command(overwrite=False) is None
+    assert {"--prefix", "seed2"} <= {*job(prefix="seed2").command(overwrite=False)}
 
 
-def test_a_replay_of_another_schedule_is_refused(tmp_path, made_run):
+def test_a_replay_of_another_schedule_is_refused(tmp_path, job, made_run):
     schedule = tmp_path / "epoch.csv"
     schedule.write_text("epoch,dropouto\n0,0.5\n")
     flags = ["--load_schedule", str(schedule)]
     made_run({"schedule_checksum": "another"})
     with pytest.raises(UserError, match="another schedule_checksum: remove that folder"):
-        job(tmp_path, flags, TRAIN_BASIC).command(overwrite=False)
+        job(flags, train_basic.SCRIPT).command(overwrite=False)
     made_run({"schedule_checksum": checksum(schedule)}, name="2026-01-03")
-    assert job(tmp_path, flags, TRAIN_BASIC).command(overwrite=False) is None
+    assert job(flags, train_basic.SCRIPT).command(overwrite=False) is None
 
 
-def test_a_run_on_another_text_is_refused(tmp_path, made_run):
+def test_a_run_on_another_text_is_refused(job, made_run):
     made_run({"epochs": 3, "data_checksum": "of another"})
     with pytest.raises(UserError, match="another data_checksum"):
-        job(tmp_path).command(overwrite=False)
+        job().command(overwrite=False)
 
 
-def test_a_result_that_is_missing_names_the_run(tmp_path, made_run):
+@pytest.mark.usefixtures("few_images")
+def test_an_image_classifiers_run_is_a_job_like_any_other(tmp_path):
+    place = {"data": "builtin", "logdir": str(tmp_path), "subdir": "trial"}
+    flags = f"{cnn_runs.SMALL} --total_epochs 1 --hue 0.125"
+    images = Job("images", cnn_train_basic.SCRIPT, place, flags.split)
+    command = images.command(overwrite=False)
+    assert images.path is None and command[1:3] == ["-m", "cnn.train_basic"]
+    assert cnn_train_basic.main(command[3:]) == 0
+    assert images.finished and images.command(overwrite=False) is None
+    other = replace(images, flags=flags.replace("0.125", "0.25").split)
+    with pytest.raises(UserError, match="another hue:"):
+        other.command(overwrite=False)
+
+
+def test_a_result_that_is_missing_names_the_run(job, made_run):
     run = made_run({})
     with pytest.raises(UserError, match=str(run)):
-        job(tmp_path).result()
+        job().result()
     (run / "result.csv").write_text("val_ppl,test_ppl\n2.5,3.5\n")
-    assert [*job(tmp_path).result()] == [2.5, 3.5]
+    assert [*job().result()] == [2.5, 3.5]
     for cut in ("val_ppl,test_ppl\n2.5", "val_ppl,test_ppl\n", "val_ppl,test_ppl\n2.5,x\n", ""):
         (run / "result.csv").write_text(cut)
         with pytest.raises(UserError, match=str(run)):
-            job(tmp_path).result()
+            job().result()
 
 
 # Several
@@ -121,7 +148,7 @@ def shell(monkeypatch, tmp_path):
 
     def make(name, command, needs=()):
         commands[name] = ["sh", "-c", command] if command else None
-        return Job(name, TRAIN, "nowhere", CORPUS, list, needs=needs)
+        return Job(name, train.SCRIPT, {}, list, needs=needs)
 
     return make
 
@@ -193,10 +220,11 @@ def sleeper(tmp_path):
     job = "trap 'echo interrupted > word; exit 130' INT; touch begun; while true; do sleep 0.05; done"
     script = f"""
 import pathlib
-from lstm import jobs
+from lstm import train
+from stn.scripts import jobs
 jobs.ROOT = pathlib.Path({str(tmp_path)!r})
 jobs.Job.command = lambda self, _: ["sh", "-c", {job!r}]
-jobs.finish([jobs.Job("sleeper", jobs.TRAIN, "nowhere", pathlib.Path("corpus"), list)], at_once=1)
+jobs.finish([jobs.Job("sleeper", train.SCRIPT, {{}}, list)], at_once=1)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", script],

@@ -151,9 +151,11 @@ def test_labels_and_pixels_are_where_they_belong():
         assert picture.shape == (34 * len(rows), 68, 3)
         torch.testing.assert_close(picture[1:33, 35:67].permute(2, 0, 1), rows[0, 1])
     texts = [text.get_text() for text in figure.texts]
-    assert texts[:4] == ["original", "epoch 7", "hue", "0.100"] and texts[-2:] == ["cutout holes", "2.500"]
-    assert texts[texts.index("cutout length (px)") + 1] == "8.250"
+    assert texts[:4] == ["original", "epoch 7", "hue", "0.100"] and texts[-2:] == ["number of holes", "2.500"]
+    assert texts[texts.index("hole length (pixels)") + 1] == "8.250"
     assert all(text.get_window_extent().x1 <= first.bbox.x0 for text in figure.texts)
+    for name, value in zip(figure.texts[2::2], figure.texts[3::2], strict=True):
+        assert name.get_window_extent().x1 < value.get_window_extent().x0
     bottoms = [text.get_window_extent() for text in figure.texts if text.get_text() in script.LABELS.values()]
     assert all(lower.y1 <= upper.y0 + 1 for upper, lower in pairwise(bottoms))
 

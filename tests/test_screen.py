@@ -13,8 +13,8 @@ import pytest
 from cnn_runs import ALEXNET_NAMES
 
 from stn.bilevel import Score
+from stn.recorder import Status
 from stn.scripts.screen import Screen
-from stn.training import Status
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def terminal(monkeypatch):
 @pytest.mark.parametrize("columns", [40, 80, 300])
 def test_values_are_cut_between_words(terminal, columns):
     terminal(columns)
-    screen = Screen(tuple(ALEXNET_NAMES), "images", "acc")
+    screen = Screen("images", "acc")
+    screen.names = tuple(ALEXNET_NAMES)
     values = dict.fromkeys(ALEXNET_NAMES, 0.05)
     for position in (1, 2):
         screen.update(Status(3, position, 5, Score(2.0, 0.5), 99.0, values))

@@ -4,12 +4,12 @@ import statistics
 
 import pytest
 import torch
-from lstm.jobs import TRAIN, Job
 from lstm_runs import execute, rows, settings
 
-from lstm import table1
+from lstm import table1, train
 from stn.runs.find import newest_run
 from stn.runs.folder import read_status
+from stn.scripts.jobs import Job
 
 ROWS = ("fixed", "gaussian", "sinusoid", "final", "stn", "replay")
 FOLDERS = {*ROWS, "init30", "init50", "init70", "init90"}
@@ -131,7 +131,7 @@ def test_runs_at_once_share_the_cores(tmp_path, monkeypatch):
 
 def test_what_others_need_comes_first(tmp_path):
     plan = table1.make_plan(table1.Size("", lines={"train": 1}), str(tmp_path), seeds=3, at_once=1)
-    assert [job.script is TRAIN for job in plan.jobs[:4]] == [True, True, True, False]
+    assert [job.script is train.SCRIPT for job in plan.jobs[:4]] == [True, True, True, False]
     assert len(plan.jobs) == 6 * 3 + 4
 
 

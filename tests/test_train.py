@@ -4,25 +4,23 @@ import runpy
 import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
-import lstm_runs
 import pytest
 import torch
 import yaml
-from lstm_runs import execute, only_run, refused, rows, settings, without_time, write_corpus
+from lstm_runs import SMALL, execute, only_run, rebuilt, refused, rows, settings, without_time, write_corpus
 
 from lstm import train
-from lstm.model import HYPERPARAMETERS
+from lstm.hyperparameters import TABLE
 from stn.bilevel import evaluate
 from stn.lstm import HyperLSTM
 from stn.runs.checkpoints import FORMAT, KIND
 from stn.runs.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
-SMALL = f"{lstm_runs.SMALL} --warmup_steps 2"
-VALUES = list(HYPERPARAMETERS)
+VALUES = list(TABLE)
+TUNED = f"{SMALL} --warmup_steps 2"
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +41,8 @@ def run(tmp_path, corpus, capsys):
 
     def command(flags="", data=corpus):
         # A resumed run is told no more than where to look.
-        given = [] if "--resume" in flags else ["--data", str(data), *SMALL.split()]
+        small = TUNED if "--tune_" in flags else SMALL
+        given = [] if "--resume" in flags else ["--data", str(data), *small.split()]
         argv = ["--save_dir", str(tmp_path / "logs"), *given, *flags.split()]
         return execute(train, argv, capsys)
 
@@ -61,7 +60,7 @@ def status_of(folder):
 def finished(tmp_path_factory, corpus):
     """The folder of a finished run with everything tuned."""
     logs = tmp_path_factory.mktemp("finished")
-    argv = f"--data {corpus} --save_dir {logs} --prefix all --tune_all --seed 3 {SMALL}"
+    argv = f"--data {corpus} --save_dir {logs} --prefix all --tune_all --seed 3 {TUNED}"
     assert train.main(argv.split()) == 0
     (folder,) = logs.iterdir()
     return folder
@@ -98,13 +97,13 @@ def test_settings_say_what_made_the_run(finished, corpus):
     assert found["seed"] == 3 and found["data"] == str(corpus) and found["lr"] == 1.0
     assert (found["device"], found["dtype"], found["threads"]) == ("cpu", "float32", 1)
     assert len(found["data_checksum"]) == 64
+    assert found["hyperparameters"] == VALUES == list(found["ranges"])
     assert found["versions"]["torch"] == torch.__version__ and "revision" in found["versions"]
 
 
 def test_the_saved_model_gives_the_result(finished):
     saved = torch.load(finished / "model.pt", weights_only=True)
-    args = Namespace(**settings(finished))
-    hyper, task = train.SCRIPT.build(args, train.SCRIPT.reload(args))
+    _, hyper, task = rebuilt(train, finished)
     task.model.load_state_dict(saved["model"])
     hyper.load_state_dict(saved["hyper"])
     (result,) = rows(finished / "result.csv")
@@ -272,10 +271,14 @@ def test_a_model_that_no_memory_holds(run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--tune_alpha", ("--tune_alpha", "--alpha 0", "0.05")),
+        ("--tune_alpha", ("--tune_alpha", "--alpha 0", "a value above 0")),
         *((f"--tune_all --{name} 0.1", (name, "add --tune_scales")) for name in ("entropy_weight", "scale_lr")),
         ("--tune_all --beta 0", ("--tune_beta", "--beta 0")),
         ("--tune_wdrop --wdrop 0", ("--tune_wdrop", "between 0 and 1")),
+        *((flag, (f"{flag.split()[0]} has nothing to act on", "add --tune_all", "leave it out")) for flag in (
+            "--tune_scales", "--val_penalties", "--hyper_lr 0.1", "--train_steps 1", "--val_steps 2",
+            "--warmup_steps 9", "--entropy_weight 0", "--scale_lr 0.1", "--val_log_interval 5", "--perturb_scale 2",
+            "--drop_transform sigmoid", "--alpha_beta_transform softplus")),
         *((f"--{name} {rate}", (name, rate)) for name in ("dropouto", "dropouti", "dropouth", "dropoute", "wdrop")
           for rate in ("1", "-0.1", "1.5", "nan", "inf", "much")),
         *((f"--{name} {size}", (name, size)) for name in ("emsize", "nhid", "nlayers", "batch_size", "bptt", "epochs",
@@ -365,7 +368,7 @@ def test_resume_with_other_settings(unfinished, capsys, flags, words):
 
 
 def test_resume_with_the_same_settings_said_again(unfinished, corpus, capsys):
-    flags = f"--seed 3 {SMALL} --tune_all --data {corpus} --alpha 0.05"
+    flags = f"--seed 3 {TUNED} --tune_all --data {corpus} --alpha 0.05"
     assert resume(capsys, unfinished, flags.replace("--epochs 2", "--epochs 3"))[0] == 0
     assert len(rows(unfinished / "epoch.csv")) == 3
 

@@ -4,7 +4,6 @@ import math
 import os
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import numpy
@@ -12,16 +11,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from lstm_runs import SMALL, execute, only_run, refused, rows, settings, without_time, write_corpus
+from lstm_runs import (
+    SMALL,
+    execute,
+    only_run,
+    rebuilt,
+    refused,
+    rows,
+    settings,
+    values_of,
+    without_time,
+    write_corpus,
+)
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from torch import nn
 
 from lstm import train, train_basic
-from lstm.model import AWDLSTM, HYPERPARAMETERS
+from lstm.hyperparameters import TABLE
+from lstm.model import AWDLSTM
 from stn.scripts import script
 
 ROOT = Path(__file__).parent.parent
-NAMES = list(HYPERPARAMETERS)
+NAMES = list(TABLE)
 BARE = " ".join(f"--{name} 0" for name in NAMES)
 # The commands of the paper's repository, and what each makes of dropouto.
 PUBLISHED = {
@@ -95,10 +106,7 @@ def test_a_plain_run_has_the_losses_of_an_independent_plain_model(run, tmp_path)
     """nn.Embedding, nn.LSTM and a tied nn.Linear, trained by hand from the same weights."""
     assert run(f"{BARE} --seed 5 --clip 0.1 --epochs 3")[0] == 0
     folder = only_run(tmp_path)
-    args = Namespace(**settings(folder))
-    text = train.SCRIPT.reload(args)
-    torch.manual_seed(args.seed)
-    _, task = train_basic.SCRIPT.build(args, text)
+    text, _, task = rebuilt(train_basic, folder)
 
     embedding, decoder = nn.Embedding(len(text.vocabulary), 4), nn.Linear(4, len(text.vocabulary))
     layers = [nn.LSTM(4, 5), nn.LSTM(5, 4)]
@@ -314,10 +322,7 @@ def test_a_replay_whose_copy_was_changed_is_refused(run, recorded, tmp_path):
 
 @pytest.mark.parametrize(("flags", "source"), PUBLISHED.items())
 def test_published_commands(flags, source):
-    args, given = train_basic.options.parse(train_basic.parser(), flags.split())
-    train_basic.resolve(args, given)
-    args.seed = 0
-    sources = train_basic.sources(args)
+    sources = train_basic.sources(values_of(train_basic, f"{flags} --seed 0"))
     assert str(sources["dropouto"]) == source
     assert {name: str(sources[name]) for name in NAMES if name != "dropouto"} == {
         **dict.fromkeys(("alpha", "beta"), "0"),
@@ -326,9 +331,10 @@ def test_published_commands(flags, source):
 
 
 def test_published_defaults():
-    args = train_basic.parser().parse_args([])
-    assert (args.perturb_std, args.amplitude, args.sinusoid_period, args.train_log_interval) == (0.1, 0.2, 330, 50)
-    assert (args.model, args.load_schedule) == ("LSTM", None)
+    published = {"perturb_std": 0.1, "amplitude": 0.2, "sinusoid_period": 330, "train_log_interval": 50}
+    published |= {"perturb_type": "gaussian", "load_schedule": None}
+    defaults = train_basic.SCRIPT.defaults()
+    assert {name: defaults[name] for name in published} == published
 
 
 def test_the_script_runs_from_inside_lstm(tmp_path, corpus):
@@ -361,7 +367,7 @@ def test_the_script_runs_from_inside_lstm(tmp_path, corpus):
         ("--perturb_std -1", ["--perturb_std", "-1"]),
         ("--sinusoid_period 0", ["--sinusoid_period", "0"]),
         ("--sinusoid_period nan", ["--sinusoid_period", "nan"]),
-        ("--model GRU", ["--model", "GRU"]),
+        ("--model LSTM", ["--model"]),  # a flag of the paper's repository with this one value
         ("--dropouto 1", ["--dropouto", "1"]),
         ("--tune_dropouto", ["--tune_dropouto"]),
         ("--load_schedule nowhere.csv", ["--load_schedule", "nowhere.csv", "does not exist"]),

@@ -24,6 +24,7 @@ from stn.errors import UserError
 
 FORMAT = 1  # raise it with every change that alters the text, so that no cache keeps the older one
 MARKER = "builtin.version"
+OTHER_CORPUS = "pass --data FOLDER with a corpus of your own"
 VOCABULARY = 6000  # types, <unk> and <eos> among them
 HELD_OUT = 0.1  # of the tokens, for valid and for test each
 UNKNOWN = "<unk>"
@@ -31,8 +32,7 @@ RESERVED = {UNKNOWN, END_OF_LINE}
 
 # Not the library itself, or (encodings) one sentence repeated in a hundred files.
 SKIPPED_FOLDERS = {
-    "site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "lib2to3", "encodings",
-    "__pycache__",
+    "site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "lib2to3", "encodings", "__pycache__",
 }  # fmt: skip
 
 Sentence = tuple[str, ...]
@@ -58,10 +58,8 @@ def write_builtin_corpus(folder: Path) -> Path:
             _write(built, splits)
             _publish(built, folder)
     except OSError as error:
-        raise UserError(
-            f"cannot write the built-in corpus to {folder} ({error.strerror}): "
-            "make that folder writable, or pass --data FOLDER with a corpus of your own"
-        ) from error
+        cause = f"cannot write the built-in corpus to {folder} ({error.strerror})"
+        raise UserError(f"{cause}: make that folder writable, or {OTHER_CORPUS}") from error
     return folder
 
 
@@ -84,10 +82,7 @@ def _is_ours(folder: Path) -> bool:
 def _refuse_foreign(folder: Path) -> None:
     free = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
     if not free and not _is_ours(folder):
-        raise UserError(
-            f"{folder} holds something else than the built-in corpus: move it, or pass --data FOLDER "
-            "with a corpus of your own"
-        )
+        raise UserError(f"{folder} holds something else than the built-in corpus: move it, or {OTHER_CORPUS}")
 
 
 def _write(folder: Path, splits: dict[str, list[Sentence]]) -> None:
@@ -130,7 +125,11 @@ def _split(documents: dict[str, list[Sentence]]) -> dict[str, list[Sentence]]:
     counts = Counter(chain.from_iterable(splits["train"]))
     known = {word for word, _ in counts.most_common(VOCABULARY - len(RESERVED))}
     seen.clear()  # sentences that differed in rare words alone are equal now
-    return {name: _unseen(_mark_unknown(sentences, known), seen) for name, sentences in splits.items()}
+
+    def marked(sentence: Sentence) -> Sentence:
+        return tuple(word if word in known else UNKNOWN for word in sentence)
+
+    return {name: _unseen(map(marked, sentences), seen) for name, sentences in splits.items()}
 
 
 def _unseen(sentences: Iterable[Sentence], seen: set[Sentence]) -> list[Sentence]:
@@ -143,36 +142,25 @@ def _num_tokens(sentences: list[Sentence]) -> int:
     return sum(len(sentence) + 1 for sentence in sentences)  # + 1 for <eos>
 
 
-def _mark_unknown(sentences: list[Sentence], known: set[str]) -> Iterator[Sentence]:
-    for sentence in sentences:
-        yield tuple(word if word in known else UNKNOWN for word in sentence)
-
-
 # ---- the sources
 
 
 def _documents() -> dict[str, list[Sentence]]:
     """Name -> sentences, a document being one topic of the language reference or one module's prose."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        topics = {}
     root = Path(sysconfig.get_path("stdlib"))
-    texts = {f"topic {name}": [text] for name, text in _topics().items()}
+    texts = {f"topic {name}": [text] for name, text in topics.items()}
     sources = list(_sources(root)) if root.is_dir() else []
     if not texts or not sources:
-        raise UserError(
-            f"this Python lacks its library's sources in {root}, which the built-in corpus is made of: "
-            "run ./getdata.sh, or pass --data FOLDER with a corpus of your own"
-        )
+        cause = f"this Python lacks its library's sources in {root}, which the built-in corpus is made of"
+        raise UserError(f"{cause}: run ./getdata.sh, or {OTHER_CORPUS}")
     for path in sources:
         source = path.read_bytes()
         texts[path.relative_to(root).as_posix()] = _docstrings(source) + _comments(source)
     return {name: list(chain.from_iterable(map(_sentences, parts))) for name, parts in texts.items()}
-
-
-def _topics() -> dict[str, str]:
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:
-        return {}
-    return topics
 
 
 def _sources(folder: Path) -> Iterator[Path]:

@@ -75,8 +75,8 @@ def load_cifar10(folder: Path) -> tuple[Images, Images]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: {_REMEDY}")
-    *train, test = (_parse(_read_published(folder / name, digest)) for name, digest in CIFAR10_SHA256.items())
-    return _concatenate(train), test
+    *train, test = (_read_published(folder / name, digest) for name, digest in CIFAR10_SHA256.items())
+    return _parse(b"".join(train)), _parse(test)
 
 
 def load_image_sets(train: Images, test: Images, percent_valid: float, classes: tuple[str, ...]) -> ImageSets:
@@ -93,18 +93,13 @@ def load_image_sets(train: Images, test: Images, percent_valid: float, classes: 
         raise UserError(f"{cause}: choose a value nearer to 0.5, or use more images")
     kept = Images(train.pixels[:num_train], train.labels[:num_train])
     valid = Images(train.pixels[num_train:], train.labels[num_train:])
-    return ImageSets(kept, valid, test, classes, _checksum(kept, valid, test))
+    digest = hashlib.sha256()
+    for images in (kept, valid, test):
+        digest.update(_rows(images))
+    return ImageSets(kept, valid, test, classes, digest.hexdigest())
 
 
 # ---- the binary layout
-
-
-def read_binary(path: Path) -> Images:
-    """The images of a file in the binary layout. Raises UserError where it is unreadable or ends within a row."""
-    content = read(path, "a file of images", _REMEDY)
-    if len(content) % ROW_BYTES:
-        raise UserError(f"{path} is truncated ({len(content)} bytes are no whole number of images): get it again")
-    return _parse(content)
 
 
 def write_binary(images: Images, path: Path) -> None:
@@ -122,21 +117,6 @@ def _parse(content: bytes) -> Images:
     rows = numpy.frombuffer(content, dtype=numpy.uint8).reshape(-1, ROW_BYTES)
     pixels, labels = rows[:, 1:].reshape(-1, *SHAPE).copy(), rows[:, 0].astype(numpy.int64)
     return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
-
-
-def _checksum(*splits: Images) -> str:
-    digest = hashlib.sha256()
-    for images in splits:
-        digest.update(_rows(images))
-    return digest.hexdigest()
-
-
-def _concatenate(parts: list[Images]) -> Images:
-    pixels, labels = ([getattr(part, name) for part in parts] for name in ("pixels", "labels"))
-    return Images(torch.cat(pixels), torch.cat(labels))
-
-
-# ---- files
 
 
 def _read_published(path: Path, digest: str) -> bytes:

@@ -17,6 +17,7 @@ from stn.errors import UserError
 from stn.files import explaining_os_errors, read, write_atomically
 
 SPLITS = ("train", "valid", "test")
+FILES = "train.txt, valid.txt, test.txt"
 END_OF_LINE = "<eos>"
 
 
@@ -49,13 +50,12 @@ def load_corpus(folder: Path) -> Corpus:
     folder = Path(folder)
     if not folder.is_dir():
         cause = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {cause}: run ./getdata.sh, or pass --data FOLDER with {_file_names()}")
-    paths = {split: folder / f"{split}.txt" for split in SPLITS}
-    contents = {split: _read(path) for split, path in paths.items()}
+        raise UserError(f"{folder} {cause}: run ./getdata.sh, or pass --data FOLDER with {FILES}")
+    paths = [folder / f"{split}.txt" for split in SPLITS]
+    contents = [_read(path) for path in paths]
     ids: dict[str, int] = {}
-    streams = {split: _encode(_decode(contents[split], paths[split]), ids) for split in SPLITS}
-    checksum = hashlib.sha256(b"".join(contents.values())).hexdigest()
-    return Corpus(**streams, vocabulary=tuple(ids), checksum=checksum)
+    streams = [_encode(_decode(content, path), ids) for content, path in zip(contents, paths, strict=True)]
+    return Corpus(*streams, vocabulary=tuple(ids), checksum=hashlib.sha256(b"".join(contents)).hexdigest())
 
 
 def batchify(tokens: Tensor, batch_size: int, name: str = "train") -> Tensor:
@@ -89,12 +89,8 @@ def chunk(data: Tensor, start: int, bptt: int) -> tuple[Tensor, Tensor]:
     return data[start : start + steps], data[start + 1 : start + 1 + steps]
 
 
-def _file_names() -> str:
-    return ", ".join(f"{split}.txt" for split in SPLITS)
-
-
 def _read(path: Path) -> bytes:
-    return read(path, "a text file", f"put a text there (--data needs {_file_names()})")
+    return read(path, "a text file", f"put a text there (--data needs {FILES})")
 
 
 def _decode(content: bytes, path: Path) -> str:

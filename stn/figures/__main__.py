@@ -2,6 +2,6 @@
 
 import sys
 
-from stn.figures.command import main
+from stn.scripts.figures import main
 
 sys.exit(main())

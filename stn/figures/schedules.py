@@ -51,17 +51,10 @@ def initial_values(runs: Sequence[Run], name: str, label: str) -> Drawing:
         # Up to the first hyperparameter step it stays where it starts.
         steps, values = [0, steps.iloc[0], *steps], [start, start, *run.steps[name]]
         panel.plot(steps, values, color=color, linestyle=dashes, label=f"{start:g}")
-    panel.set(xlabel="iteration", ylabel=label, ylim=(0, None))
-    panel.set_xlim(left=0)
+    panel.set(xlabel="iteration", ylabel=label, xlim=(0, None), ylim=(0, None))
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    figure.legend(
-        title="initial value",
-        title_fontsize=STYLE["legend.fontsize"],
-        loc="outside upper center",
-        ncols=min(len(drawn), 5),
-        handlelength=1.6,
-        columnspacing=1.2,
-    )
+    title = {"title": "initial value", "title_fontsize": STYLE["legend.fontsize"]}
+    figure.legend(**title, loc="outside upper center", ncols=min(len(drawn), 5), handlelength=1.6, columnspacing=1.2)
     return Drawing(figure, skipped)
 
 

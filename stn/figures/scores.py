@@ -38,16 +38,18 @@ def _scores(runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str) -
     """Measures of training and validation, a panel each. curves: (one of MEASURES, "epoch" or "time")."""
     needed = {"epoch", "time", "val_loss"}
     needed |= {f"{split}_{measure}" for split in ("train", "val") for measure, _ in curves}
-    drawn, skipped = select(
-        runs, lambda run: len(run.epoch) and needed <= {*run.epoch}, f"holds no {what} of a whole epoch yet"
-    )
+    missing = f"holds no {what} of a whole epoch yet"
+    drawn, skipped = select(runs, lambda run: len(run.epoch) and needed <= {*run.epoch}, missing)
     same = len({measure for measure, _ in curves}) == 1
     figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=same)
     for panel, (measure, by) in zip(panels, curves, strict=True):
         unit = _scale_x(panel, by, drawn)
         for run, color, marker in zip(drawn, cycle(COLORS), cycle(MARKERS)):
-            _draw_score(panel, run, measure, run.epoch[by].to_numpy() / unit, color, marker)
+            x, best, valid = run.epoch[by].to_numpy() / unit, run.best(), run.epoch[f"val_{measure}"]
+            panel.plot(x, run.epoch[f"train_{measure}"], color=color, **CONSTANT)
+            panel.plot(x, valid, color=color)
+            panel.plot(x[best], valid.iloc[best], color=color, marker=marker, markersize=4, clip_on=False)
         if by == "time":
             panel.set_xlim(left=0)
         _scale_score(panel, measure, drawn)
@@ -61,13 +63,6 @@ def _scores(runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str) -
     ]
     legend(figure, None, [*run_keys(drawn, markers), *handles])
     return Drawing(figure, skipped)
-
-
-def _draw_score(panel: Axes, run: Run, measure: str, x: numpy.ndarray, color: str, marker: str) -> None:
-    best, valid = run.best(), run.epoch[f"val_{measure}"]
-    panel.plot(x, run.epoch[f"train_{measure}"], color=color, **CONSTANT)
-    panel.plot(x, valid, color=color)
-    panel.plot(x[best], valid.iloc[best], color=color, marker=marker, markersize=4, clip_on=False)
 
 
 def _scale_x(panel: Axes, by: str, runs: Sequence[Run]) -> float:

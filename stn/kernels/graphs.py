@@ -35,7 +35,7 @@ def graphed(function: Function) -> Function:
         gpu = gpu_of(arguments) if cuda_graphs else None
         if gpu is None:
             return function(*arguments)
-        key = tuple(map(_signature, arguments))
+        key = tuple((a.shape, a.dtype, a.device) if isinstance(a, Tensor) else a for a in arguments)
         with torch.cuda.device(gpu):  # streams and graphs belong to the current device
             # Taken out and put back, so that the least recently used comes first.
             recordings[key] = recording = recordings.pop(key, None) or Recording(function, arguments)
@@ -83,10 +83,6 @@ def record(function: Function, arguments: Sequence[Any]) -> tuple[Callable[[], N
         cause = str(error).partition("\n")[0]
         raise UserError(f"this GPU cannot record a CUDA graph ({cause}): give --no_cuda_graphs") from error
     return graph.replay, results
-
-
-def _signature(argument: Any) -> Any:
-    return (argument.shape, argument.dtype, argument.device) if isinstance(argument, Tensor) else argument
 
 
 def _copies(values: Sequence[Any]) -> tuple:

@@ -75,10 +75,8 @@ def refuse_lost_rows(folder: Path, lengths: Mapping[str, int]) -> None:
         file = folder / name
         found = file.stat().st_size if file.exists() else 0
         if found < length:
-            raise UserError(
-                f"{file} has {found} bytes, fewer than the {length} that it had when the checkpoint was taken:"
-                f" restore it, or {NEW_RUN}"
-            )
+            cause = f"{file} has {found} bytes, fewer than the {length} that it had when the checkpoint was taken"
+            raise UserError(f"{cause}: restore it, or {NEW_RUN}")
 
 
 def rewind_tables(folder: Path, lengths: Mapping[str, int]) -> None:

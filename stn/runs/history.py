@@ -79,10 +79,8 @@ def read_run(path: Path | str, names: Iterable[str] | None = None) -> Run:
     known = settings.get("hyperparameters")
     names = known if isinstance(known, list) else names
     if names is None:
-        raise UserError(
-            f"{path / ARGS} does not say which columns are hyperparameters (it is of an older version): "
-            "draw it with lstm/save_figures.py or cnn/save_figures.py"
-        )
+        cause = f"{path / ARGS} does not say which columns are hyperparameters (it is of an older version)"
+        raise UserError(f"{cause}: draw it with lstm/save_figures.py or cnn/save_figures.py")
     epoch, *steps = (_read_table(path / f"{name}.csv") for name in ("epoch", "val", "valid"))
     return Run(path, settings, [*names], epoch, next((table for table in steps if len(table)), steps[0]))
 
@@ -122,6 +120,5 @@ def _read_table(file: Path) -> pandas.DataFrame:
     try:
         return pandas.read_csv(io.BytesIO(whole), dtype=float).dropna() if whole else pandas.DataFrame()
     except ValueError as error:
-        raise UserError(
-            f"{file} is not a table of numbers ({one_line(error)}): mend it, or leave that run out"
-        ) from error
+        cause = f"{file} is not a table of numbers ({one_line(error)})"
+        raise UserError(f"{cause}: mend it, or leave that run out") from error

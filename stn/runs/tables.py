@@ -33,10 +33,7 @@ class Table:
         if set(columns) != set(row):
             raise ValueError(f"{self.path.name} has the columns {columns}, this row {list(row)}")
         header = "" if self._columns else csv_line(columns)
-        self._write((header + csv_line(row[name] for name in columns)).encode())
-        self._columns = columns
-
-    def _write(self, lines: bytes) -> None:
+        lines = (header + csv_line(row[name] for name in columns)).encode()
         rest = memoryview(lines)
         try:
             self._file.seek(self.length)
@@ -47,6 +44,7 @@ class Table:
             with contextlib.suppress(OSError):
                 self._file.truncate(self.length)
             raise
+        self._columns = columns
 
     def sync(self) -> None:
         """Return when all rows are on disk."""

@@ -57,12 +57,15 @@ def train(
     """
     data, hyper, task = build(settings, sources)
     with run(data) as folder:
+        state = None
+        if folder.resumed:  # one that cannot go on is left as it is, its status too
+            load_model(task, hyper, read_checkpoint(folder.path))
+            state = folder.load_checkpoint()
         try:
             with explaining_out_of_memory("out of memory: start a run of a smaller model or --batch_size"):
                 trainer = settings.trainer(task, hyper, folder, progress, stop)
-                if folder.resumed:
-                    load_model(task, hyper, read_checkpoint(folder.path))  # before the logs are cut back
-                    trainer.load_state_dict(folder.load_checkpoint())
+                if state is not None:
+                    trainer.load_state_dict(state)
                 progress.started(trainer, folder, data)
                 completed = trainer.train()
             progress.ended(completed)

@@ -1,5 +1,6 @@
 """What an experiment declares of its hyperparameters: one table; flags, sources, replays and figures follow from it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,7 +40,7 @@ class Declared:
         if self.discrete and initial not in range(int(low), int(high)):
             wanted = f"a whole number from {low:g} to {high - 1:g}"
         elif not self.discrete and not low < initial < high:
-            wanted = f"a value strictly between {low:g} and {high:g}"
+            wanted = f"a value strictly between {low:g} and {high:g}" if high < math.inf else f"a value above {low:g}"
         else:
             return Tuned(initial, self.range, values[self.scale], self.per_example, self.discrete, feed)
         raise UserError(f"--{self.tune} cannot start at --{self.start} {initial:g}: give --{self.start} {wanted}")

@@ -53,8 +53,10 @@ class Flag:
 
     def accepts(self, value: object) -> bool:
         """Whether the flag could have this value, which may come from a file."""
-        if value == self.default or self.check is None:
-            return isinstance(value, type(self.default))  # 1 == True, 40 == 40.0
+        if type(value) is type(self.default) and value == self.default:  # True == 1 and 40.0 == 40, too
+            return True
+        if self.check is None:
+            return isinstance(value, bool)
         if isinstance(value, list) != self.many:
             return False
         try:
@@ -66,9 +68,7 @@ class Flag:
 def flag(default: Any, help: str, check: Callable[[str], Any] | None = None, *aliases: str, **options: Any) -> Any:
     """A field of a settings class that a flag of its name sets; `options` are others of `Flag`."""
     own = {"help": help, "check": check, "default": default, "aliases": aliases, **options}
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata={"flag": own})
-    return field(default=default, metadata={"flag": own})
+    return field(default=tuple(default) if isinstance(default, list) else default, metadata={"flag": own})
 
 
 def flags_of(settings: type, without_group: str = "", **changes: Mapping[str, Any]) -> list[Flag]:
@@ -88,6 +88,9 @@ def parse(parser: OneLineParser, flags: Iterable[Flag], argv: Sequence[str] | No
 
 
 def refuse_idle(given: Collection[str], idle: Mapping[str, str]) -> None:
-    """Raise UserError for a flag that was given and has nothing to act on; `idle`: such flags with a remedy."""
+    """Raise UserError for a flag that was given and has nothing to act on.
+
+    idle: such flags, by name, with what would give them something.
+    """
     for name in sorted(given & idle.keys()):
-        raise UserError(f"--{name} has nothing to act on: {idle[name]}")
+        raise UserError(f"--{name} has nothing to act on: {idle[name]}, or leave it out")

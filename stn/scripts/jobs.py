@@ -58,7 +58,8 @@ class Job:
         """
         module = [sys.executable, "-m", self.script.module]
         path = self.path
-        start = [*module, *self.new_flags(), "--threads", str(self.threads), "--overwrite"]
+        redo = ["--overwrite"] if "overwrite" in self.script.defaults() else []
+        start = [*module, *self.new_flags(), "--threads", str(self.threads), *redo]
         if overwrite or path is None:
             return start
         self.refuse_other_settings(path)
@@ -81,23 +82,15 @@ class Job:
         settings = read_settings(path)
         other = [name for name, value in sorted(wanted.items()) if settings.get(name) != value]
         if other:
-            raise UserError(
-                f"{path} was made with another {', '.join(other)}: remove that folder and start again, "
-                "or redo all with --overwrite"
-            )
+            cause = f"{path} was made with another {', '.join(other)}"
+            raise UserError(f"{cause}: remove that folder and start again, or redo all with --overwrite")
 
     def start(self, command: list[str]) -> subprocess.Popen:
         """The process of the command that finishes the run."""
-        return subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, PARENT: str(os.getpid())},
-            text=True,
-            errors="replace",
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            process_group=0,  # a terminal's Ctrl-C reaches it through `finish` alone, and once
-        )
+        environment = {**os.environ, PARENT: str(os.getpid())}
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+        # In a group of its own a terminal's Ctrl-C reaches it through `finish` alone, and once.
+        return subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0, **output)
 
     def follow(self, process: subprocess.Popen) -> None:
         """Show the process's lines behind the run's name until it ends.
@@ -132,13 +125,49 @@ def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Cal
     done: called after each that was not finished before. Where one fails, those that do not need it still run; then
     UserError is raised with the first failure's message. On Ctrl-C the processes are stopped, each with a checkpoint.
     """
-    with _Crew(jobs, at_once, overwrite) as crew:
-        while crew.start():
-            for _ in range(crew.collect()):
-                done()
-    if crew.failures:
-        others = f" (and {len(crew.failures) - 1} more failed)" if len(crew.failures) > 1 else ""
-        raise UserError(crew.failures[0] + others)
+    jobs = {job.name: job for job in jobs}
+    order = TopologicalSorter({name: job.needs for name, job in jobs.items()})
+    order.prepare()
+    waiting, failures = [*order.get_ready()], []
+    running: dict[Future, tuple[str, subprocess.Popen]] = {}
+
+    def ended(name: str) -> None:
+        order.done(name)
+        waiting.extend(order.get_ready())
+
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    job = jobs[waiting.pop(0)]
+                    try:
+                        command = job.command(overwrite)
+                    except UserError as error:
+                        failures.append(str(error))
+                        continue
+                    if command is None:
+                        say(f"{job.name}: already finished, in {job.path} (--overwrite redoes it)")
+                        ended(job.name)
+                        continue
+                    with held_interrupt():
+                        process = job.start(command)
+                        running[pool.submit(job.follow, process)] = job.name, process
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    name, _ = running.pop(future)
+                    try:
+                        future.result()
+                    except UserError as error:
+                        failures.append(str(error))
+                        continue
+                    ended(name)
+                    done()
+        except BaseException:
+            for _, process in running.values():
+                process.send_signal(signal.SIGINT)
+            raise
+    if failures:
+        others = f" (and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
+        raise UserError(failures[0] + others)
 
 
 @contextmanager
@@ -152,63 +181,3 @@ def held_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
     if asked:
         signal.raise_signal(signal.SIGINT)
-
-
-class _Crew:
-    """The processes of some jobs; leaving its context with an exception interrupts those under way."""
-
-    def __init__(self, jobs: Iterable[Job], at_once: int, overwrite: bool):
-        self.jobs = {job.name: job for job in jobs}
-        self.at_once, self.overwrite = at_once, overwrite
-        self.order = TopologicalSorter({name: job.needs for name, job in self.jobs.items()})
-        self.order.prepare()
-        self.waiting: list[str] = []
-        self.running: dict[Future, tuple[str, subprocess.Popen]] = {}
-        self.failures: list[str] = []
-        self.pool = ThreadPoolExecutor(at_once)
-
-    def start(self) -> bool:
-        """Start what can be; whether anything runs. What is left otherwise, if anything, needs what failed."""
-        self.waiting += self.order.get_ready()
-        while self.waiting and len(self.running) < self.at_once:
-            self.start_one(self.waiting.pop(0))
-        return bool(self.running)
-
-    def start_one(self, name: str) -> None:
-        job = self.jobs[name]
-        try:
-            command = job.command(self.overwrite)
-        except UserError as error:
-            self.failures.append(str(error))
-            return
-        if command is None:
-            say(f"{name}: already finished, in {job.path} (--overwrite redoes it)")
-            self.order.done(name)
-            self.waiting += self.order.get_ready()
-            return
-        with held_interrupt():
-            process = job.start(command)
-            self.running[self.pool.submit(job.follow, process)] = name, process
-
-    def collect(self) -> int:
-        """Wait until one ends; how many have ended well."""
-        ended = wait(self.running, return_when=FIRST_COMPLETED).done
-        names = {future: self.running.pop(future)[0] for future in ended}
-        failed = 0
-        for future, name in names.items():
-            try:
-                future.result()
-                self.order.done(name)
-            except UserError as error:
-                self.failures.append(str(error))
-                failed += 1
-        return len(ended) - failed
-
-    def __enter__(self) -> "_Crew":
-        return self
-
-    def __exit__(self, error: object, *_: object) -> None:
-        if error is not None:
-            for _name, process in self.running.values():
-                process.send_signal(signal.SIGINT)
-        self.pool.shutdown()

@@ -59,7 +59,7 @@ def named(path: str) -> str:
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
-    """A check for one of these words."""
+    """A check for one of these words, which --help shows."""
 
     def parse_choice(text: str) -> str:
         if text not in choices:

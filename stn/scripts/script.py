@@ -156,7 +156,7 @@ class Script:
             if run.status == "finished" and not lengthened:
                 flags = " or ".join(f"--{flag.name}" for flag in longer)
                 raise UserError(f"the run in {path} is finished: give more {flags} to train it on")
-            values = self.recorded(path, run.settings, given)
+            values = self.resumed_values(path, run.settings, given)
             device = torch.device(values["device"])
             if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
                 raise UserError(f"the run used {device}, which is not here: resume it where there is such a GPU")
@@ -166,7 +166,7 @@ class Script:
     def test(self, given: Mapping[str, Any]) -> int:
         """Evaluate a run's best model without training or touching the run; the exit status."""
         path = self.find_run(given, unfinished=False)
-        values = self.recorded(path, read_settings(path), given)
+        values = self.resumed_values(path, read_settings(path), given)
         values["device"] = str(choose_device(values["disable_cuda"], values["gpu"]))
         report(evaluate_best(self.make(values), self.sources(values), read_checkpoint(path)), f"of {path}")
         return 0
@@ -192,45 +192,54 @@ class Script:
             return find(given["resume"], "the run")
         return self.settings.newest_run({**self.defaults(), **given}, unfinished)
 
-    def recorded(self, path: Path, record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """The flags' values as a run's args.yaml records them, but for those that were given and may change.
+    def resumed_values(self, path: Path, record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """All values of a run that goes on: those in its args.yaml, but for those given that may change.
 
         Raises UserError where the run is another script's, its settings are not possible, or a flag was given that may
         not change.
         """
-        if "overwrite" in given:
-            raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
-        if (script := str(record.get("script", self.path))) != self.path:
-            remedy = "go on with that" if "/" in script else "it is of another version, start a new run"
-            raise UserError(f"the run is one of {script}, not of {self.path}: {remedy}")
-        fixed = [flag for flag in self.flags.values() if not flag.may_change]
-        needed = {*(flag.name for flag in fixed), *self.settings.DERIVED}
-        if missing := sorted(needed - record.keys()):
-            raise UserError(
-                f"the run's args.yaml lacks {', '.join(missing[:3])}{', …' if missing[3:] else ''}: it is of another "
-                "version, start a new run"
-            )
-        if record["dtype"] not in precision.TYPES:
-            raise UserError(f"the run computes in {record['dtype']}, which this version does not: start a new run")
+        self.refuse_other_runs(record)
         values = {**self.defaults(), **record}
-        impossible = [name for name, flag in self.flags.items() if not flag.accepts(values[name])]
-        impossible += [] if is_device(record["device"]) else ["device"]
-        if impossible:
-            name = impossible[0]
-            raise UserError(f"the run's args.yaml says {name}: {values[name]!r}: mend it, or start a new run")
-        differing = [
-            f"--{flag.name} {given[flag.name]} (the run has {record[flag.name]})"
-            for flag in sorted(fixed, key=lambda flag: flag.name)
-            if flag.name in given and flag.name != "data" and given[flag.name] != record[flag.name]
-        ]
-        if differing:
-            raise UserError(f"cannot continue with {', '.join(differing)}: leave that out, or start a new run")
+        self.refuse_impossible(values)
+        self.refuse_changes(values, given)
         values |= {name: value for name, value in given.items() if name in self.flags and self.flags[name].may_change}
         if "data" in given:
             values["data"], _ = self.settings.locate(given["data"])
         if values.get("load_schedule"):
             values["load_schedule"] = str(path / SCHEDULE)
         return values
+
+    def refuse_other_runs(self, record: Mapping[str, Any]) -> None:
+        """Raise UserError where args.yaml is of another script, or of another version of this one."""
+        if (script := str(record.get("script", self.path))) != self.path:
+            remedy = "go on with that" if "/" in script else "it is of another version, start a new run"
+            raise UserError(f"the run is one of {script}, not of {self.path}: {remedy}")
+        needed = {flag.name for flag in self.flags.values() if not flag.may_change} | {*self.settings.DERIVED}
+        if missing := sorted(needed - record.keys()):
+            words = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
+            raise UserError(f"the run's args.yaml lacks {words}: it is of another version, start a new run")
+
+    def refuse_impossible(self, values: Values) -> None:
+        """Raise UserError where args.yaml says what no run can have had, as where it was edited."""
+        if values["dtype"] not in precision.TYPES:
+            raise UserError(f"the run computes in {values['dtype']}, which this version does not: start a new run")
+        impossible = [name for name, flag in self.flags.items() if not flag.accepts(values[name])]
+        impossible += [name for name in ("data", "seed", "threads") if values[name] is None]  # a run has chosen its own
+        impossible += [] if is_device(values["device"]) else ["device"]
+        for name in impossible[:1]:
+            raise UserError(f"the run's args.yaml says {name}: {values[name]!r}: mend it, or start a new run")
+
+    def refuse_changes(self, values: Values, given: Mapping[str, Any]) -> None:
+        """Raise UserError for flags that were given with another value than the run's, and may not change."""
+        if "overwrite" in given:
+            raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
+        differing = [
+            f"--{name} {given[name]} (the run has {values[name]})"
+            for name, flag in sorted(self.flags.items())
+            if name in given and name != "data" and not flag.may_change and given[name] != values[name]
+        ]
+        if differing:
+            raise UserError(f"cannot continue with {', '.join(differing)}: leave that out, or start a new run")
 
 
 def hide_write_errors(failure: threading.ExceptHookArgs) -> None:

@@ -1,6 +1,5 @@
 """Draw the figures of some runs, as far as the runs have come."""
 
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -44,27 +43,27 @@ def main(
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder")
     parser.add_argument("--out", type=Path, default=Path("plots"), metavar="FOLDER", help="where the figures go")
     args = parser.parse_args(argv)
-    return exit_status(script, lambda: _draw(args, script, plots, names), "start it again")
 
+    def draw() -> int:
+        runs, status = [], 0
+        for path in dict.fromkeys(args.runs):
+            try:
+                runs.append(read_run(find(path, "the run"), names))
+            except UserError as error:
+                complain(script, f"left out: {error}")
+                status = 2
+        for name, plot in plots.items():
+            if not any(map(plot.fits, runs)):
+                continue
+            try:
+                figure, skipped = plot.draw(runs)
+                for line in skipped:
+                    complain(script, f"{name}: left out: {line}")
+                for file in save(figure, args.out / name):
+                    say(str(file))
+            except UserError as error:
+                complain(script, f"{name}: {error}")
+                status = 2
+        return status
 
-def _draw(args: Namespace, script: str, plots: Mapping[str, Plot], names: Sequence[str] | None) -> int:
-    runs, status = [], 0
-    for path in dict.fromkeys(args.runs):
-        try:
-            runs.append(read_run(find(path, "the run"), names))
-        except UserError as error:
-            complain(script, f"left out: {error}")
-            status = 2
-    for name, plot in plots.items():
-        if not any(map(plot.fits, runs)):
-            continue
-        try:
-            figure, skipped = plot.draw(runs)
-            for line in skipped:
-                complain(script, f"{name}: left out: {line}")
-            for file in save(figure, args.out / name):
-                say(str(file))
-        except UserError as error:
-            complain(script, f"{name}: {error}")
-            status = 2
-    return status
+    return exit_status(script, draw, "start it again")

@@ -13,7 +13,7 @@ from lstm_runs import execute, refused
 
 from cnn import save_figures as cnn_figures
 from lstm import save_figures as lstm_figures
-from stn.figures import command
+from stn.scripts import figures as command
 
 ROOT = Path(__file__).resolve().parents[1]
 

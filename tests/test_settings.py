@@ -1,0 +1,61 @@
+"""Settings of runs: typed, frozen, and each declared with its flag."""
+
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+from run_folders import refused
+
+from cnn.settings import ImageSettings
+from lstm.settings import LanguageModelSettings
+from stn.scripts.flags import flags_of
+
+LANGUAGE = LanguageModelSettings(data="builtin", seed=1, threads=1, dtype="float32")
+IMAGES = ImageSettings(data="builtin", seed=1, threads=1, dtype="float32", label="")
+both = pytest.mark.parametrize("settings", [LANGUAGE, IMAGES], ids=["language", "images"])
+
+
+@both
+def test_they_cannot_change(settings):
+    with pytest.raises(FrozenInstanceError):
+        settings.batch_size = 3
+    assert replace(settings, batch_size=3).batch_size == 3 != settings.batch_size
+
+
+@both
+def test_a_misspelt_name_raises(settings):
+    with pytest.raises(TypeError, match="batchsize"):
+        replace(settings, batchsize=3)
+
+
+@both
+def test_every_field_has_a_flag_of_its_name_and_default_or_is_derived(settings):
+    flags = {flag.name: flag for flag in flags_of(type(settings))}
+    without = {own.name for own in fields(settings)} - flags.keys()
+    assert without - {"min_lr"} == {*settings.DERIVED}
+    for name, flag in flags.items():
+        if name not in ("data", "seed", "threads", "dtype"):
+            found = getattr(settings, name)
+            assert found == (tuple(flag.default) if flag.many else flag.default)
+            assert flag.accepts(flag.default)
+
+
+def test_a_script_may_have_flags_in_another_way():
+    flags = {flag.name: flag for flag in flags_of(ImageSettings, without=("gpu", "seed"), model={"aliases": ("-a",)})}
+    assert "seed" not in flags and flags["model"].aliases == ("-a",) and flags["model"].default == "alexnet"
+    assert next(flag for flag in flags_of(ImageSettings) if flag.name == "model").aliases == ()
+
+
+def test_a_learning_rate_at_which_training_stops_is_refused():
+    refused(lambda: replace(LANGUAGE, lr=1e-4), "--lr 0.0001", "0.0003")
+    refused(lambda: replace(IMAGES, train_lr=1e-6), "--train_lr 1e-06", "1e-05")
+    assert replace(IMAGES, train_lr=1e-6, min_lr=1e-7).train_lr == 1e-6
+
+
+@pytest.mark.usefixtures("few_images")
+@both
+def test_data_that_changed_is_refused(settings):
+    place, _ = settings.locate("builtin")
+    settings = replace(settings, data=place)
+    checksum = settings.load().checksum
+    assert replace(settings, data_checksum=checksum).load().checksum == checksum
+    refused(lambda: replace(settings, data_checksum="another").load(), f"{place} does not hold what", "restore")
