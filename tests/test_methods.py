@@ -265,6 +265,7 @@ def test_hyperparameters_take_adams_steps(tune_scales):
     adam = Adam([{"params": [twin[0]], "lr": 0.3}, {"params": [twin[1]], "lr": 0.05}])
     for _ in range(3):
         method.hyper_step(task, hyper)
+        assert hyper.unconstrained.grad.norm() > 1e-4
         twin[0].grad = hyper.unconstrained.grad.clone()
         twin[1].grad = hyper.raw_scale.grad.clone() if tune_scales else None
         adam.step()

@@ -200,6 +200,9 @@ def test_a_second_pass_on_a_batch_finds_all_as_the_first_did(split, steps, train
     assert bitwise(batch, batch_before) and bitwise((task.state_dict(), task.model.state_dict()), before)
     if training:  # the random numbers are what differs otherwise
         assert not bitwise(task.predict(batch, draw).dropped, passes[0][0].dropped)
+    task.carry(batch, passes[0][0])
+    torch.set_rng_state(random)
+    assert bitwise(task.predict(batch, draw), passes[0][0])  # also once the stream has gone on
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
