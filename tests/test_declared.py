@@ -16,7 +16,14 @@ HOLES = Declared("holes", (0.0, 4.0), (0.0, 9.0), "tune_holes", "start_holes", "
 
 
 def test_a_tuned_source_is_as_declared_and_as_the_flags_say():
-    values = {"start_drop": 0.25, "perturb_scale": 0.5, "start_holes": 0.0, "wide": 2.0, "alpha": 3.0}
+    values = {
+        "tune_scales": False,
+        "start_drop": 0.25,
+        "perturb_scale": 0.5,
+        "start_holes": 0.0,
+        "wide": 2.0,
+        "alpha": 3.0,
+    }
     assert RATE.tuned(values) == Tuned(0.25, (0.0, 0.9), 0.5)
     assert HOLES.tuned(values) == Tuned(0.0, (0.0, 4.0), 2.0, discrete=True)
     squashed = Tuned(3.0, (0.0, math.inf), 0.5, per_example=False, feed="squashed")
@@ -35,8 +42,14 @@ def test_a_tuned_source_is_as_declared_and_as_the_flags_say():
 )  # fmt: skip
 def test_a_start_outside_the_range_is_refused(declared, starts, message):
     for start in starts:
-        values = {declared.start: start, declared.scale: 1.0}
+        values = {declared.start: start, declared.scale: 1.0, "tune_scales": False}
         assert refused(lambda values=values: declared.tuned(values)) == message.format(start)
+
+
+def test_a_scale_of_0_cannot_be_tuned():
+    values = {"tune_scales": True, "start_drop": 0.25, "perturb_scale": 0.0}
+    assert refused(lambda: RATE.tuned(values)).startswith("--perturb_scale 0 cannot be tuned: give it a value above 0")
+    assert RATE.tuned({**values, "tune_scales": False}).scale == 0
 
 
 def test_ranges_lie_in_what_is_possible():

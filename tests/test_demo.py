@@ -37,7 +37,7 @@ def test_table_shows_results_and_the_best_epochs_values(tmp_path):
     fixed = made_up_run(tmp_path / "fixed" / "2026-01-02", 200.04, 190.0, found=(0.5, 0.5))
     tuned = made_up_run(tmp_path / "tuned" / "2026-01-02", 150.26, 140.0, found=(0.5, 0.25, 0.125))
     lines = demo.table(
-        *(Job("", train.SCRIPT, demo.place(str(run.parent), tmp_path), list) for run in (fixed, tuned))
+        *(Job("", train.SCRIPT, {"data": str(tmp_path), "save_dir": str(run.parent)}, list) for run in (fixed, tuned))
     ).splitlines()
     assert len({len(line) for line in lines if line}) == 1
     cells = [line.split() for line in lines if line]

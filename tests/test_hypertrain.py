@@ -36,6 +36,8 @@ SCALES = [f"{name}_scale" for name in SMALL_NAMES]
 
 pytestmark = pytest.mark.usefixtures("few_images", "same_threads")
 
+PERTURBATIONS = ("perturb_scale", "cutlength_scale", "cutholes_scale")
+
 
 @pytest.fixture
 def run(tmp_path, capsys):
@@ -587,9 +589,9 @@ def test_a_run_of_the_other_script(run, finished):
           "--total_epochs 2 ", f"--warmup_epochs {epochs}", "raise")) for epochs in (2, 3)),
         *((f"--tune_all --start_{name} {value}", ("cannot start at", f"--start_{name} {value}: give"))
           for name, value in (
-            ("hue", "0.5"), ("cutlength", "25"), ("cutlength", "24"), ("cutlength", "23.5"), ("cutlength", "3.7"), ("cutholes", "4"),
-            ("drop", "0"), ("drop", "0.9"), ("indrop", "1"), ("sat", "1"), ("contrast", "1"), ("bright", "0"),
-            ("inscale", "0.3"))),
+            ("hue", "0.5"), ("cutlength", "25"), ("cutlength", "24"), ("cutlength", "23.5"), ("cutlength", "3.7"),
+            ("cutholes", "4"), ("drop", "0"), ("drop", "0.9"), ("indrop", "1"), ("sat", "1"), ("contrast", "1"),
+            ("bright", "0"), ("inscale", "0.3"))),
         ("--tune_dropout --start_drop 0", ("--start_drop 0", "0 and 0.9")),
         *((f"--tune_all --start_{name} {value}", (f"--start_{name}", value)) for name in ("hue", "cutlength")
           for value in ("-1", "nan", "inf", "much")),
@@ -606,8 +608,10 @@ def test_a_run_of_the_other_script(run, finished):
         ("--tune_all --train_lr 1e-6", ("--train_lr 1e-06", "1e-05")),
         *((f"--tune_all --{name} {value}", (name, value)) for name in ("batch_size", "total_epochs", "train_steps",
           "valid_steps", "patience", "threads", "log_interval") for value in ("0", "-3", "2.5")),
-        *((f"--tune_all --{name} {value}", (name, value)) for name in ("train_lr", "valid_lr", "scale_lr", "lr_decay",
-          "perturb_scale", "cutlength_scale", "cutholes_scale") for value in ("0", "-1", "nan", "inf")),
+        *((f"--tune_all --{name} {value}", (name, value)) for name in ("train_lr", "valid_lr", "scale_lr", "lr_decay")
+          for value in ("0", "-1", "nan", "inf")),
+        *((f"--tune_all --{name} {value}", (name, value)) for name in PERTURBATIONS for value in ("-1", "nan", "inf")),
+        *((f"--tune_all --tune_scales --{name} 0", (f"--{name} 0", "--tune_scales")) for name in PERTURBATIONS),
         *((f"--tune_all --momentum {value}", ("momentum", value)) for value in ("1", "-0.1", "nan")),
         ("--tune_all --lr_decay 4", ("--lr_decay", "4", "at most 1")),
         ("--tune_all --entropy_weight -1", ("entropy_weight", "-1")),
@@ -634,8 +638,28 @@ def test_images_that_are_missing_or_truncated(run, tmp_path):
     assert not (tmp_path / "logs").exists()
 
 
+def test_a_scale_of_0_does_not_perturb(run, tmp_path):
+    flags = "--tune_sat --tune_cutlength --perturb_scale 0 --cutlength_scale 0 --total_epochs 2 --warmup_epochs 0"
+    assert run(f"{flags} --valid_lr 0.1")[0] == 0
+    last = rows(only_run(tmp_path) / "epoch.csv")[-1]
+    assert last["sat_scale"] == last["cutlength_scale"] == "0.0"
+
+
+def test_the_learned_scalar_of_elementary_outputs(run, tmp_path):
+    """As published, one a layer with a response, which starts at 1 and is learned; without the flag there is none."""
+    scalars = {}
+    for prefix, flag in (("with", "--elementary_scale"), ("without", "")):
+        assert run(f"--tune_sat --total_epochs 2 --warmup_epochs 0 --save --subdir {prefix} {flag}")[0] == 0
+        (model,) = (tmp_path / "logs").glob(f"*/{prefix}/*/model.pt")
+        weights = torch.load(model, weights_only=True)["model"]
+        scalars[prefix] = {name: value.item() for name, value in weights.items() if "elementary_scale" in name}
+    assert scalars["without"] == {}
+    assert list(scalars["with"]) == [f"convolutions.{layer}.elementary_scale" for layer in range(3)]
+    assert all(0.5 < value < 2 and value != 1 for value in scalars["with"].values())
+
+
 def failing(error):
-    def model(*_):
+    def model(*_, **__):
         raise error
 
     return model

@@ -7,7 +7,7 @@ from run_folders import refused
 
 from cnn.settings import ImageSettings
 from lstm.settings import LanguageModelSettings
-from stn.scripts.flags import flags_of
+from stn.scripts.flags import TUNING, flags_of
 
 LANGUAGE = LanguageModelSettings(data="builtin", seed=1, threads=1, dtype="float32")
 IMAGES = ImageSettings(data="builtin", seed=1, threads=1, dtype="float32", label="")
@@ -40,8 +40,13 @@ def test_every_field_has_a_flag_of_its_name_and_default_or_is_derived(settings):
 
 
 def test_a_script_may_have_flags_in_another_way():
-    flags = {flag.name: flag for flag in flags_of(ImageSettings, without=("gpu", "seed"), model={"aliases": ("-a",)})}
-    assert "seed" not in flags and flags["model"].aliases == ("-a",) and flags["model"].default == "alexnet"
+    flags = {flag.name: flag for flag in flags_of(ImageSettings, TUNING, model={"aliases": ("-a",)})}
+    assert (
+        "valid_lr" not in flags
+        and "seed" in flags
+        and flags["model"].aliases == ("-a",)
+        and flags["model"].default == "alexnet"
+    )
     assert next(flag for flag in flags_of(ImageSettings) if flag.name == "model").aliases == ()
 
 

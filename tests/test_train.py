@@ -283,10 +283,11 @@ def test_a_model_that_no_memory_holds(run, tmp_path):
           for rate in ("1", "-0.1", "1.5", "nan", "inf", "much")),
         *((f"--{name} {size}", (name, size)) for name in ("emsize", "nhid", "nlayers", "batch_size", "bptt", "epochs",
           "train_steps", "val_steps", "patience", "threads") for size in ("0", "-3", "2.5")),
-        *((f"--{name} {number}", (name, number)) for name in ("lr", "hyper_lr", "perturb_scale", "scale_lr")
+        *((f"--{name} {number}", (name, number)) for name in ("lr", "hyper_lr", "scale_lr")
           for number in ("0", "-1", "nan", "inf")),
-        *((f"--{name} {number}", (name, number)) for name in ("clip", "wdecay", "alpha", "beta", "entropy_weight")
-          for number in ("-1", "nan", "inf")),
+        *((f"--{name} {number}", (name, number)) for name in (
+            "clip", "wdecay", "alpha", "beta", "entropy_weight", "perturb_scale") for number in ("-1", "nan", "inf")),
+        ("--tune_all --tune_scales --perturb_scale 0", ("--perturb_scale 0", "--tune_scales")),
         ("--lr_decay 1", ("lr_decay", "1")),
         ("--seed -1", ("seed", "-1")),
         ("--warmup_steps -1", ("warmup_steps", "-1")),

@@ -169,11 +169,21 @@ def test_noises_of_different_hyperparameters_are_different(run, used):
     assert all(step["alpha"] != step["beta"] for step in used)
 
 
-def test_a_sinusoid_goes_by_mini_batches(run, used):
-    flags = "--dropouto 0.5 --perturb_dropouto --perturb_type sinusoid --amplitude 0.1 --sinusoid_period 8"
-    assert run(flags)[0] == 0
-    expected = [0.5 + 0.1 * math.sin(2 * math.pi * step / 8) for step in range(len(used))]
-    assert len(used) > 8 and [step["dropouto"] for step in used] == pytest.approx(expected)
+def test_sinusoids_go_by_mini_batches_each_from_a_phase_of_its_own(run, used):
+    """A wave around 0.5 follows x[t + 2] + x[t] = 2 cos(2π/8) x[t + 1] wherever it starts; two move apart."""
+    names = ("dropouto", "wdrop")
+    flags = " ".join(f"--{name} 0.5 --perturb_{name}" for name in names)
+    assert run(f"{flags} --perturb_type sinusoid --amplitude 0.1 --sinusoid_period 8 --seed 3")[0] == 0
+    waves = [numpy.array([step[name] for step in used]) - 0.5 for name in names]
+    for wave in waves:
+        assert len(wave) > 8 and wave[2:] + wave[:-2] == pytest.approx(2 * math.cos(math.pi / 4) * wave[1:-1], abs=1e-6)
+        amplitude = math.hypot(wave[0], (wave[1] - wave[0] * math.cos(math.pi / 4)) / math.sin(math.pi / 4))
+        assert amplitude == pytest.approx(0.1, abs=1e-6)
+    assert numpy.abs(waves[0] - waves[1]).max() > 0.01
+    first = [step["dropouto"] for step in used]
+    used.clear()
+    assert run(f"{flags} --perturb_type sinusoid --amplitude 0.1 --sinusoid_period 8 --seed 4 --prefix other")[0] == 0
+    assert abs(first[0] - used[0]["dropouto"]) > 1e-3
 
 
 def test_rates_are_clipped_to_099_and_coefficients_at_0(run, used):
