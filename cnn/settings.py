@@ -25,19 +25,8 @@ from stn.recorder import Progress, Recorder
 from stn.runs.find import last_started
 from stn.runs.folder import RunFolder
 from stn.scripts.declared import Values
-from stn.scripts.options import (
-    ROOT,
-    find,
-    fraction,
-    named,
-    nonnegative,
-    nonnegative_int,
-    one_of,
-    positive,
-    positive_int,
-    rate,
-)
-from stn.scripts.settings import LONGER, Settings, of_machine, of_model, of_training, of_tuning
+from stn.scripts.options import ROOT, find, fraction, nonnegative, nonnegative_int, one_of, positive, positive_int, rate
+from stn.scripts.settings import LONGER, Settings, data_flag, of_machine, of_model, of_training, of_tuning
 from stn.training import Plan, Stop, Trainer
 
 CIFAR10 = ROOT / "data" / "cifar10"
@@ -81,13 +70,7 @@ class ImageSettings(Settings):
         1e-5, "weight of the perturbation's entropy, with --tune_scales", nonnegative, "-ewt"
     )
 
-    data: str = of_machine(
-        None,
-        "folder of CIFAR-10's binary files, or 'builtin' for the built-in images "
-        "(default: data/cifar10, and where that is absent the built-in images)",
-        named,
-        metavar="FOLDER",
-    )
+    data: str = data_flag("CIFAR-10's binary files", "data/cifar10", "images")
     percent_valid: float = of_machine(
         0.2, "fraction of the training images that validate, the last of the file", positive, "-pval"
     )

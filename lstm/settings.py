@@ -21,8 +21,8 @@ from stn.recorder import Progress, Recorder
 from stn.runs.find import newest_run, run_path
 from stn.runs.folder import RunFolder
 from stn.scripts.declared import Values
-from stn.scripts.options import ROOT, factor, find, named, nonnegative, nonnegative_int, positive, positive_int
-from stn.scripts.settings import LONGER, Settings, of_machine, of_model, of_training, of_tuning
+from stn.scripts.options import ROOT, factor, find, nonnegative, nonnegative_int, positive, positive_int
+from stn.scripts.settings import LONGER, Settings, data_flag, of_machine, of_model, of_training, of_tuning
 from stn.training import Plan, Stop, Trainer
 
 PTB = ROOT / "data" / "penn"
@@ -74,13 +74,7 @@ class LanguageModelSettings(Settings):
     )
     val_log_interval: int = of_tuning(1, "hyperparameter steps between log entries", positive_int, may_change=True)
 
-    data: str = of_machine(
-        None,
-        "folder of train.txt, valid.txt and test.txt, or 'builtin' for the built-in corpus "
-        "(default: data/penn, and where that is absent the built-in corpus)",
-        named,
-        metavar="FOLDER",
-    )
+    data: str = data_flag("train.txt, valid.txt and test.txt", "data/penn", "corpus")
     disable_cuda: bool = of_machine(False, "use the CPU even where there is a GPU")
     no_cuda_graphs: bool = of_machine(False, "on a GPU, launch a sequence's kernels one by one", may_change=True)
     save_dir: str = of_machine("saves", "the runs' folder below logs/", str)

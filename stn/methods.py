@@ -12,10 +12,17 @@ from torch.optim import Optimizer
 
 from stn.bilevel import Loss, Step, Task
 from stn.hyperparameters import Hyperparameters
+from stn.layers import split_parameters
 
 
 class Method(Protocol):
-    """What the loop needs of a method. `set_learning_rate` is for the weights; hyperparameters have their own."""
+    """What the loop needs of a method. `set_learning_rate` is for the weights; hyperparameters have their own.
+
+    elementary, response: the model's parameters, by their part in the best response.
+    """
+
+    elementary: list[nn.Parameter]
+    response: list[nn.Parameter]
 
     def weight_step(self, task: Task, hyper: Hyperparameters) -> Step: ...
 
@@ -75,6 +82,7 @@ class STN:
         scale_lr: float = 0.01,
         entropy_weight: float = 1e-3,
     ):
+        self.elementary, self.response = split_parameters(model)
         weights = torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=weight_decay, fused=True)
         tuned = torch.optim.Adam(
             [{"params": [hyper.unconstrained], "lr": hyper_lr}, {"params": [hyper.raw_scale], "lr": scale_lr}]

@@ -118,6 +118,17 @@ def test_no_noise_is_drawn_where_scales_are_not_tuned():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_method_tells_elementary_from_response_parameters():
+    task, hyper = language_model()
+    method = STN(task.model, hyper, lr=1.0)
+    names = {parameter: name.rpartition(".")[2] for name, parameter in task.model.named_parameters()}
+    assert all(names[parameter].startswith(("response_", "gate")) for parameter in method.response)
+    assert {names[parameter] for parameter in method.elementary} == {"weight", "bias"} | {
+        f"{kind}_{part}_l0" for kind in ("weight", "bias") for part in ("ih", "hh")
+    }
+    assert len(method.elementary) + len(method.response) == len(names)
+
+
 def test_weights_take_gradients_again_after_an_error():
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)

@@ -13,7 +13,7 @@ from stn.recorder import Progress
 from stn.runs.folder import RunFolder
 from stn.scripts.declared import Values
 from stn.scripts.flags import MACHINE, MODEL, TRAINING, TUNING, flag
-from stn.scripts.options import nonnegative, nonnegative_int, one_of, positive_int
+from stn.scripts.options import named, nonnegative, nonnegative_int, one_of, positive_int
 from stn.training import Stop, Trainer
 
 # The flags' groups in the help.
@@ -21,6 +21,13 @@ of_model, of_training, of_tuning, of_machine = (
     partial(flag, group=group) for group in (MODEL, TRAINING, TUNING, MACHINE)
 )
 LONGER = {"may_change": True, "lengthens": True}  # of a flag that lets a run go on for longer
+
+
+def data_flag(files: str, folder: str, builtin: str) -> Any:
+    """--data: a folder of `files`, "builtin", or where it is not given the default `folder`, if that is there."""
+    default = f"default: {folder}, and where that is absent the built-in {builtin}"
+    words = f"folder of {files}, or 'builtin' for the built-in {builtin} ({default})"
+    return of_machine(None, words, named, metavar="FOLDER")
 
 
 class Data(Protocol):
