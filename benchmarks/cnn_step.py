@@ -23,7 +23,6 @@ from stn.scripts.options import positive_int
 
 BATCH = 128
 NAMES = names_of("alexnet")
-START = {"cutlength": 4.0, "cutholes": 1.0}
 RATIOS = {
     "weight step / plain step": ("weight_step_s", "plain_step_s", 2.1, 2.1),
     "augmentation / weight step": ("augmentation_s", "weight_step_s", 0.08, None),
@@ -40,7 +39,7 @@ class Subject:
         images = Images(pixels, torch.arange(len(pixels)) % CLASSES)
         sets = ImageSets(images, images, images, tuple(map(str, range(CLASSES))), "")
         tuned = {
-            name: Tuned(START.get(name, 0.05), TABLE[name].range, scale=0.5, discrete=TABLE[name].discrete)
+            name: Tuned(TABLE[name].initial, TABLE[name].range, scale=0.5, discrete=TABLE[name].discrete)
             for name in NAMES
         }
         self.hyper = Hyperparameters(**tuned)

@@ -6,41 +6,39 @@ from stn.scripts.declared import Declared
 
 CONVOLUTIONS = {"alexnet": 5, "small": 3}
 FULLY_CONNECTED = {"alexnet": 2, "small": 0}  # those whose inputs are dropped
-ANY = (0.0, math.inf)
 MOST_HOLES = 32 * 32  # one for each pixel
 
 
-def _rate(label: str, tune: str, start: str, fix: str, high: float = 0.9) -> Declared:
-    return Declared(label, (0.0, high), (0.0, 1.0), tune, start, fix)
+def _rate(label: str, tune: str, start: str, fix: str, fixed: float, high: float = 0.9) -> Declared:
+    return Declared(label, (0.0, high), (0.0, 1.0), 0.05, fixed, tune, start, fix)
 
 
-def _jitter(label: str, name: str, fix: str, high: float = 1.0, possible: tuple[float, float] = ANY) -> Declared:
-    return Declared(label, (0.0, high), possible, f"tune_{name}", f"start_{name}", fix)
+def _jitter(label: str, name: str, fix: str, fixed: float, high: float = 1.0, most: float = math.inf) -> Declared:
+    return Declared(label, (0.0, high), (0.0, most), 0.05, fixed, f"tune_{name}", f"start_{name}", fix)
 
 
-def _holes(label: str, name: str, high: float, possible: tuple[float, float]) -> Declared:
-    return Declared(
-        label, (0.0, high), possible, f"tune_{name}", f"start_{name}", name, scale=f"{name}_scale", discrete=True
-    )
+def _holes(label: str, name: str, high: float, most: float, initial: float, fixed: int) -> Declared:
+    flags = {"tune": f"tune_{name}", "start": f"start_{name}", "fix": name, "scale": f"{name}_scale"}
+    return Declared(label, (0.0, high), (0.0, most), initial, fixed, **flags, discrete=True)
 
 
 # In the published order. `dropout` is one rate for all convolutional layers, in place of one each.
 TABLE = {
-    "dropout": _rate("dropout", "tune_dropout", "start_drop", "dropout"),
+    "dropout": _rate("dropout", "tune_dropout", "start_drop", "dropout", fixed=-1.0),
     **{
-        f"dropout{layer}": _rate(f"dropout {layer}", "tune_dropoutl", "start_drop", f"dropout{layer}")
+        f"dropout{layer}": _rate(f"dropout {layer}", "tune_dropoutl", "start_drop", f"dropout{layer}", fixed=0.3)
         for layer in range(max(CONVOLUTIONS.values()))
     },
-    "hue": _jitter("hue", "hue", "hue", high=0.5, possible=(0.0, 1.0)),
-    "contrast": _jitter("contrast", "contrast", "contrast"),
-    "sat": _jitter("saturation", "sat", "saturation"),
-    "bright": _jitter("brightness", "bright", "brightness"),
-    "indropout": _rate("input dropout", "tune_indropout", "start_indrop", "indropout", high=1.0),
-    "inscale": _jitter("input scaling", "inscale", "inscale", high=0.3),
-    "cutlength": _holes("hole length (pixels)", "cutlength", 24.0, ANY),
-    "cutholes": _holes("number of holes", "cutholes", 4.0, (0.0, MOST_HOLES + 1.0)),
+    "hue": _jitter("hue", "hue", "hue", fixed=0.2, high=0.5, most=1.0),
+    "contrast": _jitter("contrast", "contrast", "contrast", fixed=0.4),
+    "sat": _jitter("saturation", "sat", "saturation", fixed=0.4),
+    "bright": _jitter("brightness", "bright", "brightness", fixed=0.4),
+    "indropout": _rate("input dropout", "tune_indropout", "start_indrop", "indropout", fixed=0.4, high=1.0),
+    "inscale": _jitter("input scaling", "inscale", "inscale", fixed=0.0, high=0.3),
+    "cutlength": _holes("hole length (pixels)", "cutlength", 24.0, math.inf, initial=4.0, fixed=5),
+    "cutholes": _holes("number of holes", "cutholes", 4.0, MOST_HOLES + 1.0, initial=1.0, fixed=2),
     **{
-        f"fcdropout{layer}": _rate(f"fc dropout {layer}", "tune_fcdropout", "start_fcdrop", f"fc_dropout{layer}")
+        f"fcdropout{layer}": _rate(f"fc dropout {layer}", "tune_fcdropout", "start_fcdrop", f"fc_dropout{layer}", 0.4)
         for layer in range(max(FULLY_CONNECTED.values()))
     },
 }

@@ -40,18 +40,18 @@ ALL = (
     "tune_jitters",
     *(f"tune_{name}" for name in CUTOUT),
 )
-# Short name, default and what it is, in the published order.
+# Short name and what it is, in the published order.
 START = {
-    "start_inscale": ("-iscl", 0.05, "input scaling"),
-    "start_drop": ("-drop", 0.05, "dropout rate of convolutional layers"),
-    "start_indrop": ("-idrop", 0.05, "dropout rate of the input"),
-    "start_fcdrop": ("-fcdrop", 0.05, "dropout rate of fully connected layers' inputs"),
-    "start_hue": ("-hue", 0.05, "hue jitter"),
-    "start_sat": ("-sat", 0.05, "saturation jitter"),
-    "start_contrast": ("-con", 0.05, "contrast jitter"),
-    "start_bright": ("-brt", 0.05, "brightness jitter"),
-    "start_cutlength": ("-cutl", 4.0, "length of a cutout hole"),
-    "start_cutholes": ("-cuth", 1.0, "number of cutout holes"),
+    "start_inscale": ("-iscl", "input scaling"),
+    "start_drop": ("-drop", "dropout rate of convolutional layers"),
+    "start_indrop": ("-idrop", "dropout rate of the input"),
+    "start_fcdrop": ("-fcdrop", "dropout rate of fully connected layers' inputs"),
+    "start_hue": ("-hue", "hue jitter"),
+    "start_sat": ("-sat", "saturation jitter"),
+    "start_contrast": ("-con", "contrast jitter"),
+    "start_bright": ("-brt", "brightness jitter"),
+    "start_cutlength": ("-cutl", "length of a cutout hole"),
+    "start_cutholes": ("-cuth", "number of cutout holes"),
 }
 SCALE = {
     "perturb_scale": ("-pscl", "continuous hyperparameters"),
@@ -105,9 +105,10 @@ def tuning_flags() -> list[Flag]:
     """What to tune, from where, and how widely it is perturbed."""
     scale = "standard deviation of the perturbation of {}, unconstrained"
     tune, start = partial(Flag, group=WHAT_TO_TUNE), partial(Flag, group="where to start")
+    initial = {own.start: own.initial for own in TABLE.values()}
     return [
         *(tune(name, f"tune {what}", aliases=(short,)) for name, (short, what) in TUNE.items()),
-        *(start(name, what, nonnegative, default, (short,)) for name, (short, default, what) in START.items()),
+        *(start(name, what, nonnegative, initial[name], (short,)) for name, (short, what) in START.items()),
         *(Flag(name, scale.format(what), nonnegative, 0.5, (short,), TUNING) for name, (short, what) in SCALE.items()),
     ]
 

@@ -1,7 +1,7 @@
 """Train an image classifier with fixed hyperparameters, or with those that an earlier run recorded."""
 
 import sys
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from cnn.hyperparameters import TABLE, names_of
@@ -82,23 +82,26 @@ def hole_count(text: str) -> int:
     return -1 if text.strip() == "-1" else nonnegative_int(text)
 
 
-flag = partial(Flag, group=VALUES)
+FIXED = {own.fix: own.fixed for own in TABLE.values()} | {"fc_dropout": -1.0}
+
+
+def flag(name: str, help: str, check: Callable[[str], float], *short: str) -> Flag:
+    return Flag(name, help, check, FIXED[name], short, VALUES)
+
+
 HYPERPARAMETERS = [
-    flag("indropout", "dropout rate of the input", rate, 0.4),
-    flag("dropout", "one rate for all convolutional layers, -1 for none", shared_rate, -1.0, ("-drop",)),
-    *(flag(f"dropout{n}", f"dropout rate after convolutional layer {n}", rate, 0.3) for n in range(5)),
-    flag("fc_dropout", "one rate for both of the next two, -1 for none", shared_rate, -1.0, ("-fcdrop",)),
-    *(
-        flag(f"fc_dropout{n}", f"dropout rate of fully connected layer {n}'s input", rate, 0.4, (f"-fcdrop{n}",))
-        for n in range(2)
-    ),
-    flag("inscale", "input scaling", nonnegative, 0.0, ("-iscl",)),
-    flag("hue", "hue jitter", nonnegative, 0.2),
-    flag("brightness", "brightness jitter", nonnegative, 0.4),
-    flag("saturation", "saturation jitter", nonnegative, 0.4),
-    flag("contrast", "contrast jitter", nonnegative, 0.4),
-    flag("cutholes", "number of cutout holes, none if below 1", hole_count, 2, ("-cuth",)),
-    flag("cutlength", "length of cutout holes, none if below 1", hole_count, 5, ("-cutl",)),
+    flag("indropout", "dropout rate of the input", rate),
+    flag("dropout", "one rate for all convolutional layers, -1 for none", shared_rate, "-drop"),
+    *(flag(f"dropout{n}", f"dropout rate after convolutional layer {n}", rate) for n in range(5)),
+    flag("fc_dropout", "one rate for both of the next two, -1 for none", shared_rate, "-fcdrop"),
+    *(flag(f"fc_dropout{n}", f"dropout rate of linear layer {n}'s input", rate, f"-fcdrop{n}") for n in range(2)),
+    flag("inscale", "input scaling", nonnegative, "-iscl"),
+    flag("hue", "hue jitter", nonnegative),
+    flag("brightness", "brightness jitter", nonnegative),
+    flag("saturation", "saturation jitter", nonnegative),
+    flag("contrast", "contrast jitter", nonnegative),
+    flag("cutholes", "number of cutout holes, none if below 1", hole_count, "-cuth"),
+    flag("cutlength", "length of cutout holes, none if below 1", hole_count, "-cutl"),
     replay.FLAG,
 ]
 SETTINGS = flags_of(

@@ -8,7 +8,9 @@ from stn.scripts.options import nonnegative, rate
 
 
 def _declared(name: str, label: str, high: float, per_example: bool) -> Declared:
-    return Declared(label, (0.0, high), (0.0, high), tune=f"tune_{name}", start=name, fix=name, per_example=per_example)
+    fixed = 0.05 if high == 1.0 else 0.0
+    flags = {"tune": f"tune_{name}", "start": name, "fix": name}
+    return Declared(label, (0.0, high), (0.0, high), initial=0.05, fixed=fixed, per_example=per_example, **flags)
 
 
 # In the published order. Those that act on shared weights, or on the loss as a whole, are shared by a mini-batch.
@@ -31,9 +33,7 @@ def is_rate(name: str) -> bool:
 def value_flags() -> list[Flag]:
     """--dropouto and the like: where a hyperparameter starts, or stays."""
     return [
-        Flag(name, declared.label, rate, 0.05, group=VALUES)
-        if is_rate(name)
-        else Flag(name, declared.label, nonnegative, 0.0, group=VALUES)
+        Flag(name, declared.label, rate if is_rate(name) else nonnegative, declared.fixed, group=VALUES)
         for name, declared in TABLE.items()
     ]
 

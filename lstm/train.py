@@ -13,7 +13,8 @@ from stn.scripts.options import nonnegative, one_of
 from stn.scripts.script import Script
 
 # What --tune_all stands for, besides a --tune_… flag for each hyperparameter.
-IMPLIED = {"alpha": 0.05, "beta": 0.05, "drop_transform": "sigmoid", "alpha_beta_transform": "softplus"}
+IMPLIED = {name: declared.initial for name, declared in TABLE.items()}
+IMPLIED |= {"drop_transform": "sigmoid", "alpha_beta_transform": "softplus"}
 
 
 def sources(values: Values) -> Sources:

@@ -11,14 +11,13 @@ SMALL = "--data builtin --model small --dtype float32 --batch_size 32 --threads 
 SHARED = ["hue", "contrast", "sat", "bright", "indropout", "inscale", "cutlength", "cutholes"]
 SMALL_NAMES = [f"dropout{layer}" for layer in range(3)] + SHARED
 ALEXNET_NAMES = [f"dropout{layer}" for layer in range(5)] + SHARED + ["fcdropout0", "fcdropout1"]
-STARTS = {"cutlength": 4.0, "cutholes": 1.0}
 
 
 def tuned(model="small", shared_dropout=False):
     """All hyperparameters of a model, tuned from the published start."""
     return Hyperparameters(
         **{
-            name: Tuned(STARTS.get(name, 0.05), TABLE[name].range, 0.5, discrete=TABLE[name].discrete)
+            name: Tuned(TABLE[name].initial, TABLE[name].range, 0.5, discrete=TABLE[name].discrete)
             for name in names_of(model, shared_dropout)
         }
     )

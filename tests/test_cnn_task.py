@@ -4,12 +4,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cnn_runs import STARTS, layers_of, load_into, plain, same, tuned
+from cnn_runs import layers_of, load_into, plain, same, tuned
 from torch import nn
 from torch.testing import assert_close
 
 import cnn.task
-from cnn.hyperparameters import TABLE, names_of
+from cnn.hyperparameters import CUTOUT, TABLE
 from cnn.models import SmallCNN
 from cnn.task import ImageClassification, augmented, normalized, scaled, whole
 from stn.datasets.images import Images, ImageSets
@@ -243,8 +243,8 @@ def test_training_images_are_augmented_and_validation_images_never(seen):
 def test_each_hyperparameter_acts_by_itself(name):
     """The others at zero; and cutout needs both of its own."""
     values = {name: AUGMENTED[name]} if name in AUGMENTED else {}
-    if name in STARTS:
-        values = {**STARTS, **values}
+    if name in CUTOUT:
+        values = {**{own: TABLE[own].initial for own in CUTOUT}, **values}
     pixels = numbered(4).pixels
     same = torch.equal(augmented(pixels, constant(**values).current()), normalized(scaled(pixels)))
     assert same == (not values)

@@ -10,9 +10,11 @@ from lstm import hyperparameters as language
 from stn.hyperparameters import Tuned
 from stn.scripts.declared import Declared, possible_ranges
 
-RATE = Declared("dropout", (0.0, 0.9), (0.0, 1.0), tune="tune_drop", start="start_drop", fix="drop")
-COEFFICIENT = Declared("penalty", (0.0, math.inf), (0.0, math.inf), "tune_alpha", "alpha", "alpha", per_example=False)
-HOLES = Declared("holes", (0.0, 4.0), (0.0, 9.0), "tune_holes", "start_holes", "holes", scale="wide", discrete=True)
+RATE = Declared("dropout", (0.0, 0.9), (0.0, 1.0), 0.05, 0.3, tune="tune_drop", start="start_drop", fix="drop")
+FLAGS = ("tune_alpha", "alpha", "alpha")
+COEFFICIENT = Declared("penalty", (0.0, math.inf), (0.0, math.inf), 0.05, 0.0, *FLAGS, per_example=False)
+FLAGS = ("tune_holes", "start_holes", "holes", "wide")
+HOLES = Declared("holes", (0.0, 4.0), (0.0, 9.0), 1.0, 2.0, *FLAGS, discrete=True)
 
 
 def test_a_tuned_source_is_as_declared_and_as_the_flags_say():

@@ -18,13 +18,16 @@ class Declared:
     """A hyperparameter of an experiment.
 
     label: what figures call it. range: where it lies where it is tuned, open at both ends. possible: where a fixed or
-    replayed value may lie, low included and high not. per_example, discrete: as in `Tuned`. tune, start, scale, fix:
-    the flags that tune it, that say where tuning starts, how widely it perturbs, and a fixed value.
+    replayed value may lie, low included and high not. initial, fixed: where tuning starts, and the fixed value, if no
+    flag says otherwise. tune, start, scale, fix: the flags that tune it, that say where tuning starts, how widely it
+    perturbs, and a fixed value. per_example, discrete: as in `Tuned`.
     """
 
     label: str
     range: tuple[float, float]
     possible: tuple[float, float]
+    initial: float
+    fixed: float
     tune: str
     start: str
     fix: str
