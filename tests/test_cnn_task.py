@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import cnn.task
-from cnn.hyperparameters import CUTOUT, TABLE
+from cnn.hyperparameters import CUTOUT, TABLE, names_of
 from cnn.models import SmallCNN
 from cnn.task import ImageClassification, augmented, normalized, scaled, whole
 from stn.datasets.images import Images, ImageSets
