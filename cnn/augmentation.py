@@ -18,7 +18,7 @@ def jitter(images: Tensor, brightness: Strength, contrast: Strength, saturation:
     """Colour jitter, as torchvision's ColorJitter on Pillow's ImageEnhance: images (B, 3, H, W), RGB in [0, 1] -> same.
 
     brightness, contrast, saturation: v ≥ 0, for a factor uniform in [max(0, 1 − v), 1 + v].
-    hue: v in [0, ½], for a shift uniform in [−v, v], where 1 is a full turn.
+    hue: v in [0, 1], for a shift uniform in [−v, v], where 1 is a full turn.
 
     The order of the four is drawn anew for each image, uniformly.
     """

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from cnn.hyperparameters import CUTOUT, TABLE, names_of
-from cnn.settings import ImageSettings, name_run
+from cnn.settings import ImageSettings, run_names
 from stn.errors import UserError
 from stn.schedules import Constant
 from stn.scripts.declared import Sources, Values
@@ -74,7 +74,7 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     Raises UserError where nothing is tuned, flags contradict each other or have nothing to act on, or a start is not
     inside its range.
     """
-    name_run(values, given)
+    values = {**values, **run_names(values, given)}
     if values["total_epochs"] <= values["warmup_epochs"]:
         raise UserError(
             f"--total_epochs {values['total_epochs']} ends before anything is tuned, after --warmup_epochs "

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -84,6 +83,7 @@ class ImageSettings(Settings):
     min_lr: float = 1e-5  # as published, of hypertrain.py
 
     def __post_init__(self):
+        super().__post_init__()
         if self.train_lr < self.min_lr:
             raise UserError(f"--train_lr {self.train_lr:g} is below {self.min_lr:g}, where training stops: raise it")
 
@@ -150,13 +150,12 @@ def _parent(logdir: str, folder: str, subdir: str) -> Path:
     return ROOT / logdir / folder / subdir
 
 
-def name_run(values: dict[str, Any], given: set[str]) -> None:
-    """Note how a new run's folder is called: by its flags, in a subfolder by the date unless one is given."""
-    values["subdir"] = values["subdir"] or f"{date.today():%Y%m%d}"
+def run_names(values: Values, given: set[str]) -> Values:
+    """How a new run's folder is called: by its flags, in a subfolder by the date unless one is given."""
     placing = {"logdir", "dir", "subdir", "data", "threads"}
     words = []
     for name in sorted(given - placing):
         value = str(values[name])
         short = value != "True" and value.replace(".", "").replace("-", "").isalnum()
         words.append(f"{name}{value}" if short else name)
-    values["label"] = "_".join(words) or "no_args"
+    return {"subdir": values["subdir"] or f"{date.today():%Y%m%d}", "label": "_".join(words) or "no_args"}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cnn.hyperparameters import TABLE, names_of
-from cnn.settings import ImageSettings, name_run
+from cnn.settings import ImageSettings, run_names
 from stn.errors import UserError
 from stn.schedules import Constant
 from stn.scripts import replay
@@ -40,7 +40,7 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
 
     Raises UserError where flags or the schedule's columns contradict each other or have nothing to act on.
     """
-    name_run(values, given)
+    values = {**values, **run_names(values, given)}
     model, names = values["model"], names_of(values["model"])
     acting = {flag for name in names for flag in setters(name)}
     others = {flag for name in TABLE for flag in setters(name)} - acting
@@ -49,9 +49,8 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         if values[flag] == 0:
             own = " ".join(f"--{TABLE[name].fix} 0" for name in layers if name in names)
             raise UserError(f"--{flag} 0 is no rate to share: give {own} for no dropout, -1 for rates of their own")
-    scheduled = replay.take_schedule(
-        values, TABLE, lambda name: next((flag for flag in setters(name) if flag in given), None)
-    )
+    setter = {name: next((flag for flag in setters(name) if flag in given), None) for name in TABLE}
+    scheduled, schedule = replay.find_schedule(values, TABLE, setter.get)
     usable = names_of(model, shared_dropout="dropout" in scheduled)
     if useless := [name for name in scheduled if name not in usable]:
         raise UserError(
@@ -62,7 +61,7 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         if value(values, name) >= (high := TABLE[name].possible[1]):
             flag = TABLE[name].fix
             raise UserError(f"--{flag} {value(values, name):g} is out of range: it goes from 0 to below {high:g}")
-    return values
+    return {**values, **schedule}
 
 
 def setters(name: str) -> list[str]:

@@ -41,7 +41,7 @@ def draw(paths: list[str], out: Path) -> None:
             complain(NAME, f"left out: {error}")
     if not runs:
         raise UserError("nothing is left to draw: give the folders of self-tuning runs")
-    figure, without_steps = schedules.initial_values(runs, "dropouto", "output dropout")
+    figure, without_steps = schedules.initial_values(runs, "dropouto", TABLE["dropouto"].label)
     for line in without_steps:
         complain(NAME, f"left out: {line}")
     for file in style.save(figure, out):

@@ -83,6 +83,7 @@ class LanguageModelSettings(Settings):
     train_log_interval: int = of_machine(1, "weight steps between log entries", positive_int, may_change=True)
 
     def __post_init__(self):
+        super().__post_init__()
         if self.lr < MIN_LR:
             raise UserError(f"--lr {self.lr:g} is below {MIN_LR:g}, where training stops: give a higher one")
 

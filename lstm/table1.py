@@ -235,7 +235,7 @@ def write(plan: Plan, folder: Path) -> list[Path]:
         write_atomically(file, lambda new, text=text: new.write(text.encode()))
     finished = [history.read_run(job.path, TABLE) for job in plan.initial.values() if job.finished]
     if finished:
-        figure, skipped = schedules.initial_values(finished, "dropouto", "output dropout")
+        figure, skipped = schedules.initial_values(finished, "dropouto", TABLE["dropouto"].label)
         for line in skipped:
             complain(NAME, f"left out of the figure: {line}")
         files += style.save(figure, folder / "schedules")

@@ -47,13 +47,13 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     Raises UserError where flags contradict each other or have nothing to act on.
     """
     perturbed, kind = chosen(values, "perturb"), values["perturb_type"]
-    idle = {flag: f"change --perturb_type {kind}" for own in NOISE for flag in NOISE[own] if own != kind}
+    idle = {flag: f"give --perturb_type {own}" for own in NOISE for flag in NOISE[own] if own != kind}
     if not perturbed:
         idle |= dict.fromkeys(("perturb_type", *NOISE[kind]), "add --perturb_dropouto, or another --perturb_…")
     refuse_idle(given, idle)
     fixed = {name: name for name in given} | {name: f"perturb_{name}" for name in perturbed}
-    replay.take_schedule(values, TABLE, fixed.get)
-    return values
+    _, schedule = replay.find_schedule(values, TABLE, fixed.get)
+    return {**values, **schedule}
 
 
 def baseline_flags() -> list[Flag]:

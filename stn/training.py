@@ -135,7 +135,9 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Continue where the checkpoint was taken. Raises UserError for a checkpoint of another model."""
+        """Continue where the checkpoint was taken. Raises UserError for one of another model, or that lacks a part."""
+        if missing := sorted(self.state_dict().keys() - state.keys()):
+            raise UserError(f"the checkpoint lacks {', '.join(missing)}: start a new run")
         load_model(self.task, self.hyper, state)
         for name, part in self._parts().items():
             part.load_state_dict(state[name])

@@ -45,7 +45,8 @@ def last_started(parent: Path | str, unfinished: bool = False, remedy: str = "ch
     runs = [file.parent for file in files if not (unfinished and read_status(file.parent) == "finished")]
     if not runs:
         kind = "no unfinished run" if unfinished else "no run"
-        raise UserError(f"there is {kind} in {parent}: {remedy}")
+        longer = "; to train a finished one on, give it more epochs" if files else ""
+        raise UserError(f"there is {kind} in {parent}: {remedy}{longer}")
     return runs[-1]
 
 

@@ -80,8 +80,12 @@ def read_run(path: Path | str, names: Iterable[str] | None = None) -> Run:
     names = known if isinstance(known, list) else names
     if names is None:
         cause = f"{path / ARGS} does not say which columns are hyperparameters (it is of an older version)"
-        raise UserError(f"{cause}: draw it with lstm/save_figures.py or cnn/save_figures.py")
-    epoch, *steps = (_read_table(path / f"{name}.csv") for name in ("epoch", "val", "valid"))
+        raise UserError(f"{cause}: draw it with the save_figures.py of its experiment")
+    ranges = settings.get("ranges", {})
+    if not isinstance(ranges, dict) or not all(isinstance(ends, list) and len(ends) == 2 for ends in ranges.values()):
+        raise UserError(f"{path / ARGS} says ranges: {ranges!r}: mend it, or leave that run out")
+    epoch = _read_table(path / "epoch.csv", "epoch")
+    steps = [_read_table(path / f"{name}.csv", "train_step") for name in ("val", "valid")]
     return Run(path, settings, [*names], epoch, next((table for table in steps if len(table)), steps[0]))
 
 
@@ -108,7 +112,8 @@ def _num_common(paths: Sequence[Sequence[str]]) -> int:
     return shared.index(False) if False in shared else len(shared)
 
 
-def _read_table(file: Path) -> pandas.DataFrame:
+def _read_table(file: Path, position: str) -> pandas.DataFrame:
+    """A table of numbers with the columns `position` and time; empty where there is no whole row."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -118,7 +123,11 @@ def _read_table(file: Path) -> pandas.DataFrame:
     # A row ends with its newline: what follows the last one was cut off.
     whole = content[: content.rfind(b"\n") + 1]
     try:
-        return pandas.read_csv(io.BytesIO(whole), dtype=float).dropna() if whole else pandas.DataFrame()
+        table = pandas.read_csv(io.BytesIO(whole), dtype=float).dropna() if whole else pandas.DataFrame()
     except ValueError as error:
         cause = f"{file} is not a table of numbers ({one_line(error)})"
         raise UserError(f"{cause}: mend it, or leave that run out") from error
+    for name in (position, "time"):
+        if whole and name not in table:
+            raise UserError(f"{file} has no column {name}: mend it, or leave that run out")
+    return table

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,6 +18,8 @@ from stn.runs.folder import RunFolder
 from stn.scripts.declared import Sources
 from stn.scripts.settings import Data, Settings
 from stn.training import Stop, Trainer, final_result, load_model
+
+OUT_OF_MEMORY = "out of memory: start a run of a smaller model or --batch_size"
 
 
 class RunProgress(Progress, Protocol):
@@ -35,12 +38,14 @@ class RunProgress(Progress, Protocol):
 class Result(NamedTuple):
     """measures: the best model's, on validation and test. completed: training was not stopped early.
 
-    best: an epoch has ended, so that there is a best model; otherwise the measures are of the current one.
+    best: an epoch has ended, so that there is a best model; otherwise the measures are of the current one. path: the
+    run's folder.
     """
 
     measures: dict[str, float]
     completed: bool
     best: bool
+    path: Path | None = None
 
 
 def train(
@@ -57,15 +62,13 @@ def train(
     """
     data, hyper, task = build(settings, sources)
     with run(data) as folder:
-        state = None
-        if folder.resumed:  # one that cannot go on is left as it is, its status too
-            load_model(task, hyper, read_checkpoint(folder.path))
-            state = folder.load_checkpoint()
+        with explaining_out_of_memory(OUT_OF_MEMORY):
+            trainer = settings.trainer(task, hyper, folder, progress, stop)
+            if folder.resumed:  # one that cannot go on is left as it is, its status too
+                trainer.load_state_dict(read_checkpoint(folder.path))
+                folder.load_checkpoint()
         try:
-            with explaining_out_of_memory("out of memory: start a run of a smaller model or --batch_size"):
-                trainer = settings.trainer(task, hyper, folder, progress, stop)
-                if state is not None:
-                    trainer.load_state_dict(state)
+            with explaining_out_of_memory(OUT_OF_MEMORY):
                 progress.started(trainer, folder, data)
                 completed = trainer.train()
             progress.ended(completed)
@@ -81,7 +84,7 @@ def train(
         finally:
             progress.close()
         folder.mark("finished" if completed else "interrupted")
-    return Result(measures, completed, trainer.best is not None)
+    return Result(measures, completed, trainer.best is not None, folder.path)
 
 
 def evaluate_best(settings: Settings, sources: Sources, state: Mapping) -> Result:

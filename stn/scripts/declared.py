@@ -17,10 +17,10 @@ Sources = dict[str, Tuned | Schedule]  # where each hyperparameter's values come
 class Declared:
     """A hyperparameter of an experiment.
 
-    label: what figures call it. range: where it lies where it is tuned, open at both ends. possible: where a fixed or
-    replayed value may lie, low included and high not. initial, fixed: where tuning starts, and the fixed value, if no
-    flag says otherwise. tune, start, scale, fix: the flags that tune it, that say where tuning starts, how widely it
-    perturbs, and a fixed value. per_example, discrete: as in `Tuned`.
+    label: what messages, and figures of it alone, call it. range: where it lies where it is tuned, open at both ends.
+    possible: where a fixed or replayed value may lie, low included and high not. initial, fixed: where tuning starts,
+    and the fixed value, if no flag says otherwise. tune, start, scale, fix: the flags that tune it, that say where
+    tuning starts, how widely it perturbs, and a fixed value. per_example, discrete: as in `Tuned`.
     """
 
     label: str

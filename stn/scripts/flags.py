@@ -57,7 +57,7 @@ class Flag:
             return True
         if self.check is None:
             return isinstance(value, bool)
-        if isinstance(value, list) != self.many:
+        if isinstance(value, list | tuple) != self.many:
             return False
         try:
             return all(self.check(str(item)) == item for item in (value if self.many else [value]))

@@ -56,7 +56,7 @@ class Job:
 
         Raises UserError where the run that is there has other settings.
         """
-        module = [sys.executable, "-m", self.script.module]
+        module = [sys.executable, "-m", self.script.path.removesuffix(".py").replace("/", ".")]
         path = self.path
         redo = ["--overwrite"] if "overwrite" in self.script.defaults() else []
         start = [*module, *self.new_flags(), "--threads", str(self.threads), *redo]

@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -33,13 +32,12 @@ class Screen:
     def __init__(self, unit: str, measure: str, introduction: str = "", why_dtype: str = "as before"):
         self.unit, self.measure, self.introduction, self.why_dtype = unit, measure, introduction, why_dtype
         self.names: tuple[str, ...] = ()  # of the hyperparameters to show
-        self.path: Path | None = None
         self.bar: tqdm | None = None
 
     def started(self, trainer: Trainer, run: RunFolder, data: Data) -> None:
         """The run's first lines: what is trained on what, where, and where it is logged."""
         hyper, settings = trainer.hyper, run.settings
-        self.names, self.path = hyper.changing, run.path
+        self.names = hyper.changing
         say(self.introduction or f"resuming at epoch {trainer.epoch}, weight step {trainer.train_step}")
         say(data.description)
         weights = sum(weight.numel() for weight in trainer.task.model.parameters())
@@ -59,7 +57,7 @@ class Screen:
                 total=status.length, desc=f"epoch {status.epoch}", bar_format=layout, leave=False, disable=None
             )
             self.values = tqdm(bar_format="{desc}", position=1, leave=False, disable=None)
-        measures = " ".join(shown(name, value) for name, value in status.score.measures().items())
+        measures = " ".join(MEASURES[name].format(value) for name, value in status.score.measures().items())
         self.bar.set_postfix_str(f"{measures} {status.speed:,.0f} {self.unit}/s", refresh=False)
         if not self.values.disable:
             words = in_words(self.names, status.values)
@@ -71,7 +69,7 @@ class Screen:
     def epoch_ended(self, row: dict[str, float], best: bool) -> None:
         self.close()
         mark = "*" if best else " "
-        train, valid = (shown(self.measure, row[f"{split}_{self.measure}"]) for split in ("train", "val"))
+        train, valid = (MEASURES[self.measure].format(row[f"{split}_{self.measure}"]) for split in ("train", "val"))
         say(f"epoch {row['epoch']:3d}  {row['time']:7.0f} s  train {train}  valid {valid}{mark} lr {row['lr']:.4g}")
         if self.names:
             say(textwrap.fill(in_words(self.names, row), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))
@@ -87,11 +85,6 @@ class Screen:
             self.values.close()
             self.bar.close()
             self.bar = None
-
-
-def shown(measure: str, value: float) -> str:
-    """A measure with its name, at a fixed width."""
-    return MEASURES[measure].format(value)
 
 
 def in_words(names: tuple[str, ...], values: Mapping[str, float]) -> str:

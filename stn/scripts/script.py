@@ -1,9 +1,10 @@
 """A training script: from the command line to a run, a new one, one that goes on, or one that is only evaluated."""
 
 import os
-import random
+import re
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,7 @@ from stn.scripts.course import evaluate_best, train
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import Flag, parse
 from stn.scripts.options import INTERRUPTED, OneLineParser, exit_status, find
+from stn.scripts.output import complain
 from stn.scripts.screen import Screen, report
 from stn.scripts.settings import Data, Settings
 
@@ -56,6 +58,7 @@ class Script:
     def _run(self, argv: list[str] | None) -> int:
         keep_freed_memory()
         threading.excepthook = hide_write_errors
+        warnings.showwarning = lambda message, *_, **__: complain(self.name, message)
         given = self.parse(argv)
         if "test" in given:
             return self.test(given)
@@ -87,11 +90,6 @@ class Script:
         """Where the script lies, from the repository's root."""
         return f"{self.settings.family}/{self.name}"
 
-    @property
-    def module(self) -> str:
-        """What `python -m` runs it by."""
-        return self.path.removesuffix(".py").replace("/", ".")
-
     def parse(self, argv: Sequence[str] | None) -> dict[str, Any]:
         """The values of the flags that were given, by name."""
         parser = OneLineParser(prog=self.name, description=self.description)
@@ -113,16 +111,10 @@ class Script:
         """
         values = self.resolve({**self.defaults(), **given}, {*given})
         data, description = self.settings.locate(values["data"])
-        device = choose_device(values[self.settings.cpu_flag], values["gpu"])
-        dtype, why = precision.choose(values["dtype"], device)
-        values |= {
-            "data": data,
-            "device": str(device),
-            "dtype": str(dtype).removeprefix("torch."),
-            "threads": values["threads"] or torch.get_num_threads(),
-            "seed": random.SystemRandom().randrange(2**32) if values["seed"] is None else values["seed"],
-            "data_checksum": None,
-        }
+        values |= {"data": data, "device": None, "data_checksum": None}
+        settings = self.make(values)
+        _, why = precision.choose(values["dtype"], torch.device(settings.device))
+        values |= {name: getattr(settings, name) for name in ("device", "dtype", "threads", "seed")}
         return values, description, why
 
     def start(self, given: Mapping[str, Any]) -> int:
@@ -153,6 +145,7 @@ class Script:
         lengthened = any(flag.name in given for flag in longer)
         path = self.find_run(given, unfinished=not lengthened)
         with RunFolder.open(path) as run:
+            self.refuse_other_runs(run.settings)
             if run.status == "finished" and not lengthened:
                 flags = " or ".join(f"--{flag.name}" for flag in longer)
                 raise UserError(f"the run in {path} is finished: give more {flags} to train it on")
@@ -168,7 +161,7 @@ class Script:
         """Evaluate a run's best model without training or touching the run; the exit status."""
         path = self.find_run(given, unfinished=False)
         values = self.resumed_values(path, read_settings(path), given)
-        values["device"] = str(choose_device(values[self.settings.cpu_flag], values["gpu"]))
+        values["device"] = None  # whatever is here
         report(evaluate_best(self.make(values), self.sources(values), read_checkpoint(path)), f"of {path}")
         return 0
 
@@ -177,7 +170,7 @@ class Script:
         with Interrupt() as interrupt:
             screen.at_end = interrupt.release
             result = train(settings, sources, run, screen, interrupt.asked)
-        report(result, f"in {screen.path}")
+        report(result, f"in {result.path}")
         return 0 if result.completed else INTERRUPTED
 
     def find_run(self, given: Mapping[str, Any], unfinished: bool) -> Path:
@@ -219,7 +212,7 @@ class Script:
             raise UserError(f"the run computes in {values['dtype']}, which this version does not: start a new run")
         impossible = [name for name, flag in self.flags.items() if not flag.accepts(values[name])]
         impossible += [name for name in ("data", "seed", "threads") if values[name] is None]  # a run has chosen its own
-        impossible += [] if is_device(values["device"]) else ["device"]
+        impossible += [] if re.fullmatch(r"cpu|cuda(:\d+)?", str(values["device"])) else ["device"]
         for name in impossible[:1]:
             raise UserError(f"the run's args.yaml says {name}: {values[name]!r}: mend it, or start a new run")
 
@@ -240,13 +233,6 @@ def hide_write_errors(failure: threading.ExceptHookArgs) -> None:
     """Hide what TensorBoard's thread cannot write: a later call raises the error again, and a warning says it."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
-
-
-def is_device(name: object) -> bool:
-    try:
-        return isinstance(name, str) and torch.device(name).type in ("cpu", "cuda")
-    except RuntimeError:
-        return False
 
 
 class Interrupt:
@@ -279,12 +265,3 @@ class Interrupt:
     def _ask(self, *_: object) -> None:
         self._asked = True
         self.release()
-
-
-def choose_device(disable_cuda: bool, gpu: int) -> torch.device:
-    """The GPU asked for where there is one, else the CPU. Raises UserError for a GPU that is not there."""
-    if disable_cuda or not torch.cuda.is_available():
-        return torch.device("cpu")
-    if gpu >= torch.cuda.device_count():
-        raise UserError(f"--gpu {gpu}: there are {torch.cuda.device_count()} GPUs, counted from 0")
-    return torch.device("cuda", gpu)

@@ -1,9 +1,12 @@
 """What a family of training scripts is set by, and what it makes of that: data, model, task and trainer."""
 
+import random
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+
+import torch
 
 from stn.bilevel import Task
 from stn.errors import UserError
@@ -12,7 +15,7 @@ from stn.kernels import precision
 from stn.recorder import Progress
 from stn.runs.folder import RunFolder
 from stn.scripts.declared import Values
-from stn.scripts.flags import MACHINE, MODEL, TRAINING, TUNING, flag
+from stn.scripts.flags import MACHINE, MODEL, TRAINING, TUNING, flag, flags_of
 from stn.scripts.options import named, nonnegative, nonnegative_int, one_of, positive_int
 from stn.training import Stop, Trainer
 
@@ -41,7 +44,9 @@ class Data(Protocol):
 class Settings:
     """A run's settings, which flags of the same names set; a family of scripts adds its own.
 
-    device, data_checksum: what the run computes on, and the data that it was started on, None for a new one.
+    Where it is None, the number of threads, the seed and the device are chosen here, as is the type where it is "auto".
+    device, data_checksum: what the run computes on, and the data that it was started on, None for a new one. Raises
+    UserError for a value that its flag would not take, or a device that is not there.
     """
 
     family: ClassVar[str]  # the scripts' folder, which tells those of one name apart: "lstm", "cnn"
@@ -70,8 +75,20 @@ class Settings:
     threads: int = of_machine(None, "CPU threads (default: as many as PyTorch chooses)", positive_int)
     gpu: int = of_machine(0, "which GPU to use", nonnegative_int)
     checkpoint_seconds: float = of_machine(60.0, "seconds between checkpoints", nonnegative, may_change=True)
-    device: str = "cpu"
+    device: str | None = None
     data_checksum: str | None = None
+
+    def __post_init__(self):
+        for own in flags_of(type(self)):
+            if not own.accepts(value := getattr(self, own.name)):
+                raise UserError(f"{own.name} cannot be {value!r}: give another value")
+        device = torch.device(self.device or choose_device(getattr(self, self.cpu_flag), self.gpu))
+        dtype, _ = precision.choose(self.dtype, device)
+        chosen = {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
+        chosen["threads"] = self.threads or torch.get_num_threads()
+        chosen["seed"] = random.SystemRandom().randrange(2**32) if self.seed is None else self.seed
+        for name, value in chosen.items():
+            object.__setattr__(self, name, value)  # the one way into a frozen class
 
     @classmethod
     def locate(cls, data: str | None) -> tuple[str, str]:
@@ -103,3 +120,12 @@ class Settings:
     @property
     def model_file(self) -> str | None:
         """The name under which the best model is saved in the run's folder, if it is to be."""
+
+
+def choose_device(disable_cuda: bool, gpu: int) -> torch.device:
+    """The GPU asked for where there is one, else the CPU. Raises UserError for a GPU that is not there."""
+    if disable_cuda or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if gpu >= torch.cuda.device_count():
+        raise UserError(f"--gpu {gpu}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    return torch.device("cuda", gpu)
