@@ -46,9 +46,25 @@ def test_an_older_runs_hyperparameters_are_those_of_its_experiment(made):
 def test_a_run_of_which_nothing_says_it_is_refused(made):
     message = refused(lambda: read_run(made()), made() / "args.yaml", "does not say which columns are hyperparameters")
     assert "older version" in message
-    assert "lstm/save_figures.py" in message and "cnn/save_figures.py" in message
+    assert "save_figures.py of its experiment" in message
 
 
 def test_settings_that_say_nothing_of_use_count_as_an_older_runs(made):
     assert read_run(made(hyperparameters=None), ["a"]).hyperparameters == ["a"]
     refused(lambda: read_run(made(hyperparameters=3)), "does not say")
+
+
+@pytest.mark.parametrize("ranges", [5, {"a": 3}, {"a": [0]}])
+def test_ranges_that_are_none_are_refused(made, ranges):
+    refused(lambda: read_run(made(hyperparameters=["a"], ranges=ranges)), "args.yaml", "ranges", "mend it")
+
+
+AXES = [("epoch", "epoch"), ("epoch", "time"), ("val", "train_step"), ("val", "time")]
+
+
+@pytest.mark.parametrize(("table", "column"), AXES)
+def test_a_table_without_its_axis_is_refused(made, table, column):
+    file = made(hyperparameters=["a"]) / f"{table}.csv"
+    header, rows = file.read_text().split("\n", 1)
+    file.write_text(header.replace(column, f"no_{column}") + "\n" + rows)
+    refused(lambda: read_run(file.parent), file, f"no column {column}")

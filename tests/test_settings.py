@@ -3,6 +3,7 @@
 from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
+import torch
 from run_folders import refused
 
 from cnn.settings import ImageSettings
@@ -19,6 +20,23 @@ def test_they_cannot_change(settings):
     with pytest.raises(FrozenInstanceError):
         settings.batch_size = 3
     assert replace(settings, batch_size=3).batch_size == 3 != settings.batch_size
+
+
+def test_what_is_left_open_is_chosen():
+    settings = LanguageModelSettings(data="builtin")
+    assert settings.threads == torch.get_num_threads() and settings.dtype in ("float32", "bfloat16")
+    assert settings.device in ("cpu", "cuda:0")
+    seeds = {LanguageModelSettings(data="builtin").seed for _ in range(3)}
+    assert len(seeds) == 3 and all(0 <= seed < 2**32 for seed in seeds)
+    assert replace(settings).seed == settings.seed
+
+
+WRONG = {"bptt": -3, "epochs": "x", "lr": "30", "threads": 1.5, "dtype": "float16", "clip": True}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_value_that_its_flag_would_not_take_is_refused(name):
+    refused(lambda: replace(LANGUAGE, **{name: WRONG[name]}), f"{name} cannot be {WRONG[name]!r}")
 
 
 @both

@@ -371,8 +371,11 @@ def test_the_script_runs_from_inside_lstm(tmp_path, corpus):
     [
         ("--perturb_std 0.1", ["--perturb_std", "nothing to act on"]),
         ("--perturb_type sinusoid", ["--perturb_type", "nothing to act on"]),
-        ("--perturb_dropouto --amplitude 0.1", ["--amplitude", "--perturb_type gaussian"]),
-        ("--perturb_dropouto --perturb_type sinusoid --perturb_std 1", ["--perturb_std", "sinusoid"]),
+        ("--perturb_dropouto --amplitude 0.1", ["--amplitude", "give --perturb_type sinusoid"]),
+        (
+            "--perturb_dropouto --perturb_type sinusoid --perturb_std 1",
+            ["--perturb_std", "--perturb_type gaussian"],
+        ),
         ("--perturb_type square", ["--perturb_type", "square"]),
         ("--perturb_std -1", ["--perturb_std", "-1"]),
         ("--sinusoid_period 0", ["--sinusoid_period", "0"]),

@@ -416,6 +416,14 @@ def test_a_checkpoint_of_another_model_is_refused(trainer):
         trainer(other, resume=True)
 
 
+def test_a_checkpoint_that_lacks_a_part_is_refused(trainer):
+    fresh = trainer(Scripted())
+    state = fresh.state_dict()
+    del state["method"], state["streams"]
+    with pytest.raises(UserError, match="lacks method, streams: start a new run"):
+        fresh.load_state_dict(state)
+
+
 # Schedules
 
 

@@ -128,6 +128,6 @@ def _read_table(file: Path, position: str) -> pandas.DataFrame:
         cause = f"{file} is not a table of numbers ({one_line(error)})"
         raise UserError(f"{cause}: mend it, or leave that run out") from error
     for name in (position, "time"):
-        if whole and name not in table:
+        if len(table) and name not in table:
             raise UserError(f"{file} has no column {name}: mend it, or leave that run out")
     return table
