@@ -1,7 +1,10 @@
-"""The README's Python runs, and what it names exists."""
+"""The README's Python and the docstrings' examples run, and what the README names exists."""
 
+import doctest
 import re
 from pathlib import Path
+
+from stn import hyperparameters
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -12,6 +15,11 @@ def test_python_examples_run():
     assert examples
     for example in examples:
         exec(compile(example, "README.md", "exec"), {})
+
+
+def test_examples_in_docstrings_run():
+    done = doctest.testmod(hyperparameters)
+    assert done.attempted and not done.failed
 
 
 def test_files_named_in_the_layout_exist():
