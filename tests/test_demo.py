@@ -25,10 +25,10 @@ def made_up_run(path, val_ppl, test_ppl, found=(0.5, 0.25)):
     settings = {"alpha": 0.05, "beta": 0.05, **dict.fromkeys(list(TABLE)[2:], 0.5)}
     (path / "args.yaml").write_text(yaml.safe_dump(settings))
     (path / "result.csv").write_text(f"val_loss,val_ppl,test_loss,test_ppl\n5,{val_ppl},5,{test_ppl}\n")
-    rows = ["epoch,val_loss," + ",".join(settings)]
+    rows = ["epoch,time,val_loss," + ",".join(settings)]
     losses = [5.0, 4.0, 4.5][: len(found)]
     for epoch, (loss, value) in enumerate(zip(losses, found, strict=True)):
-        rows.append(f"{epoch},{loss},0.05,0.05," + ",".join([str(value)] * 5))
+        rows.append(f"{epoch},{epoch}.5,{loss},0.05,0.05," + ",".join([str(value)] * 5))
     (path / "epoch.csv").write_text("\n".join(rows) + "\n")
     return path
 

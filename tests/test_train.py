@@ -141,7 +141,7 @@ def test_tune_all_gives_way_to_what_is_given(run, tmp_path):
 
 
 def test_only_what_is_to_be_tuned_changes(run, tmp_path):
-    assert run("--tune_dropouto --tune_wdrop --tune_scales --alpha 1")[0] == 0
+    assert run("--tune_dropouto --tune_wdrop --tune_scales --alpha 1 --seed 1")[0] == 0
     folder = only_run(tmp_path)
     last = rows(folder / "epoch.csv")[-1]
     changed = {name for name in VALUES if abs(float(last[name]) - settings(folder)[name]) > 1e-4}
