@@ -43,11 +43,16 @@ TABLE = {
     },
 }
 CUTOUT = ("cutlength", "cutholes")
+# The rates of layers of a kind, in order, by the flag that fixes them all at one.
+LAYERS = {
+    flag: [name for name, declared in TABLE.items() if declared.tune == tune]
+    for flag, tune in (("dropout", "tune_dropoutl"), ("fc_dropout", "tune_fcdropout"))
+}
 
 
 def names_of(model: str, shared_dropout: bool = False) -> list[str]:
     """Every hyperparameter of a model; with shared_dropout one rate for all its convolutional layers."""
-    others = {f"dropout{layer}" for layer in range(CONVOLUTIONS[model], max(CONVOLUTIONS.values()))}
-    others |= {f"fcdropout{layer}" for layer in range(FULLY_CONNECTED[model], max(FULLY_CONNECTED.values()))}
-    others |= {name for name in TABLE if name[:-1] == "dropout"} if shared_dropout else {"dropout"}
+    convolutional, connected = LAYERS["dropout"], LAYERS["fc_dropout"]
+    others = {*convolutional[CONVOLUTIONS[model] :], *connected[FULLY_CONNECTED[model] :]}
+    others |= {*convolutional} if shared_dropout else {"dropout"}
     return [name for name in TABLE if name not in others]

@@ -4,7 +4,7 @@ import sys
 from functools import partial
 from typing import Any
 
-from cnn.hyperparameters import CUTOUT, TABLE, names_of
+from cnn.hyperparameters import CUTOUT, FULLY_CONNECTED, TABLE, names_of
 from cnn.settings import ImageSettings, run_names
 from stn.errors import UserError
 from stn.schedules import Constant
@@ -83,11 +83,11 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     for flag in sorted(given & {"tune_dropoutl", "tune_all"}):
         if values["tune_dropout"]:
             raise UserError(f"--tune_dropout is one rate for all layers, --{flag} brings one for each: leave one out")
-    everything = (*ALL, "tune_fcdropout") if "fcdropout0" in names_of(values["model"]) else ALL
+    everything = (*ALL, "tune_fcdropout") if FULLY_CONNECTED[values["model"]] else ALL
     values |= dict.fromkeys(everything if values["tune_all"] else JITTERS if values["tune_jitters"] else (), True)
     names = names_of(values["model"], shared_dropout=values["tune_dropout"])
     tuned = [TABLE[name] for name in names if values[TABLE[name].tune]]
-    if "fcdropout0" not in names:
+    if not FULLY_CONNECTED[values["model"]]:
         remedy = f"give a larger network than --model {values['model']}"
         refuse_idle(given, dict.fromkeys(("tune_fcdropout", "start_fcdrop"), remedy))
     if not tuned:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cnn.hyperparameters import TABLE, names_of
+from cnn.hyperparameters import LAYERS, TABLE, names_of
 from cnn.settings import ImageSettings, run_names
 from stn.errors import UserError
 from stn.schedules import Constant
@@ -15,11 +15,6 @@ from stn.scripts.options import nonnegative, nonnegative_int, rate
 from stn.scripts.script import Script
 
 MIN_LR = 1e-7  # as published: below it training stops
-# The flags that set one rate for several layers, and those layers' hyperparameters.
-SHARED = {
-    flag: [name for name in TABLE if name.startswith(family) and name != family]
-    for flag, family in (("dropout", "dropout"), ("fc_dropout", "fcdropout"))
-}
 
 
 def sources(values: Values) -> Sources:
@@ -31,7 +26,7 @@ def sources(values: Values) -> Sources:
 
 def value(values: Values, name: str) -> float:
     """A hyperparameter's constant value; the shared dropout rates overrule those of layers, as published."""
-    shared = [values[flag] for flag, layers in SHARED.items() if name in layers and values[flag] > 0]
+    shared = [values[flag] for flag, layers in LAYERS.items() if name in layers and values[flag] > 0]
     return max(float(shared[0] if shared else values[TABLE[name].fix]), 0.0)
 
 
@@ -45,7 +40,7 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     acting = {flag for name in names for flag in setters(name)}
     others = {flag for name in TABLE for flag in setters(name)} - acting
     refuse_idle(given, dict.fromkeys(others, f"give a larger network than --model {model}"))
-    for flag, layers in SHARED.items():
+    for flag, layers in LAYERS.items():
         if values[flag] == 0:
             own = " ".join(f"--{TABLE[name].fix} 0" for name in layers if name in names)
             raise UserError(f"--{flag} 0 is no rate to share: give {own} for no dropout, -1 for rates of their own")
@@ -67,8 +62,8 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
 def setters(name: str) -> list[str]:
     """The flags that set a hyperparameter."""
     if name == "dropout":
-        return ["dropout", *(TABLE[layer].fix for layer in SHARED["dropout"])]
-    return [TABLE[name].fix, *(flag for flag, layers in SHARED.items() if name in layers)]
+        return ["dropout", *(TABLE[layer].fix for layer in LAYERS["dropout"])]
+    return [TABLE[name].fix, *(flag for flag, layers in LAYERS.items() if name in layers)]
 
 
 def shared_rate(text: str) -> float:
