@@ -21,7 +21,7 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(usage="%(prog)s [flags]", allow_abbrev=False, **settings)
 
     def error(self, message: str):
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        complain(self.prog, f"{message} (see {self.prog} --help)")
         raise SystemExit(2)
 
 
