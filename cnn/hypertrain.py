@@ -1,6 +1,14 @@
 """Train an image classifier that tunes its own dropout and augmentation (MacKay et al. 2019, section 5.3)."""
 
-import sys
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, installed or not
+    from stn.scripts.launch import launch
+
+    launch("cnn.hypertrain")
+
 from functools import partial
 from typing import Any
 
@@ -123,6 +131,7 @@ SETTINGS = flags_of(
 SCRIPT = Script(
     name="hypertrain.py",
     description=__doc__,
+    table=TABLE,
     settings=ImageSettings,
     setting_flags=SETTINGS,
     hyper_flags=tuning_flags(),
@@ -130,6 +139,3 @@ SCRIPT = Script(
     sources=sources,
 )
 main = SCRIPT.run
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,6 +21,8 @@ class _ConvNet(nn.Module):
 
     dtype: of activations and products (default: the weights' dtype, which logits always have).
     elementary_scale: as in stn/layers.py, of every layer that responds to hyperparameters when some are tuned.
+
+    arguments: what it was made with, from which `stn.load_model` makes it again.
     """
 
     CHANNELS: tuple[int, ...]
@@ -30,6 +32,7 @@ class _ConvNet(nn.Module):
 
     def __init__(self, num_hyper: int, dtype: torch.dtype | None = None, *, elementary_scale: bool = False):
         super().__init__()
+        self.arguments = {"num_hyper": num_hyper, "dtype": dtype, "elementary_scale": elementary_scale}
         self.dtype = dtype or torch.get_default_dtype()
         self.convolutions = nn.ModuleList(
             HyperConv2d(fan_in, fan_out, 3, num_hyper, stride, padding=1, elementary_scale=elementary_scale)

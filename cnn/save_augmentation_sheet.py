@@ -1,6 +1,14 @@
 """Draw training images as a run augmented them after its first, middle and last epoch."""
 
-import sys
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, installed or not
+    from stn.scripts.launch import launch
+
+    launch("cnn.save_augmentation_sheet")
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -149,7 +157,3 @@ def write_label(figure: Figure, top: float, heading: str, values: Mapping[str, s
         y = (top - line * LINE) / height
         figure.text(0.0, y, name, va="top", fontsize=small)
         figure.text((MARGIN - 0.12) / width, y, value, va="top", ha="right", fontsize=small)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,14 @@
 """Draw the figures of image classifiers' runs, those of older versions too."""
 
-import sys
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, installed or not
+    from stn.scripts.launch import launch
+
+    launch("cnn.save_figures")
+
 from functools import partial
 
 from cnn.figures import ORDER, cutout, cuts_out, dropouts, rates
@@ -14,6 +22,3 @@ PLOTS = {
     "cutout": figures.Plot(cutout, cuts_out),
 }
 main = partial(figures.main, script="save_figures.py", plots=PLOTS, names=ORDER)
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,10 +3,13 @@
 Flags, short names and defaults are the published ones.
 """
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,14 +18,13 @@ from cnn.task import ImageClassification
 from stn.datasets import builtin_images, images
 from stn.datasets.images import ImageSets
 from stn.errors import UserError
-from stn.files import explaining_os_errors
 from stn.hyperparameters import Hyperparameters
 from stn.kernels.memory import explaining_out_of_memory
 from stn.learning_rates import NonMonotonicDecay
 from stn.methods import STN
 from stn.recorder import Progress, Recorder
 from stn.runs.find import last_started
-from stn.runs.folder import RunFolder
+from stn.runs.folder import RunFolder, claimed
 from stn.scripts.declared import Values
 from stn.scripts.options import ROOT, find, fraction, nonnegative, nonnegative_int, one_of, positive, positive_int, rate
 from stn.scripts.settings import LONGER, Settings, data_flag, of_machine, of_model, of_training, of_tuning
@@ -73,7 +75,7 @@ class ImageSettings(Settings):
     percent_valid: float = of_machine(
         0.2, "fraction of the training images that validate, the last of the file", positive, "-pval"
     )
-    no_cuda: bool = of_machine(False, "use the CPU even where there is a GPU")
+    no_cuda: bool = of_machine(False, "use the CPU even where there is a GPU", may_change=True)
     save: bool = of_machine(False, "keep the best model as model.pt; all else is logged in any case")
     log_interval: int = of_machine(50, "steps that a log entry is the mean of", positive_int, may_change=True)
     logdir: str = of_machine("logs", "folder of all runs", str)
@@ -101,12 +103,11 @@ class ImageSettings(Settings):
         remedy = "check --logdir and the folders in it, or name the run's"
         return last_started(_parent(values["logdir"], values["dir"], values["subdir"]), unfinished, remedy)
 
-    def new_folder(self) -> Path:
+    def new_folder(self, same: Callable[[Mapping[str, Any]], bool]) -> AbstractContextManager[Path]:  # noqa: ARG002
+        # The time tells runs of one configuration apart.
         name = f"{self.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"
-        folder = _parent(self.logdir, self.dir, self.subdir) / name
-        others = (folder.with_name(f"{name}_{number}") for number in count(2))
-        with explaining_os_errors(folder):
-            return next(path for path in chain([folder], others) if not path.exists())
+        names = chain([name], (f"{name}_{number}" for number in count(2)))
+        return claimed(_parent(self.logdir, self.dir, self.subdir), names)
 
     def read_data(self) -> ImageSets:
         if self.data == BUILTIN:

@@ -1,6 +1,14 @@
 """Train an image classifier with fixed hyperparameters, or with those that an earlier run recorded."""
 
-import sys
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, installed or not
+    from stn.scripts.launch import launch
+
+    launch("cnn.train_basic")
+
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +119,7 @@ SETTINGS = flags_of(
 SCRIPT = Script(
     name="train_basic.py",
     description=__doc__,
+    table=TABLE,
     settings=ImageSettings,
     setting_flags=SETTINGS,
     hyper_flags=HYPERPARAMETERS,
@@ -119,6 +128,3 @@ SCRIPT = Script(
     constants={"min_lr": MIN_LR},
 )
 main = SCRIPT.run
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,7 +4,15 @@ It learns a fifth of the built-in corpus, little enough to overfit. Both runs st
 and train at once, a CPU thread each. Killed and started again, the demo goes on where it was.
 """
 
-import sys
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, installed or not
+    from stn.scripts.launch import launch
+
+    launch("lstm.demo")
+
 from functools import partial
 
 from lstm import train
@@ -81,7 +89,3 @@ def table(fixed: Job, tuned: Job) -> str:
     lines += ["", f"{'hyperparameter':<22}{'initial':>9}{'found':>9}"]
     lines += [f"{name:<22}{run.settings[name]:>9.3f}{found[name]:>9.3f}" for name in TABLE]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

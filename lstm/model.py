@@ -21,6 +21,8 @@ class AWDLSTM(nn.Module):
     dtype: of activations between layers and of matrix products (default: the weights' dtype, which states and logits
         always have).
     cuda_graphs: see HyperLSTM.
+
+    arguments: what it was made with, from which `stn.load_model` makes it again.
     """
 
     def __init__(
@@ -35,6 +37,8 @@ class AWDLSTM(nn.Module):
         cuda_graphs: bool = True,
     ):
         super().__init__()
+        sizes = {"vocab_size": vocab_size, "emsize": emsize, "nhid": nhid, "nlayers": nlayers, "num_hyper": num_hyper}
+        self.arguments = {**sizes, "dtype": dtype, "cuda_graphs": cuda_graphs}
         self.dtype = dtype or torch.get_default_dtype()
         widths = [emsize] + [nhid] * (nlayers - 1) + [emsize]
         self.embedding = HyperEmbedding(vocab_size, emsize, num_hyper)

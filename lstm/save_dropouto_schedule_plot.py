@@ -1,6 +1,14 @@
 """Draw output dropout against iterations for self-tuning runs that started at different values."""
 
-import sys
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, installed or not
+    from stn.scripts.launch import launch
+
+    launch("lstm.save_dropouto_schedule_plot")
+
 from pathlib import Path
 
 from lstm.hyperparameters import TABLE
@@ -54,7 +62,3 @@ def find_runs() -> list[str]:
         command = "python lstm/train.py --dropouto 0.05 --tune_dropouto --save_dir dropouto_schedule_init05"
         raise UserError(f"there is no run logs/{LOGS}: {command} makes one")
     return [str(parent) for parent in parents]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,12 +1,17 @@
 """Draw the figures of language models' runs, those of older versions too."""
 
-import sys
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, installed or not
+    from stn.scripts.launch import launch
+
+    launch("lstm.save_figures")
+
 from functools import partial
 
 from lstm.hyperparameters import TABLE
 from stn.scripts import figures
 
 main = partial(figures.main, script="save_figures.py", names=tuple(TABLE))
-
-if __name__ == "__main__":
-    sys.exit(main())

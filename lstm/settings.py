@@ -2,9 +2,12 @@
 
 import argparse
 import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,8 +21,8 @@ from stn.kernels.memory import explaining_out_of_memory
 from stn.learning_rates import NonMonotonicDecay
 from stn.methods import STN
 from stn.recorder import Progress, Recorder
-from stn.runs.find import newest_run, run_path
-from stn.runs.folder import RunFolder
+from stn.runs.find import newest_run, run_names
+from stn.runs.folder import RunFolder, claimed
 from stn.scripts.declared import Values
 from stn.scripts.options import ROOT, factor, find, nonnegative, nonnegative_int, positive, positive_int
 from stn.scripts.settings import LONGER, Settings, data_flag, of_machine, of_model, of_training, of_tuning
@@ -75,7 +78,7 @@ class LanguageModelSettings(Settings):
     val_log_interval: int = of_tuning(1, "hyperparameter steps between log entries", positive_int, may_change=True)
 
     data: str = data_flag("train.txt, valid.txt and test.txt", "data/penn", "corpus")
-    disable_cuda: bool = of_machine(False, "use the CPU even where there is a GPU")
+    disable_cuda: bool = of_machine(False, "use the CPU even where there is a GPU", may_change=True)
     no_cuda_graphs: bool = of_machine(False, "on a GPU, launch a sequence's kernels one by one", may_change=True)
     save_dir: str = of_machine("saves", "the runs' folder below logs/", str)
     prefix: str | None = of_machine(None, "tells this run's folder from others of the same day", str)
@@ -101,8 +104,8 @@ class LanguageModelSettings(Settings):
     def newest_run(cls, values: Values, unfinished: bool) -> Path:
         return newest_run(ROOT / "logs" / values["save_dir"], values["prefix"], unfinished)
 
-    def new_folder(self) -> Path:
-        return run_path(ROOT / "logs" / self.save_dir, self.prefix, date.today())
+    def new_folder(self, same: Callable[[Mapping[str, Any]], bool]) -> AbstractContextManager[Path]:
+        return claimed(ROOT / "logs" / self.save_dir, run_names(self.prefix, date.today()), same)
 
     def read_data(self) -> Corpus:
         return load_corpus(find(self.data, "the run's --data"))
@@ -112,7 +115,12 @@ class LanguageModelSettings(Settings):
         with explaining_out_of_memory("the model does not fit into memory: lower --emsize, --nhid or --nlayers"):
             model = AWDLSTM(*sizes, dtype=getattr(torch, self.dtype), cuda_graphs=not self.no_cuda_graphs)
             model = model.to(self.device)
-        return LanguageModeling(model, data, self.batch_size, self.bptt, self.val_penalties, self.device)
+        task = LanguageModeling(model, data, self.batch_size, self.bptt, self.val_penalties, self.device)
+        _, steps = task.position
+        if num_hyper and self.warmup_steps >= self.epochs * steps:
+            epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)} of {steps} weight steps end before --warmup_steps"
+            raise UserError(f"{epochs} {self.warmup_steps}, so that nothing is tuned: lower that, or raise --epochs")
+        return task
 
     def trainer(
         self, task: LanguageModeling, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop

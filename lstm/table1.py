@@ -5,8 +5,16 @@ self-tuning network (STN), self-tuned, and replaying the STN's schedule without 
 values. What is finished is not run again: stopped or killed, the command goes on where it was when started again.
 """
 
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, installed or not
+    from stn.scripts.launch import launch
+
+    launch("lstm.table1")
+
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -240,7 +248,3 @@ def write(plan: Plan, folder: Path) -> list[Path]:
             complain(NAME, f"left out of the figure: {line}")
         files += style.save(figure, folder / "schedules")
     return files
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,14 @@
 """Train an LSTM language model that tunes its own regularization (MacKay et al. 2019, section 5.2)."""
 
-import sys
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, installed or not
+    from stn.scripts.launch import launch
+
+    launch("lstm.train")
+
 from functools import partial
 from typing import Any
 
@@ -71,6 +79,7 @@ def tuning_flags() -> list[Flag]:
 SCRIPT = Script(
     name="train.py",
     description=__doc__,
+    table=TABLE,
     settings=LanguageModelSettings,
     setting_flags=flags_of(LanguageModelSettings),
     hyper_flags=[*value_flags(), *tuning_flags()],
@@ -78,6 +87,3 @@ SCRIPT = Script(
     sources=sources,
 )
 main = SCRIPT.run
-
-if __name__ == "__main__":
-    sys.exit(main())

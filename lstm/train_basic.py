@@ -3,8 +3,16 @@
 The baselines of the self-tuning network's hyperparameter schedules (MacKay et al. 2019, section 5.1).
 """
 
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, installed or not
+    from stn.scripts.launch import launch
+
+    launch("lstm.train_basic")
+
 import math
-import sys
 from functools import partial
 from typing import Any
 
@@ -74,6 +82,7 @@ SETTINGS = flags_of(LanguageModelSettings, TUNING, train_log_interval={"default"
 SCRIPT = Script(
     name="train_basic.py",
     description=__doc__.partition(".")[0] + ".",
+    table=TABLE,
     settings=LanguageModelSettings,
     setting_flags=SETTINGS,
     hyper_flags=[*value_flags(), *baseline_flags()],
@@ -81,6 +90,3 @@ SCRIPT = Script(
     sources=sources,
 )
 main = SCRIPT.run
-
-if __name__ == "__main__":
-    sys.exit(main())

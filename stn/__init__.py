@@ -1,24 +1,28 @@
 """Self-tuning networks: regularization hyperparameters learned inside one training run."""
 
-from stn.errors import UserError
-from stn.hyperparameters import Draw, Hyperparameters, Tuned
-from stn.layers import HyperConv2d, HyperEmbedding, HyperLinear
-from stn.lstm import HyperLSTM
-from stn.methods import frozen
-from stn.schedules import Constant, Gaussian, Replay, Sinusoid
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "Constant",
-    "Draw",
-    "Gaussian",
-    "HyperConv2d",
-    "HyperEmbedding",
-    "HyperLSTM",
-    "HyperLinear",
-    "Hyperparameters",
-    "Replay",
-    "Sinusoid",
-    "Tuned",
-    "UserError",
-    "frozen",
-]
+# Imported when first used: a script must be able to explain that torch is missing, or that Ctrl-C stopped its import.
+_HOMES = {
+    "stn.bilevel": ("Loss", "Score", "Task"),
+    "stn.errors": ("UserError",),
+    "stn.hyperparameters": ("Draw", "Hyperparameters", "Tuned"),
+    "stn.layers": ("HyperConv2d", "HyperEmbedding", "HyperLinear"),
+    "stn.lstm": ("HyperLSTM",),
+    "stn.methods": ("STN", "frozen"),
+    "stn.runs.models": ("load_model",),
+    "stn.schedules": ("Constant", "Gaussian", "Replay", "Sinusoid"),
+}
+__all__ = sorted(name for names in _HOMES.values() for name in names)
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -92,6 +92,7 @@ class Hyperparameters(nn.Module):
             if not isinstance(source, Tuned | Schedule):
                 raise TypeError(f"hyperparameter {name} needs a source such as Tuned or Constant, not {source!r}")
         self.names = tuple(sources)
+        self.sources: Mapping[str, Tuned | Schedule] = dict(sources)
         self.schedules = {name: source for name, source in sources.items() if not isinstance(source, Tuned)}
         tuned = {name: source for name, source in sources.items() if isinstance(source, Tuned)}
         self.columns = {name: column for column, name in enumerate(tuned)}

@@ -27,7 +27,8 @@ class LearningRate:
         return {"value": self.value}
 
     def load_state_dict(self, state: dict) -> None:
-        vars(self).update(state)
+        for name in self.state_dict():
+            setattr(self, name, state[name])
 
 
 class NonMonotonicDecay(LearningRate):

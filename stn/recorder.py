@@ -16,16 +16,19 @@ FETCHED_STEPS = 10  # how many steps' numbers are fetched from the device at onc
 
 
 class Status(NamedTuple):
-    """How far a run is. position, length: weight steps of this epoch, done and in all.
+    """How far a run is. position, length: weight steps of this epoch, done and in all; train_step: of the run.
 
-    score: the training's, of this epoch so far. speed: targets per second. values: by hyperparameter.
+    score: the training's, of this epoch so far. speed: targets per second. seconds: of this epoch so far. values: by
+    hyperparameter.
     """
 
     epoch: int
     position: int
     length: int
+    train_step: int
     score: Score
     speed: float
+    seconds: float
     values: dict[str, float]
 
 
@@ -81,6 +84,7 @@ class Recorder:
         self.values = dict(zip(hyper.log_names, hyper.log_values().tolist(), strict=True))
         self.elapsed_before, self.started = 0.0, time.perf_counter()
         self.epoch_started = self.epoch_seconds = 0.0  # when the epoch started to train, how long the last one did
+        self.best: dict[str, float] | None = None  # the best epoch's row of epoch.csv
 
     @property
     def elapsed(self) -> float:
@@ -122,7 +126,7 @@ class Recorder:
             steps = record.train_step if record.kind == "train" else record.global_step - record.train_step
             if steps % self.intervals[record.kind] == 0:
                 self._log_step(record, score, penalty, entropy)
-        self._show_progress()
+        self._show_progress(records[-1].train_step)
 
     def epoch(self, score: Score, global_step: int, lr: float, best: bool) -> None:
         """Log the epoch that has just ended, with its validation score."""
@@ -135,6 +139,8 @@ class Recorder:
             "lr": lr,
         }
         self.run.log("epoch", row)
+        if best:
+            self.best = row
         scalars = {f"epoch/{name}": value for name, value in row.items() if name not in ("epoch", "time")}
         scalars["epoch/targets_per_second"] = self.ended_score.targets / self.epoch_seconds
         self.run.scalars(global_step, scalars)
@@ -144,21 +150,22 @@ class Recorder:
     def diverged(self, kind: str, loss: float, step: int) -> Diverged:
         """The error that ends a run whose loss or gradient is not finite."""
         values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
-        return Diverged(
-            f"the {kind} loss or its gradient is not finite at step {step} (loss {loss:g}; {values}): start anew with "
-            f"a lower learning rate or a smaller gradient clip; the best model so far is in {self.run.path}"
-        )
+        cause = f"the {kind} loss or its gradient is not finite at step {step} (loss {loss:g}; {values})"
+        best = "no epoch has ended, so that there is no model to fall back on"
+        if self.best is not None:
+            best = f"--test evaluates the best model so far, of epoch {self.best['epoch']}, in {self.run.path}"
+        return Diverged(f"{cause}: start anew with a lower learning rate or a smaller gradient clip; {best}")
 
     def state_dict(self) -> dict:
         """Call `flush` first: pending steps are no part of it."""
         scores = {name: vars(score) for name, score in self._scores().items()}
         times = {"elapsed": self.elapsed, "epoch_started": self.epoch_started}
-        return {"scores": scores, "values": self.values, **times}
+        return {"scores": scores, "values": self.values, "best": self.best, **times}
 
     def load_state_dict(self, state: dict) -> None:
-        for name, score in state["scores"].items():
-            vars(self._scores()[name]).update(score)
-        self.values = state["values"]
+        for name, score in self._scores().items():
+            vars(score).update({part: state["scores"][name][part] for part in vars(score)})
+        self.values, self.best = state["values"], state["best"]
         self.elapsed_before, self.started = state["elapsed"], time.perf_counter()
         self.epoch_started = state["epoch_started"]
 
@@ -185,7 +192,8 @@ class Recorder:
             row |= {"entropy": entropy, **self.values}
         self.run.log(record.kind, {**row, "train_step": record.train_step})
 
-    def _show_progress(self) -> None:
-        speed = self.epoch_score.targets / (self.elapsed - self.epoch_started)
-        score = self.epoch_score.mean()
-        self.progress.update(Status(self.task.epochs, *self.task.position, score, speed, self.values))
+    def _show_progress(self, train_step: int) -> None:
+        seconds, score = self.elapsed - self.epoch_started, self.epoch_score.mean()
+        speed = self.epoch_score.targets / seconds
+        status = Status(self.task.epochs, *self.task.position, train_step, score, speed, seconds, self.values)
+        self.progress.update(status)

@@ -3,17 +3,17 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 
 from stn.bilevel import Task, evaluate
-from stn.errors import UserError
+from stn.errors import UserError, one_line
 from stn.hyperparameters import Hyperparameters
 from stn.learning_rates import LearningRate
 from stn.methods import Method
 from stn.recorder import Recorder
+from stn.runs.models import pack
 
 Stop = Callable[[], bool]  # asked between alternations; true ends the training early
 
@@ -70,9 +70,15 @@ class Trainer:
         self.save()
         return True
 
-    def done(self) -> bool:
-        out_of_patience = self.epochs_since_best >= self.plan.patience
-        return self.epoch >= self.plan.epochs or out_of_patience or self.learning_rate.too_low
+    def done(self) -> str:
+        """Why training is over; empty while it is not."""
+        if self.epoch >= self.plan.epochs:
+            return f"all {self.plan.epochs} epochs are done"
+        if self.epochs_since_best >= self.plan.patience:
+            return f"no lower validation loss in {self.epochs_since_best} epochs"
+        if self.learning_rate.too_low:
+            return f"the learning rate has come down to {self.learning_rate.value:.3g}"
+        return ""
 
     def alternate(self) -> None:
         """Train_steps weight steps, then val_steps hyperparameter steps; a weight step in the warm-up or untuned."""
@@ -112,7 +118,7 @@ class Trainer:
         self.epochs_since_best += 1
         if best:
             self.best_loss, self.epochs_since_best = score.loss, 0
-            self.best = deepcopy({"model": self.task.model.state_dict(), "hyper": self.hyper.state_dict()})
+            self.best = pack(self.task.model, self.hyper)
             self.save()  # whatever comes, the best model is not lost
 
     def save(self) -> None:
@@ -136,21 +142,23 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping) -> None:
         """Continue where the checkpoint was taken. Raises UserError for one of another model, or that lacks a part."""
-        if missing := sorted(self.state_dict().keys() - state.keys()):
-            raise UserError(f"the checkpoint lacks {', '.join(missing)}: start a new run")
-        load_model(self.task, self.hyper, state)
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-        torch.set_rng_state(state["random"].cpu())
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([random.cpu() for random in state["random_cuda"]])
-        for name in _COUNTERS:
-            setattr(self, name, state[name])
+        try:
+            restore(self.task, self.hyper, state)
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            torch.set_rng_state(state["random"])
+            for device, random in enumerate(state["random_cuda"][: torch.cuda.device_count()]):
+                torch.cuda.set_rng_state(random, device)
+            for name in _COUNTERS:
+                setattr(self, name, state[name])
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:  # a part is another's, or none
+            cause = f"the checkpoint lacks a part or is of another version ({one_line(repr(error))})"
+            raise UserError(f"{cause}: start a new run") from error
 
     def load_best(self) -> None:
         """Put the best model so far, and its hyperparameters, in place; without one yet, leave the current."""
         if self.best is not None:
-            load_model(self.task, self.hyper, self.best)
+            restore(self.task, self.hyper, self.best)
 
     def _parts(self) -> dict:
         parts = {"method": self.method, "learning_rate": self.learning_rate, "recorder": self.recorder}
@@ -160,12 +168,12 @@ class Trainer:
 _COUNTERS = ("train_step", "global_step", "epoch", "best_loss", "epochs_since_best", "best")
 
 
-def load_model(task: Task, hyper: Hyperparameters, state: Mapping) -> None:
+def restore(task: Task, hyper: Hyperparameters, state: Mapping) -> None:
     """Put a checkpoint's `model` and `hyper` in place. Raises UserError where they are of another model."""
     try:
         task.model.load_state_dict(state["model"])
         hyper.load_state_dict(state["hyper"])
-    except RuntimeError as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError("the checkpoint is of another model than args.yaml describes: start a new run") from error
 
 

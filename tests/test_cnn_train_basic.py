@@ -140,7 +140,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(run, tmp_path):
     assert execute_resume(parts, "--total_epochs 3") == 0
     for table in ("train", "epoch", "result"):
         assert without_time(parts / f"{table}.csv") == without_time(whole / f"{table}.csv")
-    ours, theirs = read_checkpoint(parts)["model"], read_checkpoint(whole)["model"]
+    ours, theirs = read_checkpoint(parts).state["model"], read_checkpoint(whole).state["model"]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -359,4 +359,4 @@ def test_a_replay_whose_copy_was_changed_is_refused(run, recorded, tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_run_as_failed(run, tmp_path):
     refused(run("--train_lr 1e30"), "not finite at step", "learning rate")
     assert (only_run(tmp_path) / "status").read_text() == "failed\n"
-    assert all(math.isfinite(weight.sum()) for weight in read_checkpoint(only_run(tmp_path))["model"].values())
+    assert all(math.isfinite(weight.sum()) for weight in read_checkpoint(only_run(tmp_path)).state["model"].values())

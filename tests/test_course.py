@@ -60,6 +60,13 @@ def new(folder, seen=None):
     return create
 
 
+def assert_same(result, other):
+    """But for times and folders."""
+    untimed = [{**one.best, "time": None} for one in (result, other)]
+    assert untimed[0] == untimed[1]
+    assert result._replace(path=None, seconds=0, best=None) == other._replace(path=None, seconds=0, best=None)
+
+
 def stopping(after):
     """A stop that is asked so many times before it stops."""
     asked = iter(range(10**6))
@@ -80,7 +87,12 @@ def test_a_new_run(settings, whole):
     assert diary.epochs == [0, 1, 2] and diary.steps > 20
     assert read_status(folder) == "finished" and (folder / settings.model_file).exists()
     (recorded,) = rows(folder / "result.csv")
-    assert {name: float(value) for name, value in recorded.items()} == result.measures
+    best = min(rows(folder / "epoch.csv"), key=lambda row: float(row["val_loss"]))
+    expected = {"best_epoch": best["epoch"], "best_time": best["time"], **{name: best[name] for name in TABLE}}
+    assert {name: recorded[name] for name in expected} == expected
+    assert {name: float(recorded[name]) for name in result.measures} == result.measures
+    assert [*recorded] == [*result.measures, "best_epoch", "best_time", "time", *TABLE]
+    assert float(recorded["time"]) == result.seconds >= float(best["time"])
     assert result.measures["val_loss"] == min(float(row["val_loss"]) for row in rows(folder / "epoch.csv"))
 
 
@@ -89,14 +101,16 @@ def test_a_run_stopped_early_and_continued_ends_as_one_left_alone(settings, whol
     folder, diary = tmp_path / "run", Diary()
     result = train(settings, SOURCES, new(folder), diary, stopping(after))
     assert not result.completed and read_status(folder) == "interrupted"
-    assert result.best == bool(diary.epochs) and (folder / "result.csv").exists()
+    assert (result.best is not None) == bool(diary.epochs)
+    (recorded,) = rows(folder / "result.csv")
+    assert (recorded["best_epoch"] != "") == bool(diary.epochs) and 0 < float(recorded["dropouto"]) < 1
     assert diary.told[1:] == ["stopped", "closed"]
 
     again = Diary()
-    assert train(settings, SOURCES, lambda _: RunFolder.open(folder), again) == whole[1]._replace(path=folder)
+    assert_same(train(settings, SOURCES, lambda _: RunFolder.open(folder), again), whole[1])
     done = {0: 0, 4: 2 + 2 * 2, 8: 2 + 6 * 2}[after]  # a step at a time in the warm-up, then two
     assert again.told[0].startswith(f"started at {done},") and diary.epochs + again.epochs == [0, 1, 2]
-    for table in ("epoch", "val", "result"):
+    for table in ("epoch", "val"):
         assert without_time(folder / f"{table}.csv") == without_time(whole[0] / f"{table}.csv")
     models = [torch.load(run / "model.pt", weights_only=True)["model"] for run in (folder, whole[0])]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[1])
@@ -107,13 +121,13 @@ def test_a_run_takes_up_its_changes(settings, whole, tmp_path):
     train(replace(settings, epochs=1), SOURCES, new(folder), Diary())
     run = RunFolder.open(folder)
     run.changes = {"epochs": 3}
-    assert train(settings, SOURCES, lambda _: run, Diary()) == whole[1]._replace(path=run.path)
+    assert_same(train(settings, SOURCES, lambda _: run, Diary()), whole[1])
     assert run.settings["epochs"] == 3
 
 
 def test_the_best_model_is_evaluated_without_training(settings, whole):
     folder, result, _ = whole
-    assert evaluate_best(settings, SOURCES, read_checkpoint(folder)) == result._replace(path=None)
+    assert_same(evaluate_best(settings, SOURCES, read_checkpoint(folder).state), result)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_only_what_is_given_is_in_the_result():
     assert given() == {}
     assert given("--lr", "1") == given("-l", "1.0") == {"lr": 1.0}  # the default, but given
     assert given("--tune", "--steps", "3", "5") == {"tune": True, "steps": [3, 5]}
-    assert given("--resume") == {"resume": ""} and given("--resume", "there") == {"resume": "there"}
+    assert given("--resume") == {"resume": None} and given("--resume", "there") == {"resume": "there"}
 
 
 def test_an_idle_flag_is_refused_with_a_remedy():

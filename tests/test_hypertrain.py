@@ -433,7 +433,7 @@ def test_scripts_run_from_inside_cnn(tmp_path, script):
 
 def everything(folder):
     """Tables without times, the checkpoint without the clock, and the saved model."""
-    state = read_checkpoint(folder)
+    state = read_checkpoint(folder).state
     for name in ("elapsed", "epoch_started"):
         del state["recorder"][name]
     tables = [without_time(folder / f"{table}.csv") for table in ("train", "valid", "epoch", "result")]
@@ -458,7 +458,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(run, tmp_path, finishe
     assert status == 130 and "continue with --resume" in out
     folder = only_run(tmp_path)
     assert (folder / "status").read_text() == "interrupted\n"
-    state = read_checkpoint(folder)
+    state = read_checkpoint(folder).state
     assert state["train_step"] == min(stop_at, 5) + 2 * max(stop_at - 5, 0)
     assert run("--resume")[0] == 0  # the newest
     assert same(everything(folder), everything(finished))

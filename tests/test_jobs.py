@@ -208,7 +208,7 @@ def test_a_process_that_starts_as_ctrl_c_comes_is_interrupted(shell, tmp_path, m
         return process
 
     monkeypatch.setattr(Job, "start", interrupted)
-    job = "trap 'echo interrupted > word; exit 130' INT; touch begun; for i in $(seq 200); do sleep 0.05; done"
+    job = "trap 'echo interrupted > word; exit 143' TERM; touch begun; for i in $(seq 200); do sleep 0.05; done"
     with pytest.raises(KeyboardInterrupt):
         finish([shell("late", job)], at_once=1)
     assert (tmp_path / "word").read_text() == "interrupted\n"
@@ -217,7 +217,8 @@ def test_a_process_that_starts_as_ctrl_c_comes_is_interrupted(shell, tmp_path, m
 @pytest.fixture
 def sleeper(tmp_path):
     """A process that finishes one job, which sleeps, and leaves a word if it is interrupted."""
-    job = "trap 'echo interrupted > word; exit 130' INT; touch begun; while true; do sleep 0.05; done"
+    trap = "trap 'echo interrupted > word; exit 143' TERM"
+    job = f"{trap}; touch begun; while true; do sleep 0.05; [ -f talk ] && echo word; done"
     script = f"""
 import pathlib
 from lstm import train
@@ -253,3 +254,27 @@ def test_ctrl_c_is_passed_on_to_the_processes_once(sleeper, tmp_path, group):
     _, error = sleeper.communicate(timeout=60)
     assert b"KeyboardInterrupt" in error
     assert (tmp_path / "word").read_text() == "interrupted\n"
+
+
+def test_processes_are_stopped_where_nobody_reads_their_lines(sleeper, tmp_path):
+    sleeper.stdout.close()
+    (tmp_path / "talk").touch()
+    assert sleeper.wait(timeout=60) == 1
+    assert b"BrokenPipeError" in sleeper.stderr.read()
+    assert (tmp_path / "word").read_text() == "interrupted\n"
+
+
+@pytest.mark.parametrize("status", sorted(jobs.STOPPED))
+def test_every_way_of_being_stopped_is_an_interrupt(shell, status):
+    ending = f"kill -{-status} $$" if status < 0 else f"exit {status}"
+    with pytest.raises(KeyboardInterrupt):
+        finish([shell("stopped", ending)], at_once=1)
+
+
+def test_a_full_disk_under_stdout_silences_the_jobs_and_lets_them_finish(shell, tmp_path, monkeypatch, capsys):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", full)
+        finish([shell("talking", "for i in $(seq 20000); do echo a line; done; touch done")], at_once=1)
+    assert (tmp_path / "done").exists()
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "going on without a word: cannot write to stdout: No space left" in error

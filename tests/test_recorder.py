@@ -99,9 +99,26 @@ def test_a_step_that_is_not_finite_is_told_with_the_values_before_it(
         kept.flush()
     assert str(caught.value) == (
         f"the {kind} loss or its gradient is not finite at step 2 (loss 2.5; rate 0.5, other 2, rate_scale 1): start "
-        f"anew with a lower learning rate or a smaller gradient clip; the best model so far is in {folder}"
+        "anew with a lower learning rate or a smaller gradient clip; no epoch has ended, so that there is no model to "
+        "fall back on"
     )
     assert column(folder, "val", "global_step") == [1]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_run_that_diverges_later_says_where_its_best_model_is(recording, folder, resumed):
+    kept = recording()
+    steps = Steps(kept)
+    for epoch, best in enumerate((False, True, False)):
+        steps("train", ends_epoch=True)
+        kept.flush()
+        kept.task.counts["w"] = 3 * (epoch + 1)
+        kept.epoch(Score(3.0 - epoch), epoch, 1.0, best)
+    if resumed:
+        state, kept = kept.state_dict(), recording()
+        kept.load_state_dict(state)
+    message = str(kept.diverged("train", math.nan, 7))
+    assert message.endswith(f"--test evaluates the best model so far, of epoch 1, in {folder}")
 
 
 # What is logged, and when

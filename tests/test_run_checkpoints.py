@@ -92,11 +92,11 @@ def damaged_checkpoints():
         torch.save(torch.load(path, weights_only=True) | {"format": FORMAT + 1}, path)
 
     def older_format(path):
-        torch.save(torch.load(path, weights_only=True) | {"format": 2}, path)
+        torch.save(torch.load(path, weights_only=True) | {"format": 3}, path)
 
     def headless(path):
         content = torch.load(path, weights_only=True)
-        del content["lengths"]
+        del content["tables"]
         torch.save(content, path)
 
     return {
@@ -109,8 +109,8 @@ def damaged_checkpoints():
         "weights": (lambda path: torch.save({"weight": torch.zeros(2)}, path), ["not a checkpoint"]),
         "tensor": (lambda path: torch.save(torch.zeros(2), path), ["not a checkpoint"]),
         "other format": (other_format, [f"format {FORMAT + 1}", f"format {FORMAT}"]),
-        "older format": (older_format, ["format 2", "start a new run"]),
-        "no lengths": (headless, ["lacks"]),
+        "older format": (older_format, ["format 3", "start a new run"]),
+        "no tables": (headless, ["lacks"]),
     }
 
 
@@ -127,7 +127,7 @@ def test_a_checkpoint_that_is_damaged_or_foreign(folder, damage):
 
 def test_a_checkpoint_is_read_without_touching_the_run(folder):
     before = {file: file.read_bytes() for file in stopped_run(folder).iterdir()}
-    assert read_checkpoint(folder) == {"step": 3}
+    assert read_checkpoint(folder).state == {"step": 3} and read_checkpoint(folder).settings == SETTINGS
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
 
@@ -142,6 +142,42 @@ def test_a_table_that_lost_what_the_checkpoint_knows(folder, harm):
     with RunFolder.open(folder) as run:
         refused(run.load_checkpoint, file, "fewer", "--overwrite")
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace(b"\n", b"\r\n"),
+        lambda text: text.replace(b"global_step", b"global_Step"),
+        lambda text: text.replace(b"1.0", b"7.0"),
+    ],
+    ids=["line ends", "header", "number"],
+)
+def test_a_table_that_was_edited(folder, change):
+    file = stopped_run(folder) / "val.csv"
+    good = file.read_bytes()
+    file.write_bytes(change(good))
+    assert len(file.read_bytes()) >= len(good) and file.read_bytes() != good
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    with RunFolder.open(folder) as run:
+        for read in (run.read_checkpoint, run.load_checkpoint):
+            refused(read, file, "does not hold what", "restore it", "--overwrite")
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    file.write_bytes(good)
+    with RunFolder.open(folder) as run:
+        assert run.load_checkpoint() == {"step": 3}
+        log_steps(run, 3)
+        run.save_checkpoint({"step": 4})
+    with RunFolder.open(folder) as run:
+        assert run.load_checkpoint() == {"step": 4}
+
+
+def test_what_came_after_the_checkpoint_may_be_anything(folder):
+    file = stopped_run(folder) / "val.csv"
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    with RunFolder.open(folder) as run:
+        run.load_checkpoint()
+    assert len(rows(file)) == 3
 
 
 def test_an_interrupt_within_a_checkpoint_leaves_the_previous_one(folder, monkeypatch):

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from event_files import numbered_from_0, scalars  # noqa: F401
+from event_files import hyperparameters, numbered_from_0, scalars  # noqa: F401
 from run_folders import SETTINGS, log_steps, python, stopped_run
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 from tensorboard.summary.writer import event_file_writer
@@ -65,14 +65,31 @@ def test_going_back_within_one_process(folder):
     assert steps(folder) == [0, 1]
 
 
-@pytest.mark.parametrize("harm", [lambda file: os.truncate(file, 60), os.unlink], ids=["cut", "gone"])
-def test_a_run_goes_on_without_its_event_files(folder, harm):
+def test_a_run_goes_on_with_a_damaged_event_file(folder):
     (file,) = stopped_run(folder).glob(EVENT_FILES)
-    harm(file)
+    os.truncate(file, 60)
     with RunFolder.open(folder) as run:
         assert run.load_checkpoint() == {"step": 3}
         log_steps(run, 3)
     assert steps(folder) == [3]
+
+
+def test_a_run_goes_on_without_its_event_files_and_says_so(folder):
+    (file,) = stopped_run(folder).glob(EVENT_FILES)
+    file.unlink()
+    with RunFolder.open(folder) as run:
+        with pytest.warns(UserWarning, match=f"{folder} has lost {file.name}: TensorBoard misses"):
+            assert run.load_checkpoint() == {"step": 3}
+        log_steps(run, 3)
+    assert steps(folder) == [3]
+
+
+def test_settings_and_result_are_in_tensorboards_table_of_runs(folder):
+    with RunFolder.create(folder, SETTINGS) as run:
+        log_steps(run, 0, 1)
+        run.write_result({"val_loss": 0.25, "test_loss": 0.5, "best_epoch": None, "dropout": 0.125})
+    assert scalars(folder)["result/val_loss"] == [(1, 0.25)] and scalars(folder)["result/test_loss"] == [(1, 0.5)]
+    assert hyperparameters(folder) == {"lr": 1e-05, "tune_all": True, "seed": 3.0}
 
 
 def refuse(*_arguments, **_options):

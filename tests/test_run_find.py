@@ -2,19 +2,70 @@
 
 import os
 from datetime import date
+from itertools import islice
 
 import pytest
-from run_folders import refused
+from run_folders import python, refused
 
-from stn.runs.find import last_started, newest_run, run_path
-from stn.runs.folder import RunFolder
+from stn.runs.find import last_started, newest_run, run_names
+from stn.runs.folder import RunFolder, claimed
+
+DAY = date(2024, 3, 9)
 
 
-def test_run_path(tmp_path):
-    day = date(2024, 3, 9)
-    assert run_path(tmp_path, None, day) == run_path(tmp_path, "", day) == tmp_path / "2024-03-09"
-    assert run_path(tmp_path, "a", day) == tmp_path / "2024-03-09-a"
-    refused(lambda: run_path(tmp_path, "a/b", day), "--prefix", "a/b")
+def first(names, count):
+    return [*islice(names, count)]
+
+
+def test_names_of_a_days_runs():
+    assert (
+        first(run_names(None, DAY), 3) == first(run_names("", DAY), 3) == ["2024-03-09", "2024-03-09.2", "2024-03-09.3"]
+    )
+    assert first(run_names("2", DAY), 2) == ["2024-03-09-2", "2024-03-09.2-2"]
+    refused(lambda: run_names("a/b", DAY), "--prefix", "a/b")
+
+
+def test_a_run_lies_where_none_is_or_one_of_its_configuration(tmp_path):
+    def place(lr):
+        with claimed(tmp_path / "logs", run_names("a", DAY), lambda other: other["lr"] == lr) as path:
+            if not path.exists():
+                RunFolder.create(path, {"lr": lr}).close()
+        return path.name
+
+    assert [place(lr) for lr in (1, 2, 3, 2, 1)] == [f"2024-03-09{number}-a" for number in ("", ".2", ".3", ".2", "")]
+    (tmp_path / "logs" / "2024-03-09.4-a").mkdir()
+    (tmp_path / "logs" / "2024-03-09.4-a" / "status").write_text("running")  # of a start that failed
+    (tmp_path / "logs" / "2024-03-09.2-a" / "args.yaml").write_text("[damaged")
+    assert place(2) == "2024-03-09.4-a"
+
+
+STARTED_AT_ONCE = """
+import sys
+from stn.runs.find import run_names
+from stn.runs.folder import RunFolder, claimed
+from datetime import date
+
+print("ready", flush=True)
+sys.stdin.readline()
+with claimed(sys.argv[1], run_names(None, date(2024, 3, 9)), lambda other: other == {"lr": sys.argv[2]}) as path:
+    RunFolder.create(path, {"lr": sys.argv[2]})
+"""
+
+
+def test_runs_that_are_started_at_once_each_get_a_folder(tmp_path):
+    processes = [python(STARTED_AT_ONCE, tmp_path / "logs", lr, stdin=-1, stdout=-1) for lr in range(4)]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.wait(timeout=60) for process in processes] == [0] * 4
+    for process in processes:
+        process.stdin.close()
+        process.stdout.close()
+    runs = {file.parent.name: file.read_text() for file in (tmp_path / "logs").glob("*/args.yaml")}
+    assert sorted(runs) == ["2024-03-09", *(f"2024-03-09.{number}" for number in (2, 3, 4))]
+    assert len({*runs.values()}) == 4
 
 
 def test_the_newest_unfinished_run_is_by_date_of_exactly_that_prefix(tmp_path):
@@ -28,6 +79,13 @@ def test_the_newest_unfinished_run_is_by_date_of_exactly_that_prefix(tmp_path):
     assert newest_run(tmp_path, None, unfinished=True) == tmp_path / "2024-01-03"
     assert newest_run(tmp_path, "a", unfinished=True) == tmp_path / "2024-01-05-a"
     assert newest_run(tmp_path, "a-b", unfinished=True) == tmp_path / "2024-01-06-a-b"
+
+
+def test_a_days_runs_are_in_the_order_of_their_numbers(tmp_path):
+    for name in ("2024-01-02.10-a", "2024-01-02.9-a", "2024-01-02-a", "2024-01-02.11-b", "2024-01-01.12-a"):
+        RunFolder.create(tmp_path / name, {}).close()
+    assert newest_run(tmp_path, "a") == tmp_path / "2024-01-02.10-a"
+    assert newest_run(tmp_path, "b") == tmp_path / "2024-01-02.11-b"
 
 
 def test_no_unfinished_run(tmp_path):

@@ -1,7 +1,9 @@
 """A training script: from the flags to settings and sources, to args.yaml, and from there to the same again."""
 
+import os
 from argparse import ArgumentTypeError
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import yaml
@@ -28,6 +30,17 @@ def reread(script, values):
     return yaml.safe_load(yaml.safe_dump({"script": script.SCRIPT.path, **values}))
 
 
+def resumed(script, values, given):
+    """The values of a run that was started with these and goes on with these flags."""
+    record = reread(script, values)
+    return script.SCRIPT.resumed_values(Path("run"), record, record, given)
+
+
+@pytest.fixture(autouse=True)
+def many_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+
+
 def other_value(flag):
     """A flag on the command line with another value than its default."""
     if flag.check is None:
@@ -40,16 +53,16 @@ def other_value(flag):
 
 
 @each_script
-def test_args_yaml_makes_the_same_settings_and_sources(script, tmp_path):
+def test_args_yaml_makes_the_same_settings_and_sources(script):
     own, values = script.SCRIPT, values_of(script, f"{FLAGS[script]} {COMMON}")
-    again = own.resumed_values(tmp_path, reread(script, values), {})
+    again = resumed(script, values, {})
     assert {name: again[name] for name in values} == values
     assert own.make(again) == own.make(values)
     assert own.sources(again) == own.sources(values)
 
 
 @each_script
-def test_every_flag_reaches_args_yaml_and_the_settings(script, tmp_path):
+def test_every_flag_reaches_args_yaml_and_the_settings(script):
     """One by one, each with another value than its default."""
     own, values = script.SCRIPT, values_of(script, f"{FLAGS[script]} {COMMON}")
     assert values.keys() >= own.flags.keys()
@@ -59,7 +72,7 @@ def test_every_flag_reaches_args_yaml_and_the_settings(script, tmp_path):
             continue
         given = own.parse(other_value(flag))
         assert [*given] == [name] and given[name] != flag.default
-        again = own.resumed_values(tmp_path, reread(script, {**values, **given}), {})
+        again = resumed(script, {**values, **given}, {})
         assert again[name] == given[name]
         if name in settings:
             found = getattr(own.make(again), name)
@@ -67,20 +80,19 @@ def test_every_flag_reaches_args_yaml_and_the_settings(script, tmp_path):
 
 
 @each_script
-def test_only_what_may_change_can_be_given_anew(script, tmp_path):
+def test_only_what_may_change_can_be_given_anew(script):
     own, values = script.SCRIPT, values_of(script, f"{FLAGS[script]} {COMMON}")
     for name, flag in own.flags.items():
         given = own.parse(other_value(flag))
         if flag.may_change:
-            assert own.resumed_values(tmp_path, reread(script, values), given)[name] == given[name]
+            assert resumed(script, values, given)[name] == given[name]
         elif name != "data" and values[name] != given[name]:
-            refused(lambda given=given: own.resumed_values(tmp_path, reread(script, values), given), f"--{name} ")
-            assert own.resumed_values(tmp_path, reread(script, values), {name: values[name]})[name] == values[name]
+            refused(lambda given=given: resumed(script, values, given), f"--{name} ")
+            assert resumed(script, values, {name: values[name]})[name] == values[name]
 
 
 @each_script
 @pytest.mark.parametrize("name", ["seed", "threads", "data"])
-def test_what_a_run_has_chosen_is_there(script, tmp_path, name):
+def test_what_a_run_has_chosen_is_there(script, name):
     values = values_of(script, f"{FLAGS[script]} {COMMON}")
-    record = {**reread(script, values), name: None}
-    refused(lambda: script.SCRIPT.resumed_values(tmp_path, record, {}), f"args.yaml says {name}: None", "mend it")
+    refused(lambda: resumed(script, {**values, name: None}, {}), f"args.yaml says {name}: None", "mend it")

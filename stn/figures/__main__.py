@@ -1,7 +1,5 @@
 """`python -m stn.figures RUN…` draws the figures of some runs."""
 
-import sys
+from stn.scripts.launch import launch
 
-from stn.scripts.figures import main
-
-sys.exit(main())
+launch("stn.scripts.figures", "figures")

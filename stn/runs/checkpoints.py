@@ -1,8 +1,10 @@
-"""Checkpoints: a run's state, and how long each of its tables was when the state was saved."""
+"""Checkpoints: a run's state, and what its other files were when the state was saved."""
 
+import hashlib
 import os
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,17 +12,31 @@ import torch
 
 from stn.errors import UserError, one_line
 from stn.files import explaining_os_errors, write_atomically
-from stn.runs.tables import table_files
+from stn.runs.tables import Extent, table_files
 
-FORMAT = 3
+FORMAT = 4
 KIND = "stn run checkpoint"
 CHECKPOINT = "checkpoint.pt"
 NEW_RUN = "start a new run (with --overwrite or another --prefix, where the script has them)"
 
 
-def write_checkpoint(folder: Path, state: Mapping[str, Any], lengths: Mapping[str, int]) -> None:
-    """Replace a run's checkpoint. lengths: in bytes, by file name. Raises UserError; the old one is then as it was."""
-    content = {"format": FORMAT, "kind": KIND, "state": dict(state), "lengths": dict(lengths)}
+@dataclass(frozen=True)
+class Checkpoint:
+    """state: what training goes on from. settings: those of args.yaml. tables: how far each went, by file name.
+
+    events: the names of TensorBoard's files.
+    """
+
+    state: dict[str, Any]
+    settings: dict[str, Any]
+    tables: dict[str, Extent]
+    events: list[str]
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Replace a run's checkpoint. Raises UserError; the old one is then as it was."""
+    fields = {**vars(checkpoint), "tables": {name: tuple(extent) for name, extent in checkpoint.tables.items()}}
+    content = {"format": FORMAT, "kind": KIND, **fields}
     write_atomically(folder / CHECKPOINT, lambda file: save(content, file))
 
 
@@ -35,17 +51,12 @@ def save(content: dict, file: BinaryIO) -> None:
         raise
 
 
-def read_checkpoint(folder: Path | str, map_location: Any = "cpu") -> dict:
-    """The state in a run's checkpoint, leaving the run as it is.
+def read_checkpoint(folder: Path | str) -> Checkpoint:
+    """A run's checkpoint, its tensors on the CPU, leaving the run as it is.
 
     Raises UserError where there is no checkpoint, or it is damaged, foreign or of another format.
     """
-    return read_content(Path(folder), map_location)["state"]
-
-
-def read_content(folder: Path, map_location: Any) -> dict:
-    """All of a run's checkpoint: its "state" and "lengths". Raises UserError as `read_checkpoint` does."""
-    path = folder / CHECKPOINT
+    path = Path(folder) / CHECKPOINT
     if not path.exists():
         raise UserError(f"{folder} has no checkpoint yet, the run ended too early: {NEW_RUN}")
     with explaining_os_errors(path, "read"):
@@ -55,7 +66,7 @@ def read_content(folder: Path, map_location: Any) -> dict:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile("wrong checksum")
-        content = torch.load(path, map_location=map_location, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # damage shows as almost anything: bad zip, pickle, key, seek, …
@@ -64,25 +75,31 @@ def read_content(folder: Path, map_location: Any) -> dict:
         raise UserError(f"{path} is not a checkpoint of a run: {NEW_RUN}")
     if (found := content.get("format")) != FORMAT:
         raise UserError(f"{path} has format {found}, this version reads format {FORMAT}: {NEW_RUN}")
-    if not {"state", "lengths"} <= content.keys():
-        raise UserError(f"{path} lacks the state or the lengths of the tables: {NEW_RUN}")
-    return content
+    try:
+        tables = {name: Extent(*extent) for name, extent in content["tables"].items()}
+        return Checkpoint(content["state"], content["settings"], tables, content["events"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} lacks a part of a checkpoint ({one_line(error)}): {NEW_RUN}") from error
 
 
-def refuse_lost_rows(folder: Path, lengths: Mapping[str, int]) -> None:
-    """Raise UserError where a table is shorter than it was when the checkpoint was taken."""
-    for name, length in lengths.items():
+def refuse_changed_tables(folder: Path, tables: Mapping[str, Extent]) -> None:
+    """Raise UserError where a table does not begin with what it held when the checkpoint was taken."""
+    for name, extent in tables.items():
         file = folder / name
-        found = file.stat().st_size if file.exists() else 0
-        if found < length:
-            cause = f"{file} has {found} bytes, fewer than the {length} that it had when the checkpoint was taken"
-            raise UserError(f"{cause}: restore it, or {NEW_RUN}")
+        content = file.read_bytes() if file.exists() else b""
+        if len(content) < extent.length:
+            cause = f"{file} has {len(content)} bytes, fewer than the {extent.length} that"
+        elif hashlib.sha256(content[: extent.length]).hexdigest() != extent.checksum:
+            cause = f"{file} does not hold what"
+        else:
+            continue
+        raise UserError(f"{cause} it had when the checkpoint was taken: restore it, or {NEW_RUN}")
 
 
-def rewind_tables(folder: Path, lengths: Mapping[str, int]) -> None:
+def rewind_tables(folder: Path, tables: Mapping[str, Extent]) -> None:
     """Cut each table back to what it was when the checkpoint was taken."""
     for file in table_files(folder):
-        if file.name in lengths:
-            os.truncate(file, lengths[file.name])
+        if file.name in tables:
+            os.truncate(file, tables[file.name].length)
         else:
             file.unlink()

@@ -1,7 +1,9 @@
 """Where a run's folder lies, and which run below a folder is the newest."""
 
 import re
+from collections.abc import Iterator
 from datetime import date as Date
+from itertools import chain, count
 from pathlib import Path
 
 from stn.errors import UserError
@@ -9,11 +11,11 @@ from stn.files import explaining_os_errors
 from stn.runs.folder import ARGS, read_status
 
 
-def run_path(parent: Path | str, prefix: str | None, date: Date) -> Path:
-    """parent/YYYY-MM-DD[-prefix]. Raises UserError for a prefix that is no part of a file name."""
+def run_names(prefix: str | None, date: Date) -> Iterator[str]:
+    """YYYY-MM-DD[-prefix], YYYY-MM-DD.2[-prefix], … Raises UserError for a prefix that is no part of a file name."""
     if prefix and "/" in prefix:
         raise UserError(f"--prefix {prefix} holds a slash: it is part of one folder's name, leave it out")
-    return Path(parent) / f"{date:%Y-%m-%d}{_suffix(prefix)}"
+    return (f"{date:%Y-%m-%d}{number}{_suffix(prefix)}" for number in chain([""], (f".{n}" for n in count(2))))
 
 
 def newest_run(parent: Path | str, prefix: str | None, unfinished: bool = False) -> Path:
@@ -21,9 +23,10 @@ def newest_run(parent: Path | str, prefix: str | None, unfinished: bool = False)
 
     Raises UserError where there is none.
     """
-    name = re.compile(r"\d{4}-\d{2}-\d{2}" + re.escape(_suffix(prefix)), re.ASCII)
+    name = re.compile(r"(\d{4}-\d{2}-\d{2})(?:\.(\d+))?" + re.escape(_suffix(prefix)), re.ASCII)
     with explaining_os_errors(Path(parent), "read"):
-        runs = sorted(file.parent for file in Path(parent).glob(f"*/{ARGS}") if name.fullmatch(file.parent.name))
+        named = [(name.fullmatch(file.parent.name), file.parent) for file in Path(parent).glob(f"*/{ARGS}")]
+    runs = [path for _, _, path in sorted((own[1], int(own[2] or 1), path) for own, path in named if own)]
     if not runs:
         cause = f"there is no run {parent}/YYYY-MM-DD{_suffix(prefix)}"
         raise UserError(f"{cause}: check --save_dir and --prefix, or name its folder")

@@ -4,19 +4,19 @@
     status                   one word of STATUSES
     val.csv, epoch.csv, …    tables of TABLES, one row at a time
     events.out.tfevents.…    scalars for TensorBoard, a file for each time that the run was started or resumed
-    checkpoint.pt            the newest checkpoint, and how long each table was when it was taken
+    checkpoint.pt            the newest checkpoint, with the settings, and how far each table went when it was taken
     result.csv               one row, when the run is done
     model.pt                 the best model, when the run is done
     schedule.csv             what the run replays, if anything
     .lock                    held by the process that uses the folder
 
 A process may be killed at any moment. Whole files are replaced atomically. Tables only grow; a resumed run first cuts
-them back to the lengths in its checkpoint, so that no step is in them twice.
+them back to where its checkpoint was taken, so that no step is in them twice; one that was edited is refused.
 """
 
 import contextlib
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,16 @@ import yaml
 from stn.errors import UserError, one_line
 from stn.files import explaining_os_errors, write_atomically
 from stn.runs import checkpoints
-from stn.runs.checkpoints import CHECKPOINT, NEW_RUN
+from stn.runs.checkpoints import CHECKPOINT, NEW_RUN, Checkpoint
 from stn.runs.events import EVENT_FILES, Events
+from stn.runs.models import MODEL
 from stn.runs.tables import TABLES, Table, csv_line, table_files
 
 STATUSES = ("running", "interrupted", "failed", "finished")
 ARGS, SCHEDULE = "args.yaml", "schedule.csv"
-_STATUS, _RESULT, _MODEL = "status", "result.csv", "model.pt"
-_TEMPORARY = tuple(f"{name}.tmp" for name in (ARGS, _STATUS, CHECKPOINT, _RESULT, _MODEL, SCHEDULE))
+_STATUS, _RESULT = "status", "result.csv"
+_CLAIM_SECONDS = 30.0
+_TEMPORARY = tuple(f"{name}.tmp" for name in (ARGS, _STATUS, CHECKPOINT, _RESULT, MODEL, SCHEDULE))
 
 
 class RunFolder:
@@ -49,6 +51,7 @@ class RunFolder:
         self.settings = settings
         self.resumed = resumed
         self.changes: Mapping[str, Any] = {}
+        self._checkpoint: Checkpoint | None = None  # read, and not gone back to yet
         self._tables: dict[str, Table] = {}
         self._events = Events(path)
         self._lock = _lock(path)
@@ -90,8 +93,8 @@ class RunFolder:
 
     def change_settings(self, changes: Mapping[str, Any]) -> None:
         """Set some settings anew, in `settings` and args.yaml."""
-        self.settings = {**self.settings, **changes}
-        text = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump({**self.settings, **changes}, sort_keys=False, allow_unicode=True)
+        self.settings = yaml.safe_load(text)  # as whoever reads the file has them
         write_atomically(self.path / ARGS, lambda file: file.write(text.encode()))
 
     def keep_schedule(self, file: Path) -> None:
@@ -121,10 +124,7 @@ class RunFolder:
             raise ValueError(f"table {table!r} is none of {TABLES}")
         path = self.path / f"{table}.csv"
         with explaining_os_errors(path):
-            if table not in self._tables:
-                self._require_open()
-                self._tables[table] = Table(path)
-            self._tables[table].append(row)
+            self._table(path).append(row)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers for TensorBoard, at this step; what cannot be written costs a warning, and not the run."""
@@ -140,39 +140,51 @@ class RunFolder:
         self._require_open()
         self._events.flush()
         with explaining_os_errors(self.path):
-            lengths = {file.name: file.stat().st_size for file in table_files(self.path)}
-            for table in self._tables.values():
-                table.sync()
-                lengths[table.path.name] = table.length
-        checkpoints.write_checkpoint(self.path, state, lengths)
+            tables = {file.name: self._table(file).sync() for file in table_files(self.path)}
+        self._checkpoint, checkpoint = None, Checkpoint(dict(state), self.settings, tables, self._events.files())
+        checkpoints.write_checkpoint(self.path, checkpoint)
 
-    def load_checkpoint(self, map_location: Any = "cpu") -> dict:
+    def read_checkpoint(self) -> Checkpoint:
+        """What `load_checkpoint` will go back to, leaving the folder as it is.
+
+        Raises UserError where there is no checkpoint, it is damaged, foreign or of another format, or a table does not
+        hold what it held when the checkpoint was taken.
+        """
+        if self._checkpoint is None:
+            checkpoint = checkpoints.read_checkpoint(self.path)
+            with explaining_os_errors(self.path, "read"):
+                checkpoints.refuse_changed_tables(self.path, checkpoint.tables)
+            self._checkpoint = checkpoint
+        return self._checkpoint
+
+    def load_checkpoint(self) -> dict:
         """Return the state last saved and take the folder back to that moment; status becomes "running".
 
         Rows logged since are cut off, TensorBoard hides the scalars logged since once there are new ones, a result
-        and left-over temporary files are removed. Raises UserError where there is no checkpoint, it is damaged,
-        foreign or of another format, or a table is shorter than it was; the folder is then as it was.
+        and left-over temporary files are removed. Raises UserError as `read_checkpoint` does; the folder is then as it
+        was.
         """
         self._require_open()
-        content = checkpoints.read_content(self.path, map_location)
+        checkpoint, self._checkpoint = self.read_checkpoint(), None
         self._close_tables()
         with explaining_os_errors(self.path):
-            checkpoints.refuse_lost_rows(self.path, content["lengths"])
             self.mark("running")
-            checkpoints.rewind_tables(self.path, content["lengths"])
+            checkpoints.rewind_tables(self.path, checkpoint.tables)
             for name in (_RESULT, *_TEMPORARY):
                 (self.path / name).unlink(missing_ok=True)
             if self.changes:
                 self.change_settings(self.changes)
-        self._events.rewind()
-        return content["state"]
+        self._events.rewind(checkpoint.events)
+        return checkpoint.state
 
     def write_result(self, row: Mapping[str, Any]) -> None:
-        """Write result.csv: a header and this one row."""
+        """Write result.csv: a header and this one row; what it says of the losses also goes to TensorBoard."""
         text = csv_line(row) + csv_line(row.values())
         write_atomically(self.path / _RESULT, lambda file: file.write(text.encode()))
+        self._require_open()
+        self._events.result(self.settings, {name: row[name] for name in row if name.startswith(("val_", "test_"))})
 
-    def save_model(self, state: Mapping[str, Any], name: str = _MODEL) -> None:
+    def save_model(self, state: Mapping[str, Any], name: str = MODEL) -> None:
         """Write a model's state to a file of this name in the folder."""
         write_atomically(self.path / name, lambda file: checkpoints.save(dict(state), file))
 
@@ -191,6 +203,12 @@ class RunFolder:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def _table(self, path: Path) -> Table:
+        if path.stem not in self._tables:
+            self._require_open()
+            self._tables[path.stem] = Table(path)
+        return self._tables[path.stem]
+
     def _require_open(self) -> None:
         if not self._lock.is_locked:
             raise ValueError(f"run folder {self.path} is closed")
@@ -207,6 +225,12 @@ def read_settings(path: Path | str) -> dict:
     with explaining_os_errors(file, "read"):
         if not file.is_file():
             raise UserError(f"there is no run in {path} (no {ARGS}): check the folder's name")
+    return read_yaml(file)
+
+
+def read_yaml(file: Path) -> dict:
+    """The values in a YAML file, by name. Raises UserError where it cannot be read, or does not map names to values."""
+    with explaining_os_errors(file, "read"):
         try:
             settings = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError) as error:
@@ -225,6 +249,36 @@ def read_status(path: Path | str) -> str:
     return "interrupted"
 
 
+@contextlib.contextmanager
+def claimed(
+    parent: Path | str, names: Iterable[str], same: Callable[[Mapping[str, Any]], bool] = lambda _: False
+) -> Iterator[Path]:
+    """The first folder in parent, of these names, in which no run is, or one of the same configuration.
+
+    same: whether a run with these settings is one. Runs that are started at the same time choose one after another: a
+    run should be created within the context.
+    """
+    parent = Path(parent)
+    with explaining_os_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        lock = _lock(parent, _CLAIM_SECONDS)
+    try:
+        yield next(path for path in (parent / name for name in names) if _is_free(path) or _holds(path, same))
+    finally:
+        lock.release()
+
+
+def _holds(path: Path, same: Callable[[Mapping[str, Any]], bool]) -> bool:
+    with contextlib.suppress(UserError):
+        return same(read_settings(path))
+    return False
+
+
+def _is_free(path: Path) -> bool:
+    """Whether no run is there; a status or a temporary file alone is what a start that failed leaves behind."""
+    return {file.name for file in _own_files(path)} <= {_STATUS, *_TEMPORARY}
+
+
 def wait_until_free(path: Path | str, seconds: float) -> None:
     """Wait until no process uses the run. Raises UserError where one still does after so many seconds."""
     _lock(Path(path), seconds).release()
@@ -235,15 +289,13 @@ def _own_files(folder: Path) -> list[Path]:
 
     Never a checkpoint without its tables, nor tables without the args.yaml that shows whose they are.
     """
-    others = (folder / name for name in (_STATUS, _RESULT, _MODEL, SCHEDULE, *_TEMPORARY, ARGS))
+    others = (folder / name for name in (_STATUS, _RESULT, MODEL, SCHEDULE, *_TEMPORARY, ARGS))
     files = [folder / CHECKPOINT, *table_files(folder), *folder.glob(EVENT_FILES), *others]
     return [file for file in files if file.exists()]
 
 
 def _refuse_existing(path: Path) -> None:
-    # A status or a temporary file alone is what a start that failed leaves behind.
-    leftovers = {_STATUS, *_TEMPORARY}
-    if all(file.name in leftovers for file in _own_files(path)):
+    if _is_free(path):
         return
     if not (path / ARGS).exists():
         raise UserError(f"{path} holds logs of a run without {ARGS}: move them away, or {NEW_RUN}")

@@ -2,13 +2,21 @@
 
 import contextlib
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 TABLES = ("train", "valid", "val", "epoch")
+
+
+class Extent(NamedTuple):
+    """How far a table went: its length in bytes and the SHA-256 of them, in hexadecimal."""
+
+    length: int
+    checksum: str
 
 
 class Table:
@@ -21,8 +29,9 @@ class Table:
         self.path = path
         # Not in append mode: the next row must also overwrite one that could not be taken back.
         self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
-        self._columns = next(csv.reader([self._file.readline().decode()]))
-        self.length = self._file.seek(0, os.SEEK_END)
+        content = self._file.read()
+        self._columns = next(csv.reader([content.partition(b"\n")[0].decode()]))
+        self.length, self._checksum = len(content), hashlib.sha256(content)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row, the header before the first; with the operating system on return.
@@ -40,15 +49,17 @@ class Table:
             while rest:
                 rest = rest[self._file.write(rest) :]
             self.length += len(lines)
+            self._checksum.update(lines)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._file.truncate(self.length)
             raise
         self._columns = columns
 
-    def sync(self) -> None:
-        """Return when all rows are on disk."""
+    def sync(self) -> Extent:
+        """How far the table goes; on return all of that is on disk."""
         os.fsync(self._file.fileno())
+        return Extent(self.length, self._checksum.hexdigest())
 
     def close(self) -> None:
         self._file.close()

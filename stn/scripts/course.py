@@ -13,11 +13,11 @@ from stn.hyperparameters import Hyperparameters
 from stn.kernels import precision
 from stn.kernels.memory import explaining_out_of_memory
 from stn.recorder import Progress
-from stn.runs.checkpoints import read_checkpoint
 from stn.runs.folder import RunFolder
+from stn.runs.models import pack
 from stn.scripts.declared import Sources
 from stn.scripts.settings import Data, Settings
-from stn.training import Stop, Trainer, final_result, load_model
+from stn.training import Stop, Trainer, final_result, restore
 
 OUT_OF_MEMORY = "out of memory: start a run of a smaller model or --batch_size"
 
@@ -38,14 +38,22 @@ class RunProgress(Progress, Protocol):
 class Result(NamedTuple):
     """measures: the best model's, on validation and test. completed: training was not stopped early.
 
-    best: an epoch has ended, so that there is a best model; otherwise the measures are of the current one. path: the
-    run's folder.
+    best: the best epoch's row of epoch.csv; None where no epoch has ended, so that the measures are of the current
+    model. hyperparameters: that model's. seconds: of training, in all. path: the run's folder.
     """
 
     measures: dict[str, float]
     completed: bool
-    best: bool
+    best: dict[str, float] | None
+    hyperparameters: dict[str, float]
+    seconds: float
     path: Path | None = None
+
+    def row(self) -> dict[str, float | None]:
+        """What result.csv says; nothing about a best epoch where there is none."""
+        best = self.best or {"epoch": None, "time": None}
+        times = {"best_epoch": best["epoch"], "best_time": best["time"], "time": self.seconds}
+        return {**self.measures, **times, **self.hyperparameters}
 
 
 def train(
@@ -65,18 +73,19 @@ def train(
         with explaining_out_of_memory(OUT_OF_MEMORY):
             trainer = settings.trainer(task, hyper, folder, progress, stop)
             if folder.resumed:  # one that cannot go on is left as it is, its status too
-                trainer.load_state_dict(read_checkpoint(folder.path))
+                trainer.load_state_dict(folder.read_checkpoint().state)
                 folder.load_checkpoint()
         try:
             with explaining_out_of_memory(OUT_OF_MEMORY):
                 progress.started(trainer, folder, data)
                 completed = trainer.train()
+            record = trainer.recorder.state_dict()
             progress.ended(completed)
             trainer.load_best()
             if settings.model_file:
-                folder.save_model({"model": task.model.state_dict(), "hyper": hyper.state_dict()}, settings.model_file)
-            measures = final_result(task, hyper)
-            folder.write_result(measures)
+                folder.save_model(trainer.best or pack(task.model, hyper), settings.model_file)
+            result = evaluated(task, hyper, record, completed, folder.path)
+            folder.write_result(result.row())
         except BaseException as error:
             with suppress(UserError):
                 folder.mark("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -84,14 +93,21 @@ def train(
         finally:
             progress.close()
         folder.mark("finished" if completed else "interrupted")
-    return Result(measures, completed, trainer.best is not None, folder.path)
+    return result
 
 
 def evaluate_best(settings: Settings, sources: Sources, state: Mapping) -> Result:
     """The result of a checkpoint's best model, without training."""
     _, hyper, task = build(settings, sources)
-    load_model(task, hyper, state["best"] or state)
-    return Result(final_result(task, hyper), True, state["best"] is not None)
+    restore(task, hyper, state["best"] or state)
+    return evaluated(task, hyper, state["recorder"], completed=True)
+
+
+def evaluated(task: Task, hyper: Hyperparameters, record: Mapping, completed: bool, path: Path | None = None) -> Result:
+    """The result of the model in place, of a run whose recorder is in this state."""
+    last = record["best"] or record["values"]
+    hyperparameters = {name: last[name] for name in hyper.names}
+    return Result(final_result(task, hyper), completed, record["best"], hyperparameters, record["elapsed"], path)
 
 
 def build(settings: Settings, sources: Sources) -> tuple[Data, Hyperparameters, Task]:

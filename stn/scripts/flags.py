@@ -20,8 +20,8 @@ class Flag:
 
     name: without its dashes. check: turns a word into the flag's value, or raises ArgumentTypeError; None for a switch.
     aliases: other spellings, with their dashes. metavar: what the help calls the value (default: what the check says).
-    many: takes one value or more. optional: may stand without a value, which is then "". may_change: may differ when a
-    run is resumed. lengthens: lets a finished run train on.
+    many: takes one value or more. optional: may stand without a value, which is then None. may_change: may differ when
+    a run is resumed. lengthens: lets a finished run train on.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Flag:
         if self.many:
             options["nargs"] = "+"
         if self.optional:
-            options |= {"nargs": "?", "const": ""}
+            options |= {"nargs": "?", "const": None}
         group.add_argument(f"--{self.name}", *self.aliases, **options)
 
     def accepts(self, value: object) -> bool:

@@ -2,12 +2,10 @@
 
 import math
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -16,11 +14,13 @@ import pandas
 
 from stn.errors import UserError
 from stn.runs.folder import read_settings, read_status, wait_until_free
-from stn.scripts.options import INTERRUPTED, ROOT
-from stn.scripts.output import say
-from stn.scripts.script import PARENT, Script
+from stn.scripts.options import ROOT
+from stn.scripts.output import Lines, say
+from stn.scripts.script import Script
+from stn.scripts.signals import BROKEN_PIPE, ENDING, PARENT, Stopped, held_back
 
 PATIENCE = 30.0  # seconds that a killed process's orphan gets to let go of its run
+STOPPED = {BROKEN_PIPE, *(Stopped(number).status for number in ENDING), *(-number for number in ENDING)}
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,21 @@ class Job:
         # In a group of its own a terminal's Ctrl-C reaches it through `finish` alone, and once.
         return subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0, **output)
 
-    def follow(self, process: subprocess.Popen) -> None:
-        """Show the process's lines behind the run's name until it ends.
+    def follow(self, process: subprocess.Popen, lines: Lines) -> None:
+        """Show the process's lines behind the run's name until it ends; stop it where nobody reads them any more.
 
-        Raises UserError with the last line where it failed, KeyboardInterrupt where it was interrupted.
+        Raises UserError with the last line where it failed, KeyboardInterrupt where it was stopped.
         """
         last = "no word from it"
         for line in process.stdout:
             if line.strip():
                 last = line.strip()
-                say(f"{self.name} | {line.rstrip()}")
+                lines.say(f"{self.name} | {line.rstrip()}")
+            if lines.broken:
+                process.terminate()
+                process.communicate()  # to the end, lest it waits for a reader
         status = process.wait()
-        if status in (INTERRUPTED, -signal.SIGINT):
+        if status in STOPPED:
             raise KeyboardInterrupt
         if status:
             raise UserError(f"the run {self.name} failed: {last}")
@@ -123,8 +126,10 @@ def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Cal
     """Run what is not finished yet, `at_once` at a time, each after those that it needs.
 
     done: called after each that was not finished before. Where one fails, those that do not need it still run; then
-    UserError is raised with the first failure's message. On Ctrl-C the processes are stopped, each with a checkpoint.
+    UserError is raised with the first failure's message. On Ctrl-C and the like, or where nobody reads stdout any more,
+    the processes are stopped, each with a checkpoint.
     """
+    lines = Lines("jobs")
     jobs = {job.name: job for job in jobs}
     order = TopologicalSorter({name: job.needs for name, job in jobs.items()})
     order.prepare()
@@ -149,9 +154,9 @@ def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Cal
                         say(f"{job.name}: already finished, in {job.path} (--overwrite redoes it)")
                         ended(job.name)
                         continue
-                    with held_interrupt():
+                    with held_back():  # a process that was just started must not be forgotten
                         process = job.start(command)
-                        running[pool.submit(job.follow, process)] = job.name, process
+                        running[pool.submit(job.follow, process, lines)] = job.name, process
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     name, _ = running.pop(future)
                     try:
@@ -161,23 +166,12 @@ def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Cal
                         continue
                     ended(name)
                     done()
-        except BaseException:
+        except BaseException as error:
             for _, process in running.values():
-                process.send_signal(signal.SIGINT)
+                process.terminate()  # not SIGINT, which what is started in the background ignores
+            if lines.broken:
+                raise BrokenPipeError from error
             raise
     if failures:
         others = f" (and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
         raise UserError(failures[0] + others)
-
-
-@contextmanager
-def held_interrupt() -> Iterator[None]:
-    """Ctrl-C takes effect only when this is over: a process that was just started must not be forgotten."""
-    asked = []
-    previous = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if asked:
-        signal.raise_signal(signal.SIGINT)

@@ -2,16 +2,15 @@
 
 import argparse
 import math
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from stn.errors import UserError
+from stn.files import explaining_os_errors
 from stn.scripts.output import complain
+from stn.scripts.signals import BROKEN_PIPE, Stopped
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-INTERRUPTED, BROKEN_PIPE = 130, 141  # the exit status that shells give a process stopped by SIGINT, by SIGPIPE
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -26,28 +25,30 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def exit_status(script: str, work: Callable[[], int | None], where_it_stands: str) -> int:
-    """Do the work; its own exit status or 0, 2 for what the user can mend, INTERRUPTED after Ctrl-C.
+    """Do the work; its own exit status or 0, 2 for what the user can mend, that of the signal that stopped it.
 
-    The latter two are said in a line on stderr. where_it_stands: what Ctrl-C leaves, and how to go on.
+    The latter two are said in a line on stderr. where_it_stands: what a stop leaves, and how to go on.
     """
     try:
         return work() or 0
     except UserError as error:
         complain(script, error)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         complain(script, f"stopped; {where_it_stands}")
-        return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has gone: what is left of it must not fail again at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return stopped.status if isinstance(stopped, Stopped) else Stopped().status
+    except BrokenPipeError:
         return BROKEN_PIPE
 
 
 def find(path: str, what: str) -> Path:
     """A path that the user gave, from the caller's folder or else from the repository's root."""
-    for candidate in (Path(path), ROOT / path):
-        if candidate.exists():
-            return candidate.resolve()
+    if not path:
+        raise UserError(f"{what} is empty, as a variable of the shell that is not set: give its path")
+    with explaining_os_errors(Path(path), "read"):
+        for candidate in (Path(path), ROOT / path):
+            if candidate.exists():
+                return candidate.resolve()
     raise UserError(f"{what} {path} does not exist, neither here nor in {ROOT}: check the path")
 
 

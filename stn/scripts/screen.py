@@ -1,7 +1,11 @@
-"""What a run shows on the screen: a progress bar within an epoch, a line after each."""
+"""What a run shows: its first lines, its progress within an epoch, a line after each, its result."""
 
+import os
+import sys
 import textwrap
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -9,82 +13,181 @@ from stn.hyperparameters import Hyperparameters
 from stn.recorder import Status
 from stn.runs.folder import RunFolder
 from stn.scripts.course import Result
-from stn.scripts.output import say
+from stn.scripts.output import Lines
 from stn.scripts.settings import Data
 from stn.training import Trainer
 
-WIDTH = 80  # columns
+WIDTH, NARROWEST = 80, 20  # columns: of a terminal that does not say, and below which one is taken for that
+EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 INDENT = " " * 11
 RESULTS = {"loss": "loss {:.4f}", "ppl": "ppl {:.2f}", "acc": "accuracy {:.2%}"}
 MEASURES = {"ppl": "ppl {:8.2f}", "acc": "accuracy {:5.1%}", "loss": "loss {:.3f}"}
+UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 class Screen:
-    """Bars go to stderr, and only to a terminal; lines go to stdout.
+    """Lines go to stdout; progress within an epoch goes to stderr, as bars on a terminal, else as a line a minute.
 
-    unit: what training goes through, "tokens" or "images". measure: which of a score's measures an epoch's line shows.
-    introduction: the first line of a new run. why_dtype: why matrix products are computed in their type. at_end: what
-    is called when training has ended, before the best model is evaluated.
+    lines: where the lines go. unit: what training goes through, "tokens" or "images". measure: which of a score's
+    measures an epoch's line shows. introduction: the first line of a new run. why_dtype: why matrix products are
+    computed in their type. at_end: what is called when training has ended, before the best model is evaluated.
     """
 
-    at_end: Callable[[], None] = staticmethod(lambda: None)
-
-    def __init__(self, unit: str, measure: str, introduction: str = "", why_dtype: str = "as before"):
-        self.unit, self.measure, self.introduction, self.why_dtype = unit, measure, introduction, why_dtype
+    def __init__(
+        self,
+        lines: Lines,
+        unit: str,
+        measure: str,
+        introduction: str = "",
+        why_dtype: str = "as before",
+        at_end: Callable[[], None] = lambda: None,
+    ):
+        self.lines, self.unit, self.measure = lines, unit, measure
+        self.introduction, self.why_dtype, self.at_end = introduction, why_dtype, at_end
         self.names: tuple[str, ...] = ()  # of the hyperparameters to show
-        self.bar: tqdm | None = None
+        self.bars: Bars | None = None
+        self.shown = time.monotonic()  # when something was last shown
 
     def started(self, trainer: Trainer, run: RunFolder, data: Data) -> None:
         """The run's first lines: what is trained on what, where, and where it is logged."""
-        hyper, settings = trainer.hyper, run.settings
+        self.trainer, hyper, settings = trainer, trainer.hyper, run.settings
         self.names = hyper.changing
-        say(self.introduction or f"resuming at epoch {trainer.epoch}, weight step {trainer.train_step}")
-        say(data.description)
+        self.warm = trainer.train_step >= trainer.plan.warmup_steps or not hyper.num_tuned
+        self.ended_at, self.epoch_seconds = trainer.recorder.epoch_started, 0.0
+        self.say(self.introduction or f"resuming at epoch {trainer.epoch}, weight step {trainer.train_step}")
+        self.say(data.description)
         weights = sum(weight.numel() for weight in trainer.task.model.parameters())
-        say(f"{weights:,} weights; tuned: {', '.join(hyper.columns) or 'nothing'}")
+        self.say(f"{weights:,} weights; tuned: {', '.join(hyper.columns) or 'nothing'}")
         for schedule, names in changing_schedules(hyper).items():
-            say(f"{', '.join(names)}: {schedule}")
-        say(f"{settings['device']}, {settings['threads']} CPU threads, seed {settings['seed']}")
-        say(f"products in {settings['dtype']}, {self.why_dtype}")
-        say(f"logs in {run.path}")
+            self.say(f"{', '.join(names)}: {schedule}")
+        if not self.warm:
+            steps, (_, length) = trainer.plan.warmup_steps, trainer.task.position
+            self.say(f"warm-up until weight step {steps}, in epoch {steps // length}; tuning starts after it")
+        threads = settings["threads"]
+        self.say(f"{settings['device']}, {threads} CPU thread{'s' * (threads > 1)}, seed {settings['seed']}")
+        self.say(f"products in {settings['dtype']}, {self.why_dtype}")
+        self.say(f"logs in {run.path}")
 
     def update(self, status: Status) -> None:
-        if self.bar is None or self.epoch != status.epoch:
+        if not self.warm and status.train_step >= self.trainer.plan.warmup_steps:
+            self.warm = True
             self.close()
-            self.epoch = status.epoch
-            layout = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}"
-            self.bar = tqdm(
-                total=status.length, desc=f"epoch {status.epoch}", bar_format=layout, leave=False, disable=None
-            )
-            self.values = tqdm(bar_format="{desc}", position=1, leave=False, disable=None)
-        measures = " ".join(MEASURES[name].format(value) for name, value in status.score.measures().items())
-        self.bar.set_postfix_str(f"{measures} {status.speed:,.0f} {self.unit}/s", refresh=False)
-        if not self.values.disable:
-            words = in_words(self.names, status.values)
-            line = textwrap.shorten(words, self.values.ncols or WIDTH, placeholder=" …")
-            self.values.set_description_str(line, refresh=False)
-            self.values.update(0)
-        self.bar.update(status.position - self.bar.n)
+            self.say(f"epoch {status.epoch:3d}  warm-up is over at weight step {status.train_step}: tuning starts")
+        score = "  ".join(MEASURES[name].format(value) for name, value in status.score.measures().items())
+        speed, left = f"{status.speed:,.0f} {self.unit}/s", self.remaining(status)
+        if sys.stderr.isatty():
+            self.bars = self.bars or Bars(status)
+            self.bars.show(status.position, left, f"{score}  {speed}", in_words(self.names, status.values))
+        elif time.monotonic() - self.shown >= EVERY:
+            words = f"epoch {status.epoch:3d}  {status.position / status.length:4.0%}  train {score}  {speed}  {left}"
+            with suppress(OSError):
+                print(words, file=sys.stderr, flush=True)
+            self.shown = time.monotonic()
+
+    def remaining(self, status: Status) -> str:
+        """The time that the epoch still takes, and the run at most."""
+        epoch = status.seconds / max(status.position, 1) * (status.length - status.position)
+        whole = self.epoch_seconds or status.seconds + epoch
+        run = epoch + (self.trainer.plan.epochs - status.epoch - 1) * whole
+        return f"{duration(epoch)} left, run at most {duration(run)}"
 
     def epoch_ended(self, row: dict[str, float], best: bool) -> None:
         self.close()
+        self.epoch_seconds, self.ended_at = row["time"] - self.ended_at, row["time"]
         mark = "*" if best else " "
         train, valid = (MEASURES[self.measure].format(row[f"{split}_{self.measure}"]) for split in ("train", "val"))
-        say(f"epoch {row['epoch']:3d}  {row['time']:7.0f} s  train {train}  valid {valid}{mark} lr {row['lr']:.4g}")
+        scores = f"train {train}  valid {valid}{mark}"
+        self.say(f"epoch {row['epoch']:3d}  {row['time']:7.0f} s  {scores} lr {row['lr']:.4g}")
         if self.names:
-            say(textwrap.fill(in_words(self.names, row), WIDTH, initial_indent=INDENT, subsequent_indent=INDENT))
+            self.say(filled(in_words(self.names, row)))
 
     def ended(self, completed: bool) -> None:
         self.at_end()
         self.close()
-        if not completed:
-            say("interrupted: evaluating the best model (Ctrl-C again to skip it); continue with --resume")
+        if completed:
+            self.say(f"{self.trainer.done()}: evaluating the best model")
+        else:
+            self.say("interrupted: evaluating the best model (Ctrl-C again to skip it); continue with --resume")
+
+    def result(self, result: Result, where: str) -> None:
+        """Lines on a result: its epoch and time, its measures, its hyperparameters."""
+        splits = {"val": [], "test": []}
+        for name, value in result.measures.items():
+            split, _, measure = name.partition("_")
+            splits[split].append(RESULTS[measure].format(value))
+        words = "; ".join(f"{name} {', '.join(splits[split])}" for split, name in (("val", "valid"), ("test", "test")))
+        total = f"{result.seconds:,.0f} s"
+        if result.best is None:
+            of = f"current model, as no epoch has ended yet, after {total}"
+        else:
+            of = f"best model, of epoch {result.best['epoch']}, after {result.best['time']:,.0f} of {total}"
+        self.say(f"{of}, {where}:")
+        self.say(filled(words))
+        self.say(filled(in_words(tuple(result.hyperparameters), result.hyperparameters)))
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.values.close()
-            self.bar.close()
-            self.bar = None
+        if self.bars is not None:
+            self.bars.close()
+            self.bars = None
+
+    def say(self, line: str) -> None:
+        self.lines.say(line)
+        self.shown = time.monotonic()
+
+
+class Bars:
+    """On a terminal: a bar of an epoch's progress, and lines of words below it.
+
+    A terminal that has gone is no reason to end a run.
+    """
+
+    def __init__(self, status: Status):
+        layout = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit}"
+        self.bars: list[tqdm] = []
+        with suppress(OSError):
+            self.bars.append(
+                tqdm(total=status.length, desc=f"epoch {status.epoch}", bar_format=layout, leave=False, unit="")
+            )
+            self.bars += [tqdm(bar_format="{desc}", position=line, leave=False) for line in (1, 2)]
+
+    def show(self, position: int, left: str, *lines: str) -> None:
+        """left: the time that is. lines: below the bar, cut between words where they are too long."""
+        with suppress(OSError):
+            for bar, line in zip(self.bars, (left, *lines), strict=False):
+                bar.ncols = width()
+                if bar is self.bars[0]:
+                    bar.unit = line
+                    bar.update(position - bar.n)
+                else:
+                    bar.set_description_str(textwrap.shorten(line, width() - 1, placeholder=" …"), refresh=False)
+                    bar.update(0)
+
+    def close(self) -> None:
+        for bar in reversed(self.bars):
+            with suppress(OSError):
+                bar.close()
+
+
+def width() -> int:
+    """The columns of the terminal that stderr is."""
+    with suppress(OSError, ValueError):
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        if columns >= NARROWEST:
+            return columns
+    return WIDTH
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit of which there are three, or seconds: "45 s", "12 min", "3.2 d"."""
+    for length, unit in UNITS:
+        if seconds >= 3 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def filled(words: str) -> str:
+    """Indented lines of at most WIDTH columns."""
+    return textwrap.fill(words, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT)
 
 
 def in_words(names: tuple[str, ...], values: Mapping[str, float]) -> str:
@@ -99,13 +202,3 @@ def changing_schedules(hyper: Hyperparameters) -> dict[str, list[str]]:
         if name in hyper.schedules:
             schedules.setdefault(str(hyper.schedules[name]), []).append(name)
     return schedules
-
-
-def report(result: Result, where: str) -> None:
-    """A line on a result: "best model, in logs/…: valid loss 4.2500, ppl 70.11; test loss …"."""
-    splits = {"val": [], "test": []}
-    for name, value in result.measures.items():
-        split, _, measure = name.partition("_")
-        splits[split].append(RESULTS[measure].format(value))
-    words = "; ".join(f"{name} {', '.join(splits[split])}" for split, name in (("val", "valid"), ("test", "test")))
-    say(f"{'best model' if result.best else 'current model, as no epoch has ended yet'}, {where}: {words}")

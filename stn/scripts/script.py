@@ -1,6 +1,5 @@
 """A training script: from the command line to a run, a new one, one that goes on, or one that is only evaluated."""
 
-import os
 import re
 import signal
 import threading
@@ -18,31 +17,34 @@ from stn.hyperparameters import Tuned
 from stn.kernels import precision
 from stn.kernels.memory import keep_freed_memory
 from stn.runs.checkpoints import read_checkpoint
-from stn.runs.folder import SCHEDULE, RunFolder, read_settings
+from stn.runs.folder import ARGS, SCHEDULE, RunFolder, read_settings, read_yaml
 from stn.runs.provenance import provenance
 from stn.scripts.course import evaluate_best, train
-from stn.scripts.declared import Sources, Values
-from stn.scripts.flags import Flag, parse
-from stn.scripts.options import INTERRUPTED, OneLineParser, exit_status, find
-from stn.scripts.output import complain
-from stn.scripts.screen import Screen, report
+from stn.scripts.declared import Sources, Table, Values
+from stn.scripts.flags import Flag, parse, refuse_idle
+from stn.scripts.options import OneLineParser, exit_status, find, named
+from stn.scripts.output import Lines, complain
+from stn.scripts.screen import Screen
 from stn.scripts.settings import Data, Settings
+from stn.scripts.signals import BROKEN_PIPE, Interrupt, Stopped
 
-PARENT = "STN_PARENT"  # environment variable: the process that this one works for
+# What args.yaml holds besides flags.
+RECORDED = ("script", "schedule_checksum", "hyperparameters", "labels", "ranges", "versions")
 
 
 @dataclass(frozen=True)
 class Script:
     """A training script; those of one family differ in where the hyperparameters' values come from.
 
-    settings: the family's. setting_flags: those of its flags that the script has. hyper_flags: its own, of
-    hyperparameters and their sources. resolve: completes and checks the flags of a new run, given the values of all and
-    the names of those that were given. sources: each hyperparameter's source, from these values. constants: settings
-    that the script has no flag for.
+    table: the experiment's hyperparameters. settings: the family's. setting_flags: those of its flags that the script
+    has. hyper_flags: its own, of hyperparameters and their sources. resolve: completes and checks the flags of a new
+    run, given the values of all and the names of those that were given. sources: each hyperparameter's source, from
+    these values. constants: settings that the script has no flag for.
     """
 
     name: str
     description: str
+    table: Table
     settings: type[Settings]
     setting_flags: Sequence[Flag]
     hyper_flags: Sequence[Flag]
@@ -51,7 +53,7 @@ class Script:
     constants: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, argv: list[str] | None = None) -> int:
-        """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
+        """Run the command line; the exit status: 0, 2 for what the user can mend, 128 + its signal where stopped."""
         hint = "a run that has begun to train continues with --resume"
         return exit_status(self.name, lambda: self._run(argv), hint)
 
@@ -60,6 +62,9 @@ class Script:
         threading.excepthook = hide_write_errors
         warnings.showwarning = lambda message, *_, **__: complain(self.name, message)
         given = self.parse(argv)
+        for course in ("resume", "test"):
+            if {course, "config"} <= given.keys():
+                raise UserError(f"--config starts a new run, --{course} takes one as it is: give one of them")
         if "test" in given:
             return self.test(given)
         if "resume" in given:
@@ -78,12 +83,24 @@ class Script:
         may_differ = ", ".join(f"--{flag.name}" for flag in self.flags.values() if flag.may_change)
         resume = f"continue an unfinished run {newest}; only {may_differ} may differ"
         test = f"train nothing: evaluate the best model of the run that --resume names {newest}"
-        overwrite = Flag("overwrite", "redo a run that is there, removing what it wrote")
+        config = "take the settings of an earlier run's args.yaml, where no flag says otherwise"
+        overwrite = Flag("overwrite", "redo the run of this configuration that is there, removing what it wrote")
         return [
             *([overwrite] if self.settings.overwrites else []),
-            Flag("resume", resume, str, None, metavar="FOLDER", optional=True),
+            Flag("config", config, named, None, metavar="FILE"),
+            Flag("resume", resume, named, None, metavar="FOLDER", optional=True),
             Flag("test", test),
         ]
+
+    @cached_property
+    def course(self) -> set[str]:
+        """The names of these flags."""
+        return {flag.name for flag in self.course_flags}
+
+    @cached_property
+    def changeable(self) -> set[str]:
+        """The settings that may be others when a run is resumed."""
+        return {"device", *(flag.name for flag in self.flags.values() if flag.may_change)}
 
     @property
     def path(self) -> str:
@@ -104,40 +121,77 @@ class Script:
         own = {name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names}
         return self.settings(**self.constants, **own)
 
-    def prepare(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
+    def prepare(self, given: Mapping[str, Any], data_checksum: str | None = None) -> tuple[dict[str, Any], str, str]:
         """All values of a new run, and in words which data it is and why its type of number was chosen.
 
-        Raises UserError where flags cannot go together, or what they ask for is not there.
+        data_checksum: of the data that it must be, if any. Raises UserError where flags cannot go together, or what
+        they ask for is not there.
         """
+        if self.settings.cpu_flag in given:
+            refuse_idle(given, {"gpu": f"leave out --{self.settings.cpu_flag}"})
         values = self.resolve({**self.defaults(), **given}, {*given})
         data, description = self.settings.locate(values["data"])
-        values |= {"data": data, "device": None, "data_checksum": None}
+        values |= {"data": data, "device": None, "data_checksum": data_checksum}
         settings = self.make(values)
         _, why = precision.choose(values["dtype"], torch.device(settings.device))
-        values |= {name: getattr(settings, name) for name in ("device", "dtype", "threads", "seed")}
-        return values, description, why
+        return self.chosen(values, settings), description, why
+
+    def chosen(self, values: Values, settings: Settings) -> dict[str, Any]:
+        """The values, with what the settings have chosen where these left it open."""
+        return {**values, **{name: getattr(settings, name) for name in ("device", "dtype", "threads", "seed")}}
 
     def start(self, given: Mapping[str, Any]) -> int:
         """A new run; the exit status."""
-        values, description, why = self.prepare(given)
+        config, checksum = self.read_config(given)
+        values, description, why = self.prepare({**config, **given}, checksum)
+        self.warn_without_gpu(given, values)
         settings, sources = self.make(values), self.sources(values)
-        course = {flag.name for flag in self.course_flags}
 
         def create(data: Data) -> RunFolder:
             record = {
                 "script": self.path,
-                **{name: value for name, value in values.items() if name not in course},
+                **{name: value for name, value in values.items() if name not in self.course},
                 "data_checksum": data.checksum,
                 "hyperparameters": list(sources),
+                "labels": {name: self.table[name].label for name in sources},
                 "ranges": {name: [*source.range] for name, source in sources.items() if isinstance(source, Tuned)},
                 "versions": provenance(),
             }
-            run = RunFolder.create(settings.new_folder(), record, values.get("overwrite", False))
+            with settings.new_folder(lambda other: self.same_configuration(record, other, "seed" in given)) as path:
+                run = RunFolder.create(path, record, values.get("overwrite", False))
             if schedule := values.get("load_schedule"):
                 run.keep_schedule(Path(schedule))
             return run
 
-        return self.train(settings, sources, create, Screen(settings.unit, settings.measure, description, why))
+        return self.train(settings, sources, create, (description, why))
+
+    def read_config(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+        """The flags that the file which --config names sets, and the checksum of its run's data; those given go first.
+
+        Raises UserError where it is of another script, or says what no flag can.
+        """
+        if "config" not in given:
+            return {}, None
+        path = find(given["config"], "--config")
+        file = path / ARGS if path.is_dir() else path
+        record = read_yaml(file)
+        if record.get("script", self.path) != self.path:
+            raise UserError(f"{file} is of {record['script']}, not of {self.path}: give it to that")
+        if unknown := sorted(record.keys() - self.flags.keys() - {*self.settings.DERIVED, *RECORDED}):
+            raise UserError(f"{file} sets {unknown[0]}, which {self.path} has no flag for: mend it")
+        flags = {name: flag for name, flag in self.flags.items() if name in record}
+        for name, flag in flags.items():
+            if not flag.accepts(record[name]):
+                raise UserError(f"{file} says {name}: {record[name]!r}: mend it")
+        config = {name: record[name] for name, flag in flags.items() if record[name] != flag.default}
+        if "load_schedule" in config and (copy := file.with_name(SCHEDULE)).exists():
+            config["load_schedule"] = str(copy)
+        return config, None if "data" in given else record.get("data_checksum")
+
+    def same_configuration(self, record: Mapping[str, Any], other: Mapping[str, Any], with_seed: bool) -> bool:
+        """Whether another run differs in nothing but what may change when it is resumed, or a seed that was drawn."""
+        free = {*self.changeable, "label", "versions"} | ({"seed"} if not with_seed else set())
+        return all(record.get(name) == other.get(name) for name in {*record, *other} - free)
 
     def resume(self, given: Mapping[str, Any]) -> int:
         """Continue an unfinished run, or a finished one that may now train longer; the exit status."""
@@ -149,29 +203,51 @@ class Script:
             if run.status == "finished" and not lengthened:
                 flags = " or ".join(f"--{flag.name}" for flag in longer)
                 raise UserError(f"the run in {path} is finished: give more {flags} to train it on")
-            values = self.resumed_values(path, run.settings, given)
-            device = torch.device(values["device"])
-            if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-                raise UserError(f"the run used {device}, which is not here: resume it where there is such a GPU")
-            run.changes = {flag.name: values[flag.name] for flag in self.flags.values() if flag.may_change}
-            screen = Screen(self.settings.unit, self.settings.measure)
-            return self.train(self.make(values), self.sources(values), lambda _: run, screen)
+            values = self.resumed_values(path, run.settings, run.read_checkpoint().settings, given)
+            if {"gpu", self.settings.cpu_flag} & given.keys():
+                values["device"] = None
+            settings = self.make(values)
+            values = self.chosen(values, settings)
+            self.warn_without_gpu(given, values)
+            for name in ("device", "threads"):
+                if values[name] != run.settings[name]:
+                    change = f"{name} {values[name]} in place of {run.settings[name]}"
+                    complain(self.name, f"going on with {change}: the numbers' last digits may differ from here on")
+            run.changes = {name: values[name] for name in self.changeable}
+            return self.train(settings, self.sources(values), lambda _: run)
+
+    def warn_without_gpu(self, given: Mapping[str, Any], values: Values) -> None:
+        if "gpu" in given and values["device"] == "cpu":
+            complain(self.name, f"--gpu {given['gpu']}: PyTorch sees no GPU here, so that the run computes on the CPU")
 
     def test(self, given: Mapping[str, Any]) -> int:
         """Evaluate a run's best model without training or touching the run; the exit status."""
         path = self.find_run(given, unfinished=False)
-        values = self.resumed_values(path, read_settings(path), given)
+        checkpoint = read_checkpoint(path)
+        values = self.resumed_values(path, read_settings(path), checkpoint.settings, given)
         values["device"] = None  # whatever is here
-        report(evaluate_best(self.make(values), self.sources(values), read_checkpoint(path)), f"of {path}")
+        result = evaluate_best(self.make(values), self.sources(values), checkpoint.state)
+        self.screen().result(result, f"of {path}")
         return 0
 
-    def train(self, settings: Settings, sources: Sources, run: Callable[[Data], RunFolder], screen: Screen) -> int:
-        """Train until done or interrupted; the exit status."""
+    def screen(self, *first_lines: str, at_end: Callable[[], None] = lambda: None) -> Screen:
+        return Screen(Lines(self.name), self.settings.unit, self.settings.measure, *first_lines, at_end=at_end)
+
+    def train(
+        self,
+        settings: Settings,
+        sources: Sources,
+        run: Callable[[Data], RunFolder],
+        first_lines: Sequence[str] = (),
+    ) -> int:
+        """Train until done or interrupted; the exit status. first_lines: of a new run's screen."""
         with Interrupt() as interrupt:
-            screen.at_end = interrupt.release
-            result = train(settings, sources, run, screen, interrupt.asked)
-        report(result, f"in {result.path}")
-        return 0 if result.completed else INTERRUPTED
+            screen = self.screen(*first_lines, at_end=interrupt.release)
+            result = train(settings, sources, run, screen, lambda: interrupt.asked() or screen.lines.broken)
+        screen.result(result, f"in {result.path}")
+        if result.completed:
+            return 0
+        return BROKEN_PIPE if screen.lines.broken else Stopped(interrupt.number or signal.SIGINT).status
 
     def find_run(self, given: Mapping[str, Any], unfinished: bool) -> Path:
         """The run that --resume names, or else the newest, of those unfinished if so asked."""
@@ -179,13 +255,19 @@ class Script:
             return find(given["resume"], "the run")
         return self.settings.newest_run({**self.defaults(), **given}, unfinished)
 
-    def resumed_values(self, path: Path, record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    def resumed_values(
+        self, path: Path, record: Mapping[str, Any], kept: Mapping[str, Any], given: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """All values of a run that goes on: those in its args.yaml, but for those given that may change.
 
-        Raises UserError where the run is another script's, its settings are not possible, or a flag was given that may
-        not change.
+        record, kept: what args.yaml and the checkpoint say. Raises UserError where they differ, where the run is
+        another script's, its settings are not possible, or a flag was given that may not change.
         """
         self.refuse_other_runs(record)
+        for name in sorted({*record, *kept} - self.changeable):
+            if record.get(name) != kept.get(name):
+                change = f"{name}: {record.get(name)!r}, where the run has {kept.get(name)!r}"
+                raise UserError(f"{path / ARGS} was changed: it says {change}: put that back, or start a new run")
         values = {**self.defaults(), **record}
         self.refuse_impossible(values)
         self.refuse_changes(values, given)
@@ -233,35 +315,3 @@ def hide_write_errors(failure: threading.ExceptHookArgs) -> None:
     """Hide what TensorBoard's thread cannot write: a later call raises the error again, and a warning says it."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
-
-
-class Interrupt:
-    """Within its context, and from the first time that it is asked, the first Ctrl-C asks for a stop.
-
-    A second one stops at once. So does the end of the process that PARENT names, if any, which then cannot pass a
-    Ctrl-C on.
-    """
-
-    def __init__(self):
-        self._asked, self._previous = False, None
-
-    def asked(self) -> bool:
-        if self._previous is None:
-            self._previous = signal.signal(signal.SIGINT, self._ask)
-        parent = os.environ.get(PARENT)
-        return self._asked or (parent is not None and parent != str(os.getppid()))
-
-    def __enter__(self) -> "Interrupt":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """From now on Ctrl-C does what it did before."""
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-
-    def _ask(self, *_: object) -> None:
-        self._asked = True
-        self.release()

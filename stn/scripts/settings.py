@@ -1,6 +1,9 @@
 """What a family of training scripts is set by, and what it makes of that: data, model, task and trainer."""
 
+import os
 import random
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,8 +75,8 @@ class Settings:
         "type of matrix products; auto is bfloat16 where the processor multiplies it natively",
         one_of(*precision.CHOICES),
     )
-    threads: int = of_machine(None, "CPU threads (default: as many as PyTorch chooses)", positive_int)
-    gpu: int = of_machine(0, "which GPU to use", nonnegative_int)
+    threads: int = of_machine(None, "CPU threads (default: as many as PyTorch chooses)", positive_int, may_change=True)
+    gpu: int = of_machine(0, "which GPU to use", nonnegative_int, may_change=True)
     checkpoint_seconds: float = of_machine(60.0, "seconds between checkpoints", nonnegative, may_change=True)
     device: str | None = None
     data_checksum: str | None = None
@@ -82,7 +85,12 @@ class Settings:
         for own in flags_of(type(self)):
             if not own.accepts(value := getattr(self, own.name)):
                 raise UserError(f"{own.name} cannot be {value!r}: give another value")
+        if self.threads and self.threads > (cores := os.cpu_count() or 1):
+            raise UserError(f"--threads {self.threads} is more than the {cores} cores of this machine: lower it")
         device = torch.device(self.device or choose_device(getattr(self, self.cpu_flag), self.gpu))
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            remedy = f"go on there, or on another device with --gpu N or --{self.cpu_flag}"
+            raise UserError(f"the run used {device}, which is not here: {remedy}")
         dtype, _ = precision.choose(self.dtype, device)
         chosen = {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
         chosen["threads"] = self.threads or torch.get_num_threads()
@@ -98,8 +106,11 @@ class Settings:
     def newest_run(cls, values: Values, unfinished: bool) -> Path:
         """The newest run where the flags place runs, of those unfinished if so asked. Raises UserError without one."""
 
-    def new_folder(self) -> Path:
-        """Where a new run is to be logged."""
+    def new_folder(self, same: Callable[[Mapping[str, Any]], bool]) -> AbstractContextManager[Path]:
+        """Where a new run is to be logged; no other run takes that place before the context ends.
+
+        same: whether a run with these settings has the same configuration.
+        """
 
     def read_data(self) -> Data:
         """The data, whatever it is now. Raises UserError where it cannot be used."""

@@ -1,0 +1,101 @@
+"""A trained model by itself: its weights and hyperparameters, and what to build it from, in one file."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stn.errors import UserError, one_line
+from stn.hyperparameters import Hyperparameters, Tuned
+from stn.runs.checkpoints import CHECKPOINT, KIND, read_checkpoint
+from stn.schedules import Constant
+
+MODEL = "model.pt"
+
+
+def pack(model: nn.Module, hyper: Hyperparameters) -> dict[str, Any]:
+    """A copy of a model and its hyperparameters, of plain values and tensors.
+
+    model, hyper: their state_dicts. hyperparameters: every value by name. tuned: the fields of `Tuned` by name.
+    architecture: the model's class and, where the model keeps them in `arguments`, its arguments.
+    """
+    own = type(model)
+    values = dict(zip(hyper.log_names, hyper.log_values().tolist(), strict=True))
+    return {
+        "model": deepcopy(model.state_dict()),
+        "hyper": deepcopy(hyper.state_dict()),
+        "hyperparameters": {name: values[name] for name in hyper.names},
+        "tuned": {name: asdict(source) for name, source in hyper.sources.items() if isinstance(source, Tuned)},
+        "architecture": {
+            "module": own.__module__,
+            "name": own.__qualname__,
+            "arguments": getattr(model, "arguments", None),
+        },
+    }
+
+
+def load_model(path: Path | str, model: nn.Module | None = None) -> tuple[nn.Module, Hyperparameters]:
+    """The best model of a run and its hyperparameters, ready to evaluate: `model(…, hyper.current())`.
+
+    path: a run's folder, of which the checkpoint counts, or else model.pt; or a file of a model that a run has written.
+    model: one built alike, to be filled; needed where the model's class does not keep its own `arguments`. What was not
+    tuned is constant, at its value in the best epoch. All is on the CPU.
+
+    Raises UserError where there is no model, or it is damaged, foreign or another than the one given.
+    """
+    path = Path(path)
+    packed = _read_packed(path)
+    try:
+        sources = {
+            name: Tuned(**packed["tuned"][name]) if name in packed["tuned"] else Constant(value)
+            for name, value in packed["hyperparameters"].items()
+        }
+        hyper = Hyperparameters(**sources)
+        hyper.load_state_dict(packed["hyper"])
+        model = _build(packed["architecture"], path) if model is None else model
+        model.load_state_dict(packed["model"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        cause = f"{path} holds another model, or one of another version ({one_line(error)})"
+        raise UserError(f"{cause}: load it with the version that wrote it, or give a model built alike") from error
+    return model.eval(), hyper
+
+
+def _read_packed(path: Path) -> Mapping[str, Any]:
+    """What `pack` has made. Raises UserError where there is none."""
+    if path.is_dir() and ((path / CHECKPOINT).exists() or not (path / MODEL).exists()):
+        best = read_checkpoint(path).state.get("best")
+        if best is None:
+            raise UserError(f"no epoch of the run in {path} has ended, so that it has no best model: let it train on")
+        return best
+    file = path / MODEL if path.is_dir() else path
+    try:
+        packed = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist: give a run's folder, or the model file in it") from None
+    except Exception as error:  # damage shows as almost anything
+        raise UserError(f"{file} is damaged or no model ({one_line(error)}): get another copy") from error
+    if not isinstance(packed, dict) or "hyperparameters" not in packed:
+        hint = f"give the run's folder, {file.parent}" if _is_checkpoint(packed) else "give one that a run has written"
+        raise UserError(f"{file} is no model file: {hint}")
+    return packed
+
+
+def _is_checkpoint(content: object) -> bool:
+    return isinstance(content, dict) and content.get("kind") == KIND
+
+
+def _build(architecture: Mapping[str, Any], path: Path) -> nn.Module:
+    """The model, its weights not yet in place. Raises UserError where only its author can build it."""
+    module, name, arguments = (architecture[part] for part in ("module", "name", "arguments"))
+    try:
+        own = getattr(import_module(module), name) if arguments is not None else None
+    except (ImportError, AttributeError):
+        own = None
+    if not (isinstance(own, type) and issubclass(own, nn.Module)):
+        raise UserError(f"{path} does not say how to build its {module}.{name}: give load_model one built alike, too")
+    return own(**arguments)
