@@ -165,7 +165,7 @@ class Recorder:
     def load_state_dict(self, state: dict) -> None:
         for name, score in self._scores().items():
             vars(score).update({part: state["scores"][name][part] for part in vars(score)})
-        self.values, self.best = state["values"], state["best"]
+        self.values, self.best = {name: state["values"][name] for name in self.values}, state["best"]
         self.elapsed_before, self.started = state["elapsed"], time.perf_counter()
         self.epoch_started = state["epoch_started"]
 

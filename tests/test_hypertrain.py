@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,13 +84,16 @@ def test_a_run_leaves_its_files(finished):
     assert (finished / "status").read_text() == "finished\n"
 
 
+MEASURES = ["val_loss", "val_acc", "test_loss", "test_acc"]
+
+
 def test_columns(finished):
     columns = {name: list(rows(finished / f"{name}.csv")[0]) for name in ("train", "valid", "epoch", "result")}
     assert columns == {
         "train": ["global_step", "time", "loss", "acc", "train_step"],
         "valid": ["global_step", "time", "loss", "acc", "entropy", *SMALL_NAMES, *SCALES, "train_step"],
         "epoch": ["epoch", "time", "train_loss", "val_loss", "train_acc", "val_acc", *SMALL_NAMES, *SCALES, "lr"],
-        "result": ["val_loss", "val_acc", "test_loss", "test_acc"],
+        "result": [*MEASURES, "best_epoch", "best_time", "time", *SMALL_NAMES],
     }
 
 
@@ -436,6 +440,7 @@ def everything(folder):
     state = read_checkpoint(folder).state
     for name in ("elapsed", "epoch_started"):
         del state["recorder"][name]
+    del state["recorder"]["best"]["time"]
     tables = [without_time(folder / f"{table}.csv") for table in ("train", "valid", "epoch", "result")]
     return {"tables": tables, "state": state, "model": torch.load(folder / "model.pt", weights_only=True)}
 
@@ -513,16 +518,18 @@ def other_weights(folder):
     torch.save(content, file)
 
 
-def other_network(folder):
-    found = {**settings(folder), "tune_fcdropout": True, "model": "alexnet"}
+def other_settings(folder, **changes):
+    found = {**settings(folder), **changes}
     (folder / "args.yaml").write_text(yaml.safe_dump(found))
+    content = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save({**content, "settings": found}, folder / "checkpoint.pt")
 
 
-def fewer_tuned(folder):
-    (folder / "args.yaml").write_text(yaml.safe_dump({**settings(folder), "tune_hue": False}))
+other_network = partial(other_settings, tune_fcdropout=True, model="alexnet")
+fewer_tuned = partial(other_settings, tune_hue=False)
 
 
-@pytest.mark.parametrize("change", [other_weights, other_network, fewer_tuned])
+@pytest.mark.parametrize("change", [other_weights, other_network, fewer_tuned], ids=["weights", "network", "tuned"])
 @pytest.mark.parametrize("flags", ["--total_epochs 9", "--test"])
 def test_a_checkpoint_of_another_model(run, finished, tmp_path, monkeypatch, change, flags):
     monkeypatch.setattr(cnn.models.AlexNet, "FULLY_CONNECTED", (1024, 4, 4))
@@ -542,7 +549,8 @@ def test_a_checkpoint_of_another_model(run, finished, tmp_path, monkeypatch, cha
 def test_settings_that_cannot_be(run, finished, tmp_path, name, value, flags):
     folder = shutil.copytree(finished, tmp_path / "logs" / "a" / "b" / "c")
     (folder / "args.yaml").write_text(yaml.safe_dump({**settings(folder), name: value}))
-    refused(run(f"--resume {folder} {flags}"), "args.yaml", f"{name}: {value!r}", "mend it")
+    remedy = "mend it" if name == "device" else "put that back"
+    refused(run(f"--resume {folder} {flags}"), "args.yaml", f"{name}: {value!r}", remedy)
 
 
 def test_memory_that_runs_out_on_the_way(run, monkeypatch, tmp_path):

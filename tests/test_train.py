@@ -4,6 +4,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 import yaml
 from lstm_runs import SMALL, execute, only_run, rebuilt, refused, rows, settings, without_time, write_corpus
 
-from lstm import train
+from lstm import train, train_basic
 from lstm.hyperparameters import TABLE
 from stn.bilevel import evaluate
 from stn.lstm import HyperLSTM
@@ -62,7 +63,7 @@ def finished(tmp_path_factory, corpus):
     logs = tmp_path_factory.mktemp("finished")
     argv = f"--data {corpus} --save_dir {logs} --prefix all --tune_all --seed 3 {TUNED}"
     assert train.main(argv.split()) == 0
-    (folder,) = logs.iterdir()
+    (folder,) = logs.glob("*/")
     return folder
 
 
@@ -79,7 +80,7 @@ def test_columns(finished):
     losses = ["train_loss", "val_loss", "train_ppl", "val_ppl"]
     assert list(rows(finished / "epoch.csv")[0]) == ["epoch", "time", *losses, *VALUES, *scales, "lr"]
     (result,) = rows(finished / "result.csv")
-    assert list(result) == ["val_loss", "val_ppl", "test_loss", "test_ppl"]
+    assert list(result) == ["val_loss", "val_ppl", "test_loss", "test_ppl", "best_epoch", "best_time", "time", *VALUES]
 
 
 def test_numbers_agree(finished):
@@ -169,10 +170,10 @@ def test_a_seed_of_ones_own_is_recorded_and_gives_the_same_again(run, tmp_path):
     assert run("--epochs 1")[0] == 0
     seed, result = (
         settings(only_run(tmp_path))["seed"],
-        (only_run(tmp_path) / "result.csv").read_text(),
+        without_time(only_run(tmp_path) / "result.csv"),
     )
     assert run(f"--epochs 1 --overwrite --seed {seed}")[0] == 0
-    assert (only_run(tmp_path) / "result.csv").read_text() == result
+    assert without_time(only_run(tmp_path) / "result.csv") == result
 
 
 def test_the_models_file_can_be_named(run, tmp_path):
@@ -198,9 +199,90 @@ def test_a_finished_run_is_not_redone(run, tmp_path):
 
 
 def test_overwrite_redoes_a_run(run, tmp_path):
-    assert run("--epochs 1 --dropouto 0.5")[0] == 0
-    assert run("--epochs 2 --dropouto 0.1 --overwrite")[0] == 0
-    assert [float(row["dropouto"]) for row in rows(only_run(tmp_path) / "epoch.csv")] == pytest.approx([0.1, 0.1])
+    assert run("--epochs 1 --dropouto 0.5 --seed 1")[0] == 0
+    assert run("--epochs 2 --dropouto 0.5 --overwrite --seed 1")[0] == 0
+    assert len(rows(only_run(tmp_path) / "epoch.csv")) == 2
+
+
+def test_a_second_configuration_of_a_day_gets_a_folder_of_its_own(run, tmp_path):
+    today = f"{date.today():%Y-%m-%d}"
+    started = ["--seed 1", "--dropouto 0.1 --seed 1", "--dropouto 0.1 --seed 2", "--dropouto 0.1 --seed 2 --overwrite"]
+    for flags in started:
+        assert run(f"--epochs 1 {flags}")[0] == 0
+    runs = sorted((tmp_path / "logs").glob("*/args.yaml"))
+    assert [file.parent.name for file in runs] == [today, f"{today}.2", f"{today}.3"]
+    assert [(settings(file.parent)["dropouto"], settings(file.parent)["seed"]) for file in runs] == [
+        (0.05, 1),
+        (0.1, 1),
+        (0.1, 2),
+    ]
+    for flags, number in (("--seed 1", ""), ("", ""), ("--dropouto 0.1", ".2"), ("--dropouto 0.1 --seed 2", ".3")):
+        refused(run(f"--epochs 1 {flags}"), f"{today}{number} holds a finished run", "--overwrite")
+    refused(run("--epochs 2"), f"{today} holds")  # what may change when a run is resumed is no other configuration
+    status, out, _ = run("--resume --epochs 2")
+    assert status == 0 and f"{today}.3:" in out  # the newest
+
+
+# A run that follows another's settings
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_the_settings_of_an_earlier_run_reproduce_it(finished, tmp_path, folder):
+    config = finished if folder else shutil.copy(finished / "args.yaml", tmp_path / "mine.yaml")
+    assert execute_plain(f"--save_dir {tmp_path}/logs --config {config}") == 0
+    again = only_run(tmp_path)
+    for table in ("epoch", "val"):
+        assert without_time(again / f"{table}.csv") == without_time(finished / f"{table}.csv")
+    now, before = settings(again), settings(finished)
+    assert {**now, "save_dir": None, "data_checksum": None} == {**before, "save_dir": None, "data_checksum": None}
+
+
+def execute_plain(flags):
+    return train.main(flags.split())
+
+
+def test_flags_overrule_the_settings_of_an_earlier_run(finished, tmp_path):
+    other = write_corpus(tmp_path / "other", seed=1)
+    flags = f"--config {finished} --save_dir {tmp_path}/logs --prefix b --epochs 1 --alpha 0.25 --data {other}"
+    assert execute_plain(flags) == 0
+    now = settings(only_run(tmp_path))
+    assert (now["alpha"], now["beta"], now["seed"], now["data"]) == (0.25, 0.05, 3, str(other))
+    assert now["tune_all"] and now["drop_transform"] == "sigmoid" and len(rows(only_run(tmp_path) / "epoch.csv")) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"script": "cnn/hypertrain.py"}, ("cnn/hypertrain.py",)),
+        ({"bppt": 3}, ("sets bppt", "no flag")),
+        ({"bptt": "3"}, ("bptt: '3'", "mend it")),
+        ({"data_checksum": "another"}, ("does not hold",)),
+        ({"data": "/nowhere"}, ("/nowhere", "does not exist")),
+        ({"threads": 10**6}, ("--threads 1000000", "cores", "lower it")),
+    ],
+)
+def test_settings_that_no_run_can_take(finished, tmp_path, capsys, change, words):
+    file = tmp_path / "args.yaml"
+    file.write_text(yaml.safe_dump({**settings(finished), **change}))
+    refused(execute(train, f"--config {file} --save_dir {tmp_path}/logs".split(), capsys), *words)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_config_is_for_new_runs(finished, tmp_path, capsys):
+    for flags, words in (
+        (f"--resume {finished}", ("--config", "--resume")),
+        ("--test", ("--config", "--test")),
+        ("--config=", ("--config", "empty")),
+    ):
+        refused(execute(train, [*f"--config {finished}".split(), *flags.split()], capsys), *words)
+    refused(execute(train, ["--config", str(tmp_path / "nowhere.yaml")], capsys), "nowhere.yaml", "does not exist")
+    refused(execute(train, ["--config", str(tmp_path)], capsys), "args.yaml", "cannot read")
+    file = tmp_path / "list.yaml"
+    for text in ("- 1", "a: [", ""):
+        file.write_text(text)
+        refused(execute(train, ["--config", str(file)], capsys), file, "mend it")
+    file.write_bytes(b"\xff\xfe")
+    refused(execute(train, ["--config", str(file)], capsys), file)
 
 
 def test_test_reports_the_best_model_and_touches_nothing(finished, capsys):
@@ -260,7 +342,7 @@ def test_a_corpus_too_short_for_its_batch(run, tmp_path):
 
 def test_a_prefix_that_is_too_long(run, tmp_path):
     refused(run(f"--prefix {300 * 'x'}"), "File name too long", "--prefix")
-    assert not any((tmp_path / "logs").iterdir())
+    assert not any((tmp_path / "logs").glob("*/"))
 
 
 def test_a_model_that_no_memory_holds(run, tmp_path):
@@ -296,6 +378,9 @@ def test_a_model_that_no_memory_holds(run, tmp_path):
         ("--save ../model.pt", ("save", "../model.pt")),
         ("--prefix a/b", ("--prefix a/b", "slash")),
         ("--tune_everything", ("--tune_everything",)),
+        ("--threads 1000000", ("--threads 1000000", "cores", "lower it")),
+        ("--tune_all --warmup_steps 100000", ("2 epochs of", "end before --warmup_steps 100000", "nothing is tuned")),
+        ("--tune_dropouto --epochs 1 --warmup_steps 331", ("1 epoch of", "--warmup_steps 331", "raise --epochs")),
         ("--epoch 3", ("--epoch",)),
         ("--epochs", ("--epochs",)),
         ("--data=", ("--data", "empty")),
@@ -358,7 +443,6 @@ def resume(capsys, folder, flags=""):
         ("--seed 4 --nhid 6", ("--seed 4", "--nhid 6")),
         ("--tune_scales", ("--tune_scales", "False")),
         ("--dropouto 0.3", ("--dropouto 0.3", "0.05")),
-        ("--threads 2", ("--threads 2",)),
         ("--overwrite", ("--resume", "--overwrite")),
     ],
 )
@@ -366,6 +450,75 @@ def test_resume_with_other_settings(unfinished, capsys, flags, words):
     before = {file: file.read_bytes() for file in unfinished.iterdir()}
     refused(resume(capsys, unfinished, flags), *words)
     assert {file: file.read_bytes() for file in unfinished.iterdir()} == before
+
+
+EDITS = {"batch_size": 10, "emsize": "16", "bptt": 7, "dropouto": 0.3, "seed": 4, "tune_all": False, "ranges": {}}
+
+
+@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("flags", ["", "--test", "--epochs 3"])
+def test_resume_with_edited_settings(unfinished, capsys, name, flags):
+    recorded = settings(unfinished)
+    (unfinished / "args.yaml").write_text(yaml.safe_dump({**recorded, name: EDITS[name]}))
+    before = {file: file.read_bytes() for file in unfinished.iterdir()}
+    words = f"it says {name}: {EDITS[name]!r}, where the run has {recorded[name]!r}"
+    refused(resume(capsys, unfinished, flags), "args.yaml was changed", words, "put that back")
+    assert {file: file.read_bytes() for file in unfinished.iterdir()} == before
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace(b"\n", b"\r\n"), lambda text: b"E" + text[1:]])
+def test_resume_with_an_edited_table(unfinished, capsys, change):
+    file = unfinished / "epoch.csv"
+    file.write_bytes(change(file.read_bytes()))
+    before = {file: file.read_bytes() for file in unfinished.iterdir()}
+    refused(resume(capsys, unfinished), file, "does not hold what", "restore it")
+    assert {file: file.read_bytes() for file in unfinished.iterdir()} == before
+
+
+def test_resume_without_tensorboards_files(unfinished, capsys):
+    for file in unfinished.glob("events.*"):
+        file.unlink()
+    status, _, error = resume(capsys, unfinished, "--epochs 3")
+    assert status == 0 and error.count("\n") == 1 and "TensorBoard misses" in error
+    assert len(rows(unfinished / "epoch.csv")) == 3
+
+
+def test_resume_on_another_number_of_threads(unfinished, capsys, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    status, _, error = resume(capsys, unfinished, "--threads 2 --epochs 3")
+    assert status == 0 and error.count("\n") == 1
+    assert "threads 2 in place of 1" in error and "last digits may differ" in error
+    assert settings(unfinished)["threads"] == 2 and torch.get_num_threads() == 2
+    (unfinished / "status").write_text("interrupted\n")
+    status, _, error = resume(capsys, unfinished, "--epochs 4")
+    assert (status, error) == (0, "") and torch.get_num_threads() == 2
+    refused(resume(capsys, unfinished, "--threads 3 --epochs 5"), "--threads 3", "2 cores")
+
+
+def test_a_gpu_that_is_not_there(run, unfinished, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    flags = f"--save_dir {tmp_path}/new --data {settings(unfinished)['data']} {SMALL.replace('--disable_cuda', '')}"
+    status, _, error = execute(train, [*flags.split(), "--gpu", "7", "--epochs", "1"], capsys)
+    assert status == 0 and error.startswith("train.py: --gpu 7: PyTorch sees no GPU") and error.count("\n") == 1
+    status, _, error = resume(capsys, unfinished, "--gpu 1")
+    assert status == 0 and "--gpu 1: PyTorch sees no GPU" in error and error.count("\n") == 1
+    refused(run("--gpu 1"), "--gpu has nothing to act on", "--disable_cuda")
+
+
+def test_a_run_goes_on_with_another_device(unfinished, capsys):
+    record = {**settings(unfinished), "device": "cuda:3", "disable_cuda": False}
+    (unfinished / "args.yaml").write_text(yaml.safe_dump(record))
+    refused(resume(capsys, unfinished), "cuda:3", "not here", "--disable_cuda")
+    status, _, error = resume(capsys, unfinished, "--disable_cuda --epochs 3")
+    assert status == 0 and "device cpu in place of cuda:3" in error
+    assert settings(unfinished)["device"] == "cpu"
+
+
+@pytest.mark.parametrize("flag", ["resume", "load_schedule", "data", "config"])
+def test_a_variable_that_is_not_set_is_no_path(capsys, flag):
+    script = train_basic if flag == "load_schedule" else train
+    outcome = execute(script, [f"--{flag}", ""], capsys)
+    refused(outcome, f"--{flag}", "empty", script=script.SCRIPT.name)
 
 
 def test_resume_with_the_same_settings_said_again(unfinished, corpus, capsys):
@@ -403,7 +556,7 @@ def other_model(file):
 
 
 def code(file):
-    torch.save({"kind": KIND, "format": FORMAT, "state": Path("/"), "lengths": {}}, file)
+    torch.save({"kind": KIND, "format": FORMAT, "state": Path("/"), "tables": {}}, file)
 
 
 @pytest.mark.parametrize(
@@ -472,7 +625,7 @@ def test_a_run_in_bfloat16_says_so_and_resumes_in_it(run, tmp_path, capsys):
     assert execute(train, ["--resume", folder, "--epochs", "3"], capsys)[0] == 0
     alone = tmp_path / "alone"
     assert run(f"--dtype bfloat16 --tune_all --seed 1 --epochs 3 --save_dir {alone}")[0] == 0
-    (other,) = alone.iterdir()
+    (other,) = alone.glob("*/")
     assert without_time(folder / "epoch.csv") == without_time(other / "epoch.csv")
 
 

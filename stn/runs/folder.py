@@ -263,7 +263,9 @@ def claimed(
         parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(parent, _CLAIM_SECONDS)
     try:
-        yield next(path for path in (parent / name for name in names) if _is_free(path) or _holds(path, same))
+        with explaining_os_errors(parent):
+            path = next(path for path in (parent / name for name in names) if _is_free(path) or _holds(path, same))
+        yield path
     finally:
         lock.release()
 

@@ -67,7 +67,7 @@ def load_model(path: Path | str, model: nn.Module | None = None) -> tuple[nn.Mod
 
 def _read_packed(path: Path) -> Mapping[str, Any]:
     """What `pack` has made. Raises UserError where there is none."""
-    if path.is_dir() and ((path / CHECKPOINT).exists() or not (path / MODEL).exists()):
+    if (path / CHECKPOINT).exists():
         best = read_checkpoint(path).state.get("best")
         if best is None:
             raise UserError(f"no epoch of the run in {path} has ended, so that it has no best model: let it train on")
@@ -76,7 +76,7 @@ def _read_packed(path: Path) -> Mapping[str, Any]:
     try:
         packed = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{file} does not exist: give a run's folder, or the model file in it") from None
+        raise UserError(f"{file} does not exist: give the folder of a run that has a checkpoint or a model") from None
     except Exception as error:  # damage shows as almost anything
         raise UserError(f"{file} is damaged or no model ({one_line(error)}): get another copy") from error
     if not isinstance(packed, dict) or "hyperparameters" not in packed:

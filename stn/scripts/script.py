@@ -99,8 +99,8 @@ class Script:
 
     @cached_property
     def changeable(self) -> set[str]:
-        """The settings that may be others when a run is resumed."""
-        return {"device", *(flag.name for flag in self.flags.values() if flag.may_change)}
+        """The settings that may be others when a run is resumed; the data's checksum may not."""
+        return {"device", "data", *(flag.name for flag in self.flags.values() if flag.may_change)}
 
     @property
     def path(self) -> str:
