@@ -207,6 +207,7 @@ HEADER = "epoch,time,val_loss,val_ppl\n"
 DAMAGE = {
     "no YAML": ("args.yaml", "lr: [1\nseed: {", "YAML"),
     "not UTF-8": ("args.yaml", b"\xff\xfe\xfa", "YAML"),
+    "nested": ("args.yaml", "[" * 3000, "nested"),
     "a list": ("args.yaml", "- 1\n", "names to values"),
     "older version": ("args.yaml", "script: train.py\nseed: 1\n", "older"),
     "no seed": ("args.yaml", "script: lstm/train.py\n", "older"),

@@ -65,6 +65,17 @@ def test_each_shows_every_run_with_its_seed(logs, capsys):
     assert [cells(line)[5] for line in lines] == ["1", "2"]
 
 
+def test_numbers_end_below_each_other(logs, capsys):
+    for name, val, others in (("a", 1000.25, {}), ("b", 99.5, {"lr": 0.125, "seed": 12345})):
+        write_run(logs / name, val=val, test=val / 10, **others)
+    _, head, first, second = listed(logs, capsys, "--each")
+    for column in ("val", "test", "best", "done", "time", "seed", "lr"):
+        end = head.index(f"{column} ") + len(column) if column != "lr" else len(head)
+        for line in (first, second):
+            assert line[end - 1].isdigit() and line[end : end + 2].strip() == ""
+    assert first.startswith("  99.50  ") and second.startswith("1000.25  ")
+
+
 def test_two_kinds_have_a_heading_each(logs, capsys):
     write_run(logs / "language", val=100.0, test=100.0)
     write_run(logs / "images", IMAGES, val=0.6251, test=0.5)

@@ -100,6 +100,8 @@ def summarize(folder: Path) -> tuple[list[Summary], list[str]]:
             kind, scores, settings = read_scores(path)
         except UserError as error:
             problems.append(str(error))
+        except RecursionError:  # of YAML
+            problems.append(f"{path / ARGS} is nested too deeply: mend it, or move the run away")
         else:
             scores["run"] = str(path.relative_to(folder))
             found.setdefault(kind, []).append((scores, settings))

@@ -4,7 +4,7 @@ Runs that differ in nothing but their seed are one line: the means over the seed
 standard deviation of their scores; "2/3 finished" is the mean of two seeds of three. --each shows the runs themselves.
 Scores are the best epoch's, on validation and test data; test only where the run has evaluated it. The columns: best is
 that epoch, counted from 0; done is the number of epochs so far; time is that of training, in hours, minutes and
-seconds. Nothing is written, and runs under way are not disturbed.
+seconds; the settings that differ come last. Nothing is written, and runs under way are not disturbed.
 """
 
 import math
