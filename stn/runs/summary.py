@@ -1,0 +1,296 @@
+"""What the runs below a folder have come to, as tables: a row for each run, or for all seeds of one configuration."""
+
+import csv
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from stn.errors import UserError, one_line
+from stn.files import cause
+from stn.runs.folder import ARGS, read_settings, read_status
+
+# Settings that say nothing about a configuration: where a run lies, what it computes on and how often it logs, or what
+# follows from other settings. The checksums tell what --data and --load_schedule name.
+PLACING = {"save_dir", "prefix", "save", "logdir", "dir", "subdir", "label"}
+MACHINE = {"device", "threads", "gpu", "disable_cuda", "no_cuda", "no_cuda_graphs", "checkpoint_seconds", "versions"}
+LOGGING = {"log_interval", "train_log_interval", "val_log_interval"}
+DERIVED = {"hyperparameters", "ranges", "data_checksum", "schedule_checksum"}
+UNTOLD = {"seed", *PLACING, *MACHINE, *LOGGING, *DERIVED}
+SHORTEST, LONGEST = 2, 24  # runs that are named together, and characters of what tells their paths apart
+
+MEANS = ["val", "test", "best", "done", "time"]
+COLUMNS = ["val", "val_deviation", "test", "test_deviation", "best", "done", "time", "status", "seeds", "run"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """name: of several such runs. measure: of the tables' val_… and test_… columns. factor: to the unit.
+
+    unit: in which val and test are told, to so many decimals. higher: whether more is better.
+    """
+
+    name: str
+    measure: str
+    unit: str
+    decimals: int
+    factor: int = 1
+    higher: bool = False
+
+
+# By the folder of the scripts.
+KINDS = {
+    "lstm": Kind("language models", "ppl", "perplexity", 2),
+    "cnn": Kind("image classifiers", "acc", "accuracy in %", 1, factor=100, higher=True),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Runs of one kind.
+
+    scores: COLUMNS and seed, a row for each run. val, test: in the kind's unit; NaN where not known, as are the other
+    numbers. best: the epoch of the lowest validation loss, counted from 0. done: how many epochs have ended. time: of
+    training, in seconds. seeds: how many val and test are the mean of. run: the path from the folder. settings: the
+    same rows, a column for each setting that is not the same in all; None where a run has no such setting.
+    """
+
+    kind: Kind
+    scores: pandas.DataFrame
+    settings: pandas.DataFrame
+
+    def gathered(self) -> "Summary":
+        """A row for each configuration: means over the seeds that are finished, with sample standard deviations.
+
+        A seed that was run more than once counts once, with the mean of its runs. Where there is but one run, its row
+        stays as it is, finished or not.
+        """
+        groups: dict[tuple, list[int]] = {}
+        for index, values in enumerate(self.settings.itertuples(index=False, name=None)):
+            groups.setdefault(values, []).append(index)
+        scores = pandas.DataFrame([_gather(self.scores.iloc[rows]) for rows in groups.values()], columns=COLUMNS)
+        settings = self.settings.iloc[[rows[0] for rows in groups.values()]].reset_index(drop=True)
+        return Summary(self.kind, scores, settings)
+
+    def ordered(self, column: str | None = None) -> "Summary":
+        """By a column of scores or settings, val and test the best first; by script, then val, where none is named.
+
+        What is not known comes last.
+        """
+        names = [column] if column else [*({"script"} & {*self.settings}), "val", "run"]
+        order = list(range(len(self.scores)))
+        for name in reversed(names):
+            values = list(self.settings[name] if name in self.settings else self.scores[name])
+            sign = -1 if self.kind.higher and name in ("val", "test") else 1
+            order.sort(key=lambda index, values=values, sign=sign: _place(values[index], sign))
+        return Summary(self.kind, *(table.iloc[order].reset_index(drop=True) for table in (self.scores, self.settings)))
+
+
+def summarize(folder: Path) -> tuple[list[Summary], list[str]]:
+    """The runs in a folder, at any depth, by kind; and why others had to be left out. Only reads."""
+    found: dict[Kind, list[tuple[dict, dict]]] = {}
+    paths, problems = find_runs(folder)
+    for path in paths:
+        try:
+            kind, scores, settings = read_scores(path)
+        except UserError as error:
+            problems.append(str(error))
+        except RecursionError:  # of YAML
+            problems.append(f"{path / ARGS} is nested too deeply: mend it, or move the run away")
+        else:
+            scores["run"] = str(path.relative_to(folder))
+            found.setdefault(kind, []).append((scores, settings))
+    return [_summary(kind, found[kind]) for kind in KINDS.values() if kind in found], problems
+
+
+def find_runs(folder: Path) -> tuple[list[Path], list[str]]:
+    """The folders with settings at any depth, sorted; and which folders cannot be read."""
+    problems: list[str] = []
+
+    def note(error: OSError) -> None:
+        problems.append(f"cannot read {error.filename}: {cause(error)}")
+
+    return sorted(Path(path) for path, _, files in os.walk(folder, onerror=note) if ARGS in files), problems
+
+
+def read_scores(path: Path) -> tuple[Kind, dict[str, Any], dict[str, Any]]:
+    """A run's kind, what it has come to, but for its path, and its settings.
+
+    result.csv is believed where it speaks, else epoch.csv. Raises UserError where they, or the settings, are not what
+    this version writes.
+    """
+    settings = read_settings(path)
+    family, _, script = str(settings.get("script")).partition("/")
+    if not script or family not in KINDS or type(settings.get("seed")) is not int:
+        missing = f"{path / ARGS} does not name a script and a seed of this version"
+        raise UserError(f"{missing} (it is of an older one, or no run's): look at the tables beside it")
+    kind, status = KINDS[family], read_status(path)
+    names = [f"{split}_{kind.measure}" for split in ("val", "test")]
+    epochs = _read(path / "epoch.csv", ["epoch", "time", "val_loss", names[0]], growing=status != "finished")
+    results = _read(path / "result.csv", names, ["best_epoch", "time"])
+    if status == "finished" and not epochs:
+        raise UserError(f"{path / 'epoch.csv'} has no rows, though the run is finished: restore it")
+    if results is not None and len(results) != 1:
+        raise UserError(f"{path / 'result.csv'} has not just one row of results: restore it")
+    (result,) = results or [{}]
+    epochs = epochs or []
+    best = min(epochs, key=lambda row: (math.isnan(row["val_loss"]), row["val_loss"]), default={})
+    last = epochs[-1] if epochs else {}
+    scores = {
+        "val": kind.factor * _known(result.get(names[0]), best.get(names[0])),
+        "test": kind.factor * _known(result.get(names[1])),
+        "best": _known(result.get("best_epoch"), best.get("epoch")),
+        "done": float(len(epochs)),
+        "time": _known(result.get("time"), last.get("time")),
+        "status": status,
+        "seed": settings["seed"],
+        "seeds": int(status == "finished"),
+    }
+    return kind, scores, settings
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that are not the same in all runs, in order.
+
+    One that only runs of another script lack does not differ for that; one that runs of the same script lack, as those
+    of an older version do, does.
+    """
+
+    def differs(name: str) -> bool:
+        having = {own[name] for own in settings if name in own}
+        of_scripts = {(own.get("script"), own.get(name)) for own in settings}
+        return len(having) > 1 or len(of_scripts) > len({script for script, _ in of_scripts})
+
+    names = dict.fromkeys(name for own in settings for name in own)
+    return [name for name in names if name not in UNTOLD and name not in COLUMNS and differs(name)]
+
+
+def together(paths: Sequence[str]) -> str:
+    """Several paths as one, as shells expand it: saves/a{1,2,3}; saves/a1 +2 where they differ in too much."""
+    if len(paths) < SHORTEST:
+        return "".join(paths)
+    head = common_start(paths)
+    tail = common_start([path[len(head) :][::-1] for path in paths])[::-1]
+    own = [path[len(head) : len(path) - len(tail)] for path in paths]
+    middle = ",".join(own)
+    return f"{head}{{{middle}}}{tail}" if len(middle) <= LONGEST else f"{paths[0]} +{len(paths) - 1}"
+
+
+def common_start(texts: Sequence[str]) -> str:
+    """What all texts begin with."""
+    first, last = min(texts), max(texts)
+    length = next((place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), None)
+    return first[:length]
+
+
+def _summary(kind: Kind, runs: Sequence[tuple[dict, dict]]) -> Summary:
+    settings = [{name: _plain(value) for name, value in own.items()} for _, own in runs]
+    for own in settings:
+        own["script"] = str(own["script"]).partition("/")[2]
+    _name_contents(settings, "data", "data_checksum", 1)
+    _name_contents(settings, "load_schedule", "schedule_checksum", 2)
+    names = differing(settings)
+    columns = {name: [own.get(name) for own in settings] for name in names}
+    switches = [name for name in names if name.startswith("tune_") and name != "tune_all"]
+    for name in switches if "tune_all" in columns else []:
+        if _follows(columns[name], columns["tune_all"]):
+            del columns[name]
+    scores = pandas.DataFrame([own for own, _ in runs]).assign(val_deviation=math.nan, test_deviation=math.nan)
+    return Summary(kind, scores[[*COLUMNS, "seed"]], pandas.DataFrame(columns, range(len(runs)), dtype=object))
+
+
+def _gather(rows: pandas.DataFrame) -> dict[str, Any]:
+    if len(rows) == 1:
+        return rows.iloc[0].to_dict()
+    by_seed = rows[rows["status"] == "finished"].groupby("seed")[MEANS].mean()
+    deviations = by_seed.std(ddof=1)
+    finished, all_seeds = len(by_seed), rows["seed"].nunique()
+    return {
+        **by_seed.mean(),
+        "val_deviation": deviations["val"],
+        "test_deviation": deviations["test"],
+        "status": f"{finished} finished" if finished == all_seeds else f"{finished}/{all_seeds} finished",
+        "seeds": finished,
+        "run": together([*rows["run"]]),
+    }
+
+
+def _follows(values: Sequence, others: Sequence) -> bool:
+    """Whether a setting has one value for each value of the other."""
+    return len({*zip(values, others, strict=True)}) == len({*others})
+
+
+def _name_contents(settings: Iterable[dict], name: str, checksum: str, parts: int) -> None:
+    """Name a path by its last parts, and alike what is of the same content, wherever it lies."""
+    names: dict[str, str] = {}
+    for own in settings:
+        if own.get(name) is None:
+            continue
+        content = str(own.get(checksum))
+        if content not in names:
+            short = "/".join(Path(str(own[name])).parts[-parts:])
+            names[content] = f"{short}:{content[:6]}" if short in names.values() else short
+        own[name] = names[content]
+
+
+def _plain(value: Any) -> Any:
+    """A setting that can be compared; lists as on the command line."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def _place(value: Any, sign: int) -> tuple:
+    """A key to sort by: numbers, then words, then what is not known."""
+    if isinstance(value, str):
+        return 1, 0, value
+    missing = value is None or math.isnan(value)
+    return (2, 0, "") if missing else (0, sign * value, "")
+
+
+def _known(*values: float | None) -> float:
+    """The first number that is known."""
+    return next((value for value in values if value is not None and not math.isnan(value)), math.nan)
+
+
+def _read(
+    file: Path, needed: Sequence[str], optional: Sequence[str] = (), growing: bool = False
+) -> list[dict[str, float]] | None:
+    """These columns of a table's rows, as numbers, of the optional ones those it has; None if it is not there.
+
+    An optional cell may be empty. growing: the last row may be cut off, and then does not count. Raises UserError where
+    the file cannot be read or is no such table.
+    """
+    remedy = "mend it, or move the run away"
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {cause(error)}") from error
+    # A row ends with its newline: what follows the last one was cut off, or is being written.
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content and not growing:
+        raise UserError(f"{file} is cut off within a row: restore it, or move the run away")
+    try:
+        header, *rows = list(csv.reader(io.StringIO(whole.decode()))) or [[]]
+        parse = {name: _number if name in optional else float for name in (*needed, *optional)}
+        columns = [name for name in parse if name in header or name in needed]
+        return [_parse(dict(zip(header, row, strict=True)), columns, parse) for row in rows]
+    except KeyError as error:
+        raise UserError(f"{file} has no column {error.args[0]}: {remedy}") from error
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{file} is not a table of numbers ({one_line(error)}): {remedy}") from error
+
+
+def _parse(cells: Mapping[str, str], names: Iterable[str], parse: Mapping[str, Callable]) -> dict[str, float]:
+    return {name: parse[name](cells[name]) for name in names}
+
+
+def _number(cell: str) -> float:
+    return float(cell) if cell else math.nan
