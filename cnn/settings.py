@@ -44,7 +44,6 @@ class ImageSettings(Settings):
 
     family = "cnn"
     unit = "images"
-    measure = "acc"
     cpu_flag = "no_cuda"
     DERIVED = (*Settings.DERIVED, "label")
 

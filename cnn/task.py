@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from cnn.augmentation import cutout, input_scaling, jitter
 from stn.bilevel import Loss, Score, StreamTask
-from stn.datasets.images import Images, ImageSets
+from stn.datasets.images import ImageSets
 from stn.dropout import dropout
 from stn.hyperparameters import Draw
+from stn.streams import Shuffled
 
 # As published: of CIFAR-10's training images, on a scale of 255.
 MEAN = (125.3, 123.0, 113.9)
@@ -27,49 +28,19 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
-class Stream:
-    """Images in mini-batches, for ever, in a new order for each pass; a pass's last batch may be smaller."""
-
-    def __init__(self, images: Images, batch_size: int, device: torch.device | str):
-        self.images = images.to(device)
-        self.batch_size = batch_size
-        self.epochs = self.position = 0  # passes completed, examples read of the one under way
-        self.order = self.shuffled()
-
-    def shuffled(self) -> Tensor:
-        # Drawn on the CPU, so that a seed gives the same order on every device.
-        return torch.randperm(len(self.images))
-
-    def next(self) -> Batch:
-        chosen = self.order[self.position : self.position + self.batch_size].to(self.images.labels.device)
-        self.position += len(chosen)
-        if self.position == len(self.order):
-            self.epochs, self.position, self.order = self.epochs + 1, 0, self.shuffled()
-        return Batch(self.images.pixels[chosen], self.images.labels[chosen])
-
-    def state_dict(self) -> dict:
-        return {"epochs": self.epochs, "position": self.position, "order": self.order}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.epochs, self.position, self.order = state["epochs"], state["position"], state["order"]
-
-
 class ImageClassification(StreamTask):
     """Train and validate a network on image sets; validation and test images are never augmented."""
 
     def __init__(self, model: nn.Module, sets: ImageSets, batch_size: int, device: torch.device | str = "cpu"):
         self.model, self.batch_size = model, batch_size
-        self.streams = {split: Stream(getattr(sets, split), batch_size, device) for split in ("train", "valid")}
+        pairs = {
+            split: (images.pixels, images.labels) for split, images in (("train", sets.train), ("valid", sets.valid))
+        }
+        self.streams = {split: Shuffled(pair, batch_size, device) for split, pair in pairs.items()}
         self.evaluation = {"valid": sets.valid.to(device), "test": sets.test.to(device)}
 
-    @property
-    def position(self) -> tuple[int, int]:
-        stream = self.streams["train"]
-        done, whole = (-(-count // self.batch_size) for count in (stream.position, len(stream.order)))
-        return done, whole
-
     def batch(self, split: str) -> Batch:
-        return self.streams[split].next()
+        return Batch(*super().batch(split))
 
     def predict(self, batch: Batch, draw: Draw) -> Tensor:
         """Logits (B, 10)."""
@@ -84,9 +55,6 @@ class ImageClassification(StreamTask):
         loss = F.cross_entropy(prediction, batch.labels)
         accuracy = (prediction.argmax(1) == batch.labels).float().mean()
         return Loss(loss, loss.detach(), len(batch.labels), accuracy)
-
-    def carry(self, batch: Batch, prediction: Tensor) -> None:
-        """Images follow from nothing before them."""
 
     def evaluate(self, split: str, draw: Draw) -> Score:
         images = self.evaluation[split]

@@ -44,7 +44,6 @@ class LanguageModelSettings(Settings):
 
     family = "lstm"
     unit = "tokens"
-    measure = "ppl"
     newest = "the newest of this --save_dir and --prefix"
     overwrites = True
 

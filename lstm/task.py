@@ -44,6 +44,11 @@ class Stream:
         self.position = self.epochs = 0
         self.state: list[State] | None = None
 
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Chunks of this pass: done, and in all."""
+        return num_chunks(self.data[: self.position + 1], self.bptt), num_chunks(self.data, self.bptt)
+
     def next(self) -> tuple[Tensor, Tensor]:
         """The next chunk's inputs and targets, (T, B) each."""
         inputs, targets = chunk(self.data, self.position, self.bptt)
@@ -93,11 +98,6 @@ class LanguageModeling(StreamTask):
             split: batchify(getattr(corpus, split), batch, split).to(device)
             for split, batch in EVALUATION_BATCH.items()
         }
-
-    @property
-    def position(self) -> tuple[int, int]:
-        stream = self.streams["train"]
-        return num_chunks(stream.data[: stream.position + 1], self.bptt), num_chunks(stream.data, self.bptt)
 
     def batch(self, split: str) -> Batch:
         stream = self.streams[split]

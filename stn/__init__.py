@@ -5,14 +5,20 @@ from typing import Any
 
 # Imported when first used: a script must be able to explain that torch is missing, or that Ctrl-C stopped its import.
 _HOMES = {
-    "stn.bilevel": ("Loss", "Score", "Task"),
+    "stn.bilevel": ("Loss", "Score", "StreamTask", "Task"),
     "stn.errors": ("UserError",),
     "stn.hyperparameters": ("Draw", "Hyperparameters", "Tuned"),
     "stn.layers": ("HyperConv2d", "HyperEmbedding", "HyperLinear"),
+    "stn.learning_rates": ("LearningRate", "NonMonotonicDecay"),
     "stn.lstm": ("HyperLSTM",),
     "stn.methods": ("STN", "frozen"),
+    "stn.recorder": ("Recorder",),
+    "stn.runs.folder": ("RunFolder",),
     "stn.runs.models": ("load_model",),
     "stn.schedules": ("Constant", "Gaussian", "Replay", "Sinusoid"),
+    "stn.scripts.screen": ("Screen",),
+    "stn.streams": ("Shuffled",),
+    "stn.training": ("Plan", "Trainer"),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)
 

@@ -113,7 +113,8 @@ class Task(Protocol[Batch, Prediction]):
 class StreamTask:
     """What tasks have in common that read mini-batches from `streams`, one for "train" and one for "valid".
 
-    A stream counts its passes in `epochs`, and has a state_dict.
+    A stream gives the `next` mini-batch, counts its passes in `epochs` and the `steps` of one, and has a state_dict
+    (stn/streams.py).
     """
 
     streams: dict[str, Any]
@@ -121,6 +122,16 @@ class StreamTask:
     @property
     def epochs(self) -> int:
         return self.streams["train"].epochs
+
+    @property
+    def position(self) -> tuple[int, int]:
+        return self.streams["train"].steps
+
+    def batch(self, split: str) -> Any:
+        return self.streams[split].next()
+
+    def carry(self, batch: Any, prediction: Any) -> None:
+        """Nothing, as a mini-batch that was shuffled follows from none before it."""
 
     def state_dict(self) -> dict:
         return {split: stream.state_dict() for split, stream in self.streams.items()}

@@ -73,7 +73,7 @@ class Trainer:
     def done(self) -> str:
         """Why training is over; empty while it is not."""
         if self.epoch >= self.plan.epochs:
-            return f"all {self.plan.epochs} epochs are done"
+            return f"{self.plan.epochs} epoch{' is' if self.plan.epochs == 1 else 's are'} done"
         if self.epochs_since_best >= self.plan.patience:
             return f"no lower validation loss in {self.epochs_since_best} epochs"
         if self.learning_rate.too_low:

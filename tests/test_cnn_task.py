@@ -173,8 +173,8 @@ def test_a_batch_moves_its_stream_on_and_nothing_else(split):
         assert (stream.epochs, stream.position) == (0, start) and torch.equal(torch.get_rng_state(), random)
         batch = task.batch(split)
         chosen = order[start : start + 4]
-        assert torch.equal(batch.pixels, stream.images.pixels[chosen])
-        assert torch.equal(batch.labels, stream.images.labels[chosen])
+        assert torch.equal(batch.pixels, stream.tensors[0][chosen])
+        assert torch.equal(batch.labels, stream.tensors[1][chosen])
         after = copy.deepcopy(task.state_dict())
         task.carry(batch, task.predict(batch, constant().current()))
         assert same(task.state_dict(), after)
@@ -231,11 +231,11 @@ def test_training_images_are_augmented_and_validation_images_never(seen):
     train, valid = task.streams["train"], task.streams["valid"]
     order = train.order[:4]
     step(task, "train", draw)
-    assert not torch.equal(seen.pop()[0], normalized(scaled(train.images.pixels[order])))
+    assert not torch.equal(seen.pop()[0], normalized(scaled(train.tensors[0][order])))
     order, before = valid.order[:4], torch.get_rng_state()
     task.model.eval()
     step(task, "valid", draw)
-    assert torch.equal(seen.pop()[0], normalized(scaled(valid.images.pixels[order])))
+    assert torch.equal(seen.pop()[0], normalized(scaled(valid.tensors[0][order])))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -89,8 +89,9 @@ def rows(file):
 
 
 def shown(folder):
-    """What TensorBoard shows, but for the speed."""
-    return {tag: values for tag, values in scalars(folder).items() if tag != "epoch/targets_per_second"}
+    """What TensorBoard shows, but for the speed; of results, of which a run that was stopped has several, the last."""
+    tags = {tag: values for tag, values in scalars(folder).items() if tag != "epoch/targets_per_second"}
+    return {tag: values[-1:] if tag.startswith("result/") else values for tag, values in tags.items()}
 
 
 def assert_same_end(folder, other):

@@ -62,8 +62,10 @@ def started(sources=None, train_step=0, epoch=0, **plan):
         epoch=epoch,
         done=lambda: "all 3 epochs are done",
     )
-    run = SimpleNamespace(path="logs/here", settings={"device": "cpu", "threads": 1, "seed": 3, "dtype": "float32"})
-    made = Screen(Lines("train.py"), "images", "acc", "a new run", "as asked for")
+    run = SimpleNamespace(
+        path="logs/here", resumed=False, settings={"device": "cpu", "threads": 1, "seed": 3, "dtype": "float32"}
+    )
+    made = Screen("images", "a new run", "as asked for", Lines("train.py"))
     made.started(trainer, run, Data())
     return made
 
@@ -165,9 +167,9 @@ def test_the_time_that_remains():
 def test_the_warm_up_is_announced_and_its_end_told(capsys):
     screen = started(warmup_steps=250, epochs=5)
     assert "warm-up until weight step 250, in epoch 2; tuning starts after it\n" in capsys.readouterr().out
-    for epoch, position in ((0, 10), (2, 40), (2, 50), (2, 60)):
+    for epoch, position in ((0, 10), (2, 40), (2, 58), (2, 68)):
         screen.update(status(position, epoch))
-    assert capsys.readouterr().out == "epoch   2  warm-up is over at weight step 250: tuning starts\n"
+    assert capsys.readouterr().out == "epoch   2  warm-up is over since weight step 250: tuning has started\n"
 
 
 @pytest.mark.parametrize("how", [{"train_step": 250, "warmup_steps": 250}, {"sources": {"rate": Constant(0.5)}}])

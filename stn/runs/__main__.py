@@ -1,7 +1,5 @@
 """`python -m stn.runs [FOLDER]` lists the runs in a folder."""
 
-import sys
+from stn.scripts.launch import launch
 
-from stn.scripts.runs import main
-
-sys.exit(main())
+launch("stn.scripts.runs", "runs")

@@ -28,34 +28,37 @@ UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 class Screen:
     """Lines go to stdout; progress within an epoch goes to stderr, as bars on a terminal, else as a line a minute.
 
-    lines: where the lines go. unit: what training goes through, "tokens" or "images". measure: which of a score's
-    measures an epoch's line shows. introduction: the first line of a new run. why_dtype: why matrix products are
-    computed in their type. at_end: what is called when training has ended, before the best model is evaluated.
+    unit: what training goes through, such as "tokens". introduction: the first line of a new run. why_dtype: why matrix
+    products are computed in their type. lines: where the lines go. at_end: what is called when training has ended,
+    before the best model is evaluated.
     """
 
     def __init__(
         self,
-        lines: Lines,
-        unit: str,
-        measure: str,
+        unit: str = "targets",
         introduction: str = "",
         why_dtype: str = "as before",
+        lines: Lines | None = None,
         at_end: Callable[[], None] = lambda: None,
     ):
-        self.lines, self.unit, self.measure = lines, unit, measure
+        self.lines, self.unit = lines or Lines("stn"), unit
         self.introduction, self.why_dtype, self.at_end = introduction, why_dtype, at_end
         self.names: tuple[str, ...] = ()  # of the hyperparameters to show
         self.bars: Bars | None = None
         self.shown = time.monotonic()  # when something was last shown
 
-    def started(self, trainer: Trainer, run: RunFolder, data: Data) -> None:
-        """The run's first lines: what is trained on what, where, and where it is logged."""
+    def started(self, trainer: Trainer, run: RunFolder, data: Data | None = None) -> None:
+        """The run's first lines: what is trained on what, where, and where it is logged, as far as its settings say."""
         self.trainer, hyper, settings = trainer, trainer.hyper, run.settings
         self.names = hyper.changing
         self.warm = trainer.train_step >= trainer.plan.warmup_steps or not hyper.num_tuned
         self.ended_at, self.epoch_seconds = trainer.recorder.epoch_started, 0.0
-        self.say(self.introduction or f"resuming at epoch {trainer.epoch}, weight step {trainer.train_step}")
-        self.say(data.description)
+        if run.resumed:
+            self.say(f"resuming at epoch {trainer.epoch}, weight step {trainer.train_step}")
+        elif self.introduction:
+            self.say(self.introduction)
+        if data is not None:
+            self.say(data.description)
         weights = sum(weight.numel() for weight in trainer.task.model.parameters())
         self.say(f"{weights:,} weights; tuned: {', '.join(hyper.columns) or 'nothing'}")
         for schedule, names in changing_schedules(hyper).items():
@@ -63,16 +66,16 @@ class Screen:
         if not self.warm:
             steps, (_, length) = trainer.plan.warmup_steps, trainer.task.position
             self.say(f"warm-up until weight step {steps}, in epoch {steps // length}; tuning starts after it")
-        threads = settings["threads"]
-        self.say(f"{settings['device']}, {threads} CPU thread{'s' * (threads > 1)}, seed {settings['seed']}")
-        self.say(f"products in {settings['dtype']}, {self.why_dtype}")
+        if threads := settings.get("threads"):
+            self.say(f"{settings['device']}, {threads} CPU thread{'s' * (threads > 1)}, seed {settings['seed']}")
+            self.say(f"products in {settings['dtype']}, {self.why_dtype}")
         self.say(f"logs in {run.path}")
 
     def update(self, status: Status) -> None:
-        if not self.warm and status.train_step >= self.trainer.plan.warmup_steps:
+        if not self.warm and status.train_step >= (steps := self.trainer.plan.warmup_steps):
             self.warm = True
             self.close()
-            self.say(f"epoch {status.epoch:3d}  warm-up is over at weight step {status.train_step}: tuning starts")
+            self.say(f"epoch {status.epoch:3d}  warm-up is over since weight step {steps}: tuning has started")
         score = "  ".join(MEASURES[name].format(value) for name, value in status.score.measures().items())
         speed, left = f"{status.speed:,.0f} {self.unit}/s", self.remaining(status)
         if sys.stderr.isatty():
@@ -95,7 +98,8 @@ class Screen:
         self.close()
         self.epoch_seconds, self.ended_at = row["time"] - self.ended_at, row["time"]
         mark = "*" if best else " "
-        train, valid = (MEASURES[self.measure].format(row[f"{split}_{self.measure}"]) for split in ("train", "val"))
+        measure = "acc" if "val_acc" in row else "ppl"
+        train, valid = (MEASURES[measure].format(row[f"{split}_{measure}"]) for split in ("train", "val"))
         scores = f"train {train}  valid {valid}{mark}"
         self.say(f"epoch {row['epoch']:3d}  {row['time']:7.0f} s  {scores} lr {row['lr']:.4g}")
         if self.names:

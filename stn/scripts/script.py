@@ -231,7 +231,7 @@ class Script:
         return 0
 
     def screen(self, *first_lines: str, at_end: Callable[[], None] = lambda: None) -> Screen:
-        return Screen(Lines(self.name), self.settings.unit, self.settings.measure, *first_lines, at_end=at_end)
+        return Screen(self.settings.unit, *first_lines, lines=Lines(self.name), at_end=at_end)
 
     def train(
         self,

@@ -54,7 +54,6 @@ class Settings:
 
     family: ClassVar[str]  # the scripts' folder, which tells those of one name apart: "lstm", "cnn"
     unit: ClassVar[str]  # of what training goes through: "tokens", "images"
-    measure: ClassVar[str]  # what the screen shows of a score: "ppl", "acc"
     newest: ClassVar[str] = "the newest"  # which run is resumed where none is named
     cpu_flag: ClassVar[str] = "disable_cuda"  # what keeps a run off GPUs
     overwrites: ClassVar[bool] = False  # whether a new run may lie where one is

@@ -1,0 +1,43 @@
+"""Data sets in memory as endless streams of mini-batches."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Shuffled:
+    """Mini-batches of examples, in a new order for each pass; a pass's last one may be smaller.
+
+    tensors: of one data set, example after example: inputs and targets, for instance. device: where they go to.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], batch_size: int, device: torch.device | str = "cpu"):
+        self.tensors = tuple(tensor.to(device) for tensor in tensors)
+        self.batch_size = batch_size
+        self.epochs = self.position = 0  # passes completed, examples read of the one under way
+        self.order = self.shuffled()
+
+    def shuffled(self) -> Tensor:
+        # Drawn on the CPU, so that a seed gives the same order on every device.
+        return torch.randperm(len(self.tensors[0]))
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Mini-batches of this pass: done, and in all."""
+        done, whole = (-(-count // self.batch_size) for count in (self.position, len(self.order)))
+        return done, whole
+
+    def next(self) -> tuple[Tensor, ...]:
+        """The next mini-batch of each tensor."""
+        chosen = self.order[self.position : self.position + self.batch_size].to(self.tensors[0].device)
+        self.position += len(chosen)
+        if self.position == len(self.order):
+            self.epochs, self.position, self.order = self.epochs + 1, 0, self.shuffled()
+        return tuple(tensor[chosen] for tensor in self.tensors)
+
+    def state_dict(self) -> dict:
+        return {"epochs": self.epochs, "position": self.position, "order": self.order}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epochs, self.position, self.order = state["epochs"], state["position"], state["order"]
