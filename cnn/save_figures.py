@@ -3,7 +3,7 @@
 import sys
 from functools import partial
 
-from cnn.figures import ORDER, cutout, cuts_out, dropouts, rates
+from cnn.figures import ORDER, WORDS, cutout, cuts_out, dropouts, rates
 from stn.figures.schedules import schedules
 from stn.scripts import figures
 
@@ -13,7 +13,7 @@ PLOTS = {
     "dropouts": figures.Plot(dropouts, rates),
     "cutout": figures.Plot(cutout, cuts_out),
 }
-main = partial(figures.main, script="save_figures.py", plots=PLOTS, names=ORDER)
+main = partial(figures.main, script="save_figures.py", plots=PLOTS, words=WORDS)
 
 if __name__ == "__main__":
     sys.exit(main())
