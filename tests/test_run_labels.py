@@ -74,6 +74,16 @@ def test_labels_of_folders_that_are_named_after_flags_are_what_differs(make_run,
     assert history.labels([history.read_run(make_run("day", date=name, **FLAGS)) for name in names]) == expected
 
 
+def test_flags_tell_runs_of_several_days_apart_where_they_can(make_run):
+    def labels(*paths):
+        found = [history.read_run(make_run(day, date=name, **FLAGS)) for day, name in paths]
+        return history.labels(found)
+
+    paths = [("d1", "model1_seed1_12:16:02"), ("d1", "model1_seed2_12:17:02"), ("d2", "model1_seed3_12:16:02")]
+    assert labels(*paths) == ["seed1", "seed2", "seed3"]
+    assert labels(("d3", "seed1_12:16:02"), ("d4", "seed1_12:17:02")) == ["d3", "d4"]
+
+
 def test_a_name_goes_before_the_path(make_run):
     runs = [history.read_run(make_run(name)) for name in ("fixed", "tuned")]
     assert history.labels([runs[0], replace(runs[1], name="ours")]) == ["fixed", "ours"]

@@ -18,6 +18,8 @@ from stn.hyperparameters import neighbourhood
 from stn.runs.folder import ARGS, read_settings
 from stn.schedules import SCALE
 
+FLAGS_AND_TIME = re.compile(r"(.*)_(\d\d:\d\d:\d\d)")  # how an image classifier's folder is named
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -148,6 +150,9 @@ def words_for(name: str, runs: Iterable[Run]) -> str:
 
 
 def _labels_of_paths(runs: Sequence[Run]) -> list[str]:
+    flags = _differing_flags(runs)
+    if _tell_apart(flags):
+        return flags
     paths = [run.path.resolve().parts for run in runs]
     if len(runs) == 1:
         return ["/".join(paths[0][-2:])]
@@ -159,26 +164,33 @@ def _labels_of_paths(runs: Sequence[Run]) -> list[str]:
     for count in range(1, max(map(len, own)) + 1):
         short = ["/".join(folders[:count]) for folders in own]
         if _tell_apart(short):
-            return _differing_flags(short, runs) if count == 1 else short
+            return _with_times(short, flags) if count == 1 else short
     return [str(run.path) for run in runs]
 
 
-def _differing_flags(folders: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """Of folders that are all named <flags>_HH:MM:SS only the flags that not all have; the time where it is needed."""
-    named = [re.fullmatch(r"(.*)_(\d\d:\d\d:\d\d)", folder) for folder in folders]
-    if not all(named):
+def _with_times(folders: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Folders by the flags that not all have, and by their time where that does not tell them apart."""
+    if not all(map(FLAGS_AND_TIME.fullmatch, folders)):
         return [*folders]
+    times = [FLAGS_AND_TIME.fullmatch(folder)[2] for folder in folders]
+    short = [
+        own if own and flags.count(own) == 1 else f"{own}, {time}".removeprefix(", ")
+        for own, time in zip(flags, times, strict=True)
+    ]
+    return short if _tell_apart(short) else [*folders]
+
+
+def _differing_flags(runs: Sequence[Run]) -> list[str]:
+    """Of runs' folders that are all named after flags and the time the flags that not all have; else nothing."""
+    named = [FLAGS_AND_TIME.fullmatch(run.path.name) for run in runs]
+    if not all(named):
+        return [""] * len(named)
     # Flags hold underscores themselves; the longest that fits is taken first.
     flags = sorted({flag for run in runs for flag in run.settings}, key=len, reverse=True)
     part = re.compile("|".join([*(f"{re.escape(flag)}[^_]*" for flag in flags), "[^_]+"]))
     parts = [part.findall(name[1]) for name in named]
     common = set.intersection(*map(set, parts))
-    own = [", ".join(part for part in of_run if part not in common) for of_run in parts]
-    short = [
-        flags if flags and own.count(flags) == 1 else f"{flags}, {name[2]}".removeprefix(", ")
-        for flags, name in zip(own, named, strict=True)
-    ]
-    return short if _tell_apart(short) else [*folders]
+    return [", ".join(part for part in of_run if part not in common) for of_run in parts]
 
 
 def _tell_apart(names: Sequence[str]) -> bool:
