@@ -2,27 +2,34 @@
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import cycle
 
 import numpy
 from matplotlib.ticker import MaxNLocator
 
-from cnn import hyperparameters
-from cnn.hyperparameters import TABLE
-from stn.figures.drawing import Drawing, select, shared_color
-from stn.figures.schedules import draw_schedules, draw_values, scale_panels, schedule_axis
-from stn.figures.style import COLORS, DASHES, SHADES, STYLE, grid, grow, key, legend, styled, wrapped
+from cnn.hyperparameters import CUTOUT, LAYERS, TABLE
+from stn.figures.drawing import Drawing, run_keys, select, shared_style
+from stn.figures.schedules import (
+    draw_schedules,
+    draw_values,
+    mark_warm_up,
+    moving_styles,
+    scale_panels,
+    schedule_axis,
+)
+from stn.figures.style import COLORS, DASHES, SHADES, grid, key, legend, set_titles, styled
 from stn.runs.history import Run, labels
 
-# The lines of the layers' dropout rates, by the layers' kind and number.
-RATES = {
+CONVOLUTIONAL = LAYERS["dropout"]  # their rates, in the order of the layers
+RATES = ("dropout", *CONVOLUTIONAL, "indropout", *LAYERS["fc_dropout"])
+# The lines of the rates that are no convolutional layer's own.
+OTHERS = {
     "dropout": {"color": SHADES[0]},
-    **{f"dropout{layer}": {"color": shade} for layer, shade in enumerate(SHADES)},
     "indropout": {"color": "black", "linestyle": DASHES[3]},
     "fcdropout0": {"color": COLORS[1], "linestyle": DASHES[1]},
-    "fcdropout1": {"color": COLORS[4], "linestyle": DASHES[1]},
+    "fcdropout1": {"color": COLORS[4], "linestyle": DASHES[2]},
 }
-CUTOUT = {name: TABLE[name].label for name in hyperparameters.CUTOUT}
+STEPS = 0.5  # width of the line of rounded values
+WORDS = {name: declared.label for name, declared in TABLE.items()}
 ORDER = (*RATES, "hue", "contrast", "sat", "bright", "inscale", *CUTOUT)  # whatever acts alike is side by side
 
 
@@ -32,31 +39,42 @@ def rates(run: Run, by: str = "train_step") -> list[str]:
 
 
 def cuts_out(run: Run, by: str = "train_step") -> bool:
-    return CUTOUT.keys() <= {*run.on(by)}
+    return {*CUTOUT} <= {*run.on(by)}
 
 
 @styled
 def dropouts(runs: Sequence[Run]) -> Drawing:
     """The dropout rates of the layers, a panel for each run; the axis is that of `schedules`.
 
-    Convolutional layers are solid, from dark (the first) to light; fully connected ones dashed; the input dotted.
-    Raises UserError where no run has such rates, or all are 0.
+    Convolutional layers are solid, from dark (the first) to light; fully connected ones dashed; the input dotted. The
+    warm-up of each run is marked. Raises UserError where no run has such rates, or all are 0.
     """
     by = schedule_axis(runs)
     drawn, skipped = select(runs, partial(rates, by=by), "holds no dropout rates of layers")
     figure, panels, spare = grid(len(drawn), height=1.7, sharey=True, wide=len(drawn) > 1)
-    width = int(12 * figure.get_figwidth() / panels[0].get_gridspec().ncols)  # in characters, some 12 an inch
-    titles = [wrapped(label, width) for label in labels(drawn)] if len(drawn) > 1 else [""]
-    for panel, run, title in zip(panels, drawn, titles, strict=True):
+    if len(drawn) > 1:
+        names = dict(zip(runs, labels(runs), strict=True))
+        set_titles(figure, panels, [names[run] for run in drawn])
+    lines = rate_lines(drawn, by)
+    for panel, run in zip(panels, drawn, strict=True):
         for name in rates(run, by):
-            draw_values(panel, *run.curves(by)[name], **RATES[name])
-        panel.set_title(title, fontsize=STYLE["legend.fontsize"])
+            draw_values(panel, *run.curves(by)[name], **lines[name])
     scale_panels(panels, drawn, by)
-    grow(figure, max(title.count("\n") for title in titles))
     panels[0].set(ylabel="dropout rate", ylim=(0, 1.08 * max(panel.dataLim.ymax for panel in panels)))
-    names = {name for run in drawn for name in rates(run, by)}
-    legend(figure, spare, [key(name, **style) for name, style in RATES.items() if name in names])
+    warm = [mark_warm_up([panel], [run], by, {}) for panel, run in zip(panels, drawn, strict=True)]
+    used = {name for run in drawn for name in rates(run, by)}
+    keys = [key(WORDS[name], **style) for name, style in lines.items() if name in used]
+    legend(figure, spare, [*keys, *next(filter(None, warm), [])])
     return Drawing(figure, skipped)
+
+
+def rate_lines(runs: Sequence[Run], by: str) -> dict[str, dict]:
+    """The line of each rate; the shades of the convolutional layers are spread over as many as the runs have."""
+    layers = [name for name in CONVOLUTIONAL if any(name in run.curves(by) for run in runs)]
+    last = max(len(layers) - 1, 1)
+    shades = {name: SHADES[round(layer * (len(SHADES) - 1) / last)] for layer, name in enumerate(layers)}
+    lines = {**OTHERS, **{name: {"color": shade} for name, shade in shades.items()}}
+    return {name: lines[name] for name in RATES if name in lines}
 
 
 @styled
@@ -68,15 +86,16 @@ def cutout(runs: Sequence[Run]) -> Drawing:
     by = schedule_axis(runs)
     drawn, skipped = select(runs, partial(cuts_out, by=by), "cuts no holes")
     figure, panels, _ = grid(len(CUTOUT), height=1.7, wide=len(drawn) > 1)
-    lines, bands = draw_schedules(dict(zip(CUTOUT, panels, strict=True)), drawn, by)
-    for panel, (name, label) in zip(panels, CUTOUT.items(), strict=True):
-        for run, color in zip(drawn, cycle(COLORS)):
-            steps = {"color": color, "drawstyle": "steps-mid", "linewidth": 0.6}
+    set_titles(figure, panels, [WORDS[name] for name in CUTOUT])
+    styles = moving_styles(runs, by)
+    marks = draw_schedules(dict(zip(CUTOUT, panels, strict=True)), drawn, by, styles)
+    for panel, name in zip(panels, CUTOUT, strict=True):
+        for run in drawn:
+            steps = {"color": styles[run]["color"], "drawstyle": "steps-mid", "linewidth": STEPS}
             draw_values(panel, *run.curves(by)[name], numpy.floor, **steps)
-        panel.set_ylabel(label)
         panel.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.set_ylim(bottom=-0.04 * panel.get_ylim()[1])  # so that no hole is not hidden by the axis
-    color = shared_color(drawn)
-    rounding = [key("before rounding", color=color), key("rounded down", color=color, linewidth=0.6)]
-    legend(figure, None, [*lines, *rounding, *bands])
+    shared = shared_style(drawn, styles)
+    rounding = [key("before rounding", **shared), key("rounded down", **shared | {"linewidth": STEPS})]
+    legend(figure, None, [*run_keys(drawn, runs, styles), *rounding, *marks])
     return Drawing(figure, skipped)

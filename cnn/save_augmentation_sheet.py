@@ -9,6 +9,7 @@ if __name__ == "__main__":
 
     launch("cnn.save_augmentation_sheet")
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,9 +27,7 @@ from stn.figures import style
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs.history import Run, read_run
 from stn.schedules import SCALE, Constant
-from stn.scripts import options
-from stn.scripts.options import ROOT
-from stn.scripts.output import say
+from stn.scripts import figures, options
 
 NAME = "save_augmentation_sheet.py"
 ROWS = 3  # of each epoch
@@ -44,9 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
     parser = options.OneLineParser(prog=NAME, description=__doc__)
     add = parser.add_argument
-    add("run", metavar="RUN", help="the folder of an image classifier's run")
-    out = ROOT / "plots" / "augmentation"
-    add("--out", type=Path, default=out, metavar="PATH", help="the figure's path, but for .pdf and .png")
+    add("run", type=options.named, metavar="RUN", help="the folder of an image classifier's run")
+    figures.add_out(parser, "plots/augmentation", "PATH", "the figure's path, but for .pdf and .png")
     add("--images", type=options.positive_int, default=12, metavar="N", help="how many images, a column each")
     add("--seed", type=options.nonnegative_int, default=0, help="which images, and their random augmentation")
     args = parser.parse_args(argv)
@@ -61,8 +59,7 @@ def draw(run: str, out: Path, images: int, seed: int) -> None:
     epochs = epochs_to_draw(history)
     pixels = some_images(history.settings, images, seed)
     blocks = [augmented_rows(pixels, drawer(row, history.settings), seed) for row in epochs]
-    for file in style.save(sheet(scaled(pixels), blocks, epochs), out):
-        say(f"wrote {file}")
+    figures.write(sheet(scaled(pixels), blocks, epochs), out)
 
 
 def epochs_to_draw(run: Run) -> list[dict[str, float]]:
@@ -122,8 +119,8 @@ def sheet(originals: Tensor, blocks: Sequence[Tensor], epochs: Sequence[Mapping[
     """
     blocks = [originals[None], *blocks]
     texts = [("original", {})]
-    for row in epochs:  # discrete values are not rounded down
-        texts.append((f"epoch {row['epoch']:g}", {label: f"{row[name]:.3f}" for name, label in LABELS.items()}))
+    for row in epochs:
+        texts.append((f"epoch {row['epoch']:g}", {label: in_use(name, row[name]) for name, label in LABELS.items()}))
     side = min((style.PAGE - MARGIN) / len(originals), LARGEST)
     pairs = zip(blocks, texts, strict=True)
     heights = [max(len(block) * side, (1 + len(values)) * LINE) for block, (_, values) in pairs]
@@ -137,6 +134,11 @@ def sheet(originals: Tensor, blocks: Sequence[Tensor], epochs: Sequence[Mapping[
         write_label(figure, top, *text)
         top -= tall + GAP
     return figure
+
+
+def in_use(name: str, value: float) -> str:
+    """A hyperparameter's value as augmentation uses it: a discrete one rounded down."""
+    return str(math.floor(value)) if TABLE[name].discrete else f"{value:.3f}"
 
 
 def draw_block(panel: Axes, block: Tensor) -> None:

@@ -11,7 +11,7 @@ if __name__ == "__main__":
 
 from functools import partial
 
-from cnn.figures import ORDER, cutout, cuts_out, dropouts, rates
+from cnn.figures import ORDER, WORDS, cutout, cuts_out, dropouts, rates
 from stn.figures.schedules import schedules
 from stn.scripts import figures
 
@@ -21,4 +21,4 @@ PLOTS = {
     "dropouts": figures.Plot(dropouts, rates),
     "cutout": figures.Plot(cutout, cuts_out),
 }
-main = partial(figures.main, script="save_figures.py", plots=PLOTS, names=ORDER)
+main = partial(figures.main, script="save_figures.py", plots=PLOTS, words=WORDS)

@@ -19,11 +19,10 @@ from lstm import train
 from lstm.hyperparameters import TABLE
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import first_lines
-from stn.figures import style
 from stn.figures.schedules import schedules
 from stn.figures.scores import perplexities
 from stn.runs import history
-from stn.scripts import options
+from stn.scripts import figures, options
 from stn.scripts.jobs import Job, finish
 from stn.scripts.options import ROOT
 from stn.scripts.output import say
@@ -74,8 +73,7 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
     say("")
     for draw in (schedules, perplexities):
         figure, _ = draw([history.read_run(job.path, TABLE) for job in jobs])
-        for file in style.save(figure, folder / draw.__name__):
-            say(f"figure {file}")
+        figures.write(figure, folder / draw.__name__)
 
 
 def table(fixed: Job, tuned: Job) -> str:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from lstm.hyperparameters import TABLE
 from stn.errors import UserError
-from stn.figures import schedules, style
-from stn.runs import history
+from stn.figures import schedules
 from stn.runs.find import last_started
-from stn.scripts import options
+from stn.runs.history import Run, read_run
+from stn.scripts import figures, options
 from stn.scripts.options import ROOT
-from stn.scripts.output import complain, say
+from stn.scripts.output import complain
 
 NAME = "save_dropouto_schedule_plot.py"
 LOGS = "dropouto_schedule_init*"
@@ -27,33 +27,36 @@ LOGS = "dropouto_schedule_init*"
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
     args = parser().parse_args(argv)
-    return options.exit_status(NAME, lambda: draw(args.runs or find_runs(), args.out), "start it again")
+    return options.exit_status(NAME, lambda: draw(args.runs or find_runs(), args.labels, args.out), "start it again")
 
 
 def parser() -> options.OneLineParser:
     parser = options.OneLineParser(prog=NAME, description=__doc__)
-    add = parser.add_argument
-    add("runs", nargs="*", metavar="RUN", help=f"a run's folder (default: the newest of each logs/{LOGS})")
-    out = "the figure's path, but for .pdf and .png (default: plots/stn_dropouto_schedules)"
-    add("--out", type=Path, default=ROOT / "plots" / "stn_dropouto_schedules", metavar="PATH", help=out)
+    parser.usage = "%(prog)s [RUN ...] [flags]"
+    words = f"a run's folder (default: the newest of each logs/{LOGS})"
+    parser.add_argument("runs", nargs="*", type=options.named, metavar="RUN", help=words)
+    figures.add_labels(parser, "their initial values; runs of one name share a line of the legend")
+    figures.add_out(parser, "plots/stn_dropouto_schedules", "PATH", "the figure's path, but for .pdf and .png")
     return parser
 
 
-def draw(paths: list[str], out: Path) -> None:
-    """Draw the runs that are there, of a folder of runs the one started last, and say what was left out."""
-    runs = []
-    for path in dict.fromkeys(paths):
-        try:
-            runs.append(history.read_run(last_started(options.find(path, "the run")), TABLE))
-        except UserError as error:
-            complain(NAME, f"left out: {error}")
+def draw(paths: list[str], labels: list[str] | None, out: Path) -> int:
+    """Draw the runs that are there; the exit status, 2 where one was left out, which is said."""
+    runs, left_out = figures.read_runs(paths, labels, read)
+    for line in left_out:
+        complain(NAME, f"left out: {line}")
     if not runs:
-        raise UserError("nothing is left to draw: give the folders of self-tuning runs")
+        return 2
     figure, without_steps = schedules.initial_values(runs, "dropouto", TABLE["dropouto"].label)
     for line in without_steps:
-        complain(NAME, f"left out: {line}")
-    for file in style.save(figure, out):
-        say(f"wrote {file}")
+        complain(NAME, f"left out: {line}: let it train on")
+    figures.write(figure, out)
+    return 2 if left_out or without_steps else 0
+
+
+def read(path: str) -> Run:
+    """A run; of a folder of runs, the one started last. Raises UserError where there is none."""
+    return read_run(last_started(options.find(path, "the run")), TABLE)
 
 
 def find_runs() -> list[str]:

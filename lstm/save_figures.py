@@ -14,4 +14,5 @@ from functools import partial
 from lstm.hyperparameters import TABLE
 from stn.scripts import figures
 
-main = partial(figures.main, script="save_figures.py", names=tuple(TABLE))
+WORDS = {name: declared.label for name, declared in TABLE.items()}
+main = partial(figures.main, script="save_figures.py", words=WORDS)

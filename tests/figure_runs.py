@@ -93,11 +93,21 @@ def panels(figure):
 
 
 def names(figure):
-    return [axes.get_ylabel() for axes in panels(figure)]
+    return [axes.get_title() for axes in panels(figure)]
 
 
 def panel(figure, name):
-    return next(axes for axes in figure.axes if axes.get_ylabel() == name)
+    return next(axes for axes in figure.axes if name in (axes.get_title().replace("\n", " "), axes.get_ylabel()))
+
+
+def entries(figure):
+    """What the legend says, each in one line."""
+    return [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()]
+
+
+def spans(axes):
+    """Where the warm-up that is shaded in a panel starts and ends."""
+    return [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in axes.patches]
 
 
 def points(line):
@@ -147,4 +157,4 @@ def assert_apart(figure):
 def long_names(logs, count):
     """Image classifiers' runs with long names, of which only the first letters differ."""
     words = "batch_size128_modelalexnet_total_epochs500_tune_all_tune_scales_valid_lr0.003_warmup_epochs5"
-    return [write_image_run(logs, f"{letter}_{words}", FEW, FEW) for letter in "abc"[:count]]
+    return [write_image_run(logs, f"{letter}_{words}", FEW, FEW) for letter in "abcdefghijkl"[:count]]

@@ -14,7 +14,7 @@ def write(folder, name, text):
 
 def write_run(folder, settings=LANGUAGE, status="finished", epochs=EPOCHS, val=None, test=None, result=None, **others):
     """A run's folder; val and test, or else the text in `result`, are in result.csv."""
-    measure = "ppl" if settings["script"].startswith("lstm") else "acc"
+    measure = "acc" if settings.get("script", "").startswith("cnn") else "ppl"
     write(folder, "args.yaml", yaml.safe_dump({**settings, **others}))
     write(folder, "status", f"{status}\n")
     rows = [f"{index},{time},{loss},{score}\n" for index, (time, loss, score) in enumerate(epochs)]

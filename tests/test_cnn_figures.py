@@ -2,11 +2,13 @@
 
 from functools import partial
 
+import numpy
 import pandas
 import pytest
 from figure_runs import (
     IMAGE_NAMES,
     IMAGE_RANGES,
+    IMAGE_STEPS,
     STEPPED,
     VALID_CSV,
     assert_apart,
@@ -14,6 +16,7 @@ from figure_runs import (
     assert_legible,
     band,
     draw,
+    entries,
     image_step_values,
     image_values,
     long_names,
@@ -21,13 +24,17 @@ from figure_runs import (
     panel,
     panels,
     points,
+    spans,
+    table,
     write_image_run,
     write_run,
 )
+from matplotlib.colors import to_rgb
 
-from cnn.figures import CUTOUT, cutout, dropouts
+from cnn.figures import CUTOUT, RATES, WORDS, cutout, dropouts
 from cnn.save_figures import PLOTS
 from stn.errors import UserError
+from stn.figures.style import SHADES
 from stn.hyperparameters import neighbourhood
 
 schedules = PLOTS["schedules"].draw
@@ -66,13 +73,44 @@ def test_dropout_of_all_layers_is_in_one_panel(image_run):
     rates = [name for name in IMAGE_NAMES if "dropout" in name]
     (legend,) = figure.legends
     drawn = {text.get_text(): key for text, key in zip(legend.get_texts(), legend.get_lines(), strict=True)}
-    assert {*drawn} == {*rates} and len(axes.lines) == len(rates) and skipped == []
+    assert [*drawn] == [WORDS[name] for name in RATES if name in rates] and len(axes.lines) == len(rates)
+    assert skipped == []
     look = {(line.get_color(), line.get_linestyle(), str(line._unscaled_dash_pattern)): line for line in axes.lines}
     assert len(look) == len(rates)
-    for name, key in drawn.items():
+    for name in rates:
+        key = drawn[WORDS[name]]
         line = look[key.get_color(), key.get_linestyle(), str(key._unscaled_dash_pattern)]
         assert points(line) == list(zip([0, 1, 2], image_values(name), strict=True))
     assert axes.get_ylabel() == "dropout rate" and axes.get_xlabel() == "epoch"
+
+
+def test_the_layers_of_either_network_span_the_shades(image_run):
+    small = [name for name in IMAGE_NAMES if name not in ("dropout3", "dropout4", "fcdropout0", "fcdropout1")]
+    for run in (image_run("small", small, small), image_run("alexnet")):
+        legend = draw(dropouts, run).figure.legends[0]
+        texts = [text.get_text() for text in legend.get_texts()]
+        layers = [line for text, line in zip(texts, legend.get_lines(), strict=True) if text[:8] == "dropout "]
+        assert (layers[0].get_color(), layers[-1].get_color()) == (SHADES[0], SHADES[-1])
+        grey = [numpy.dot(to_rgb(line.get_color()), [0.299, 0.587, 0.114]) for line in layers]
+        assert min(numpy.diff(grey)) > 0.4 / len(layers)
+
+
+def test_the_warm_up_of_each_run_is_in_its_panel_of_dropout(image_run):
+    runs = [image_run(str(epochs), warmup_epochs=epochs) for epochs in (2, 3)]
+    figure, _ = draw(dropouts, *runs)
+    # Row 0 of epoch.csv is at the end of the first epoch.
+    assert [spans(axes) for axes in figure.axes] == [[(0, 1)], [(0, 2)]]
+    assert entries(figure).count("warm-up") == 1
+
+
+@pytest.mark.parametrize(("first", "ended"), [((4, 3), 1), ((13, 9), 1), ((3, 2), 0), ((4, 2), 0)])
+def test_the_warm_up_in_weight_steps_is_where_the_first_round_began(image_run, first, ended):
+    """A round is 2 weight and 1 hyperparameter steps; the first row comes after some of them. first: its steps."""
+    rows = [(*first[:1], *IMAGE_STEPS[0][1:-1], first[1]), (40, *IMAGE_STEPS[1][1:-1], 28)]
+    steps = table(VALID_CSV.split("\n")[0], rows)
+    run = image_run(names=STEPPED, tuned=STEPPED, steps=steps, warmup_epochs=1, train_steps=2, valid_steps=1)
+    for kind in (schedules, cutout):
+        assert spans(panels(draw(kind, run).figure)[0]) == ([(0, ended)] if ended else [])
 
 
 def test_each_run_has_its_own_panel_of_dropout(image_run):
@@ -114,7 +152,10 @@ def test_an_image_runs_steps_are_those_of_valid_csv(image_run, rows):
     axes = panel(draw(dropouts, run).figure, "dropout rate")
     assert points(axes.lines[0]) == list(zip([2, 4, 6], image_step_values("dropout0"), strict=True))
     assert axes.get_xlabel() == "weight step"
-    for kind, labels in ((schedules, {name: name for name in STEPPED}), (cutout, CUTOUT)):
+    for kind, labels in (
+        (schedules, {name: name for name in STEPPED}),
+        (cutout, {name: WORDS[name] for name in CUTOUT}),
+    ):
         figure, _ = draw(kind, run)
         assert {panel(figure, label).get_xlabel() for label in labels.values()} == {"weight step"}
         for name, label in labels.items():
@@ -122,20 +163,24 @@ def test_an_image_runs_steps_are_those_of_valid_csv(image_run, rows):
             x, low, high = band(figure, label)
             expected = neighbourhood(image_step_values(name), image_step_values(name, column=8), IMAGE_RANGES[name])
             assert (x, list(low), list(high)) == ([2, 4, 6], *map(pytest.approx, expected))
-    steps = panel(draw(cutout, run).figure, CUTOUT["cutlength"]).lines[1]
+    steps = panel(draw(cutout, run).figure, WORDS["cutlength"]).lines[1]
     assert points(steps) == [(2, 4), (4, 3), (6, 5)]
+
+
+def ends(line):
+    return min(line.get_xdata()), max(line.get_xdata())
 
 
 def test_an_image_run_in_its_warm_up_is_constant_among_weight_steps(image_run):
     warming = image_run("warming", names=STEPPED, tuned=STEPPED, rows=1)
     stepping = image_run("stepping", names=STEPPED, tuned=STEPPED, steps=VALID_CSV)
     lines = panel(draw(schedules, warming, stepping).figure, "cutlength").lines
-    assert [list(line.get_xdata()) for line in lines] == [[0, 1], [2, 4, 6]]
+    assert [ends(line) for line in lines] == [(0, 1), (2, 6)]
     first, second = draw(dropouts, warming, stepping).figure.axes
-    assert [list(axes.lines[0].get_xdata()) for axes in (first, second)] == [[0, 1], [2, 4, 6]]
-    lines = panel(draw(cutout, warming, stepping).figure, CUTOUT["cutholes"]).lines
-    assert [list(line.get_ydata()) for line in lines[::2]] == [[1.5, 1.5], [1, 1]]
-    assert [list(line.get_xdata()) for line in lines] == [[0, 1], [2, 4, 6], [0, 1], [2, 4, 6]]
+    assert [ends(axes.lines[0]) for axes in (first, second)] == [(0, 1), (2, 6)]
+    lines = panel(draw(cutout, warming, stepping).figure, WORDS["cutholes"]).lines
+    assert [{*line.get_ydata()} for line in lines[::2]] == [{1.5}, {1}]
+    assert [ends(line) for line in lines] == [(0, 1), (2, 6), (0, 1), (2, 6)]
 
 
 def test_an_image_run_without_steps_that_changes_puts_all_against_epochs(image_run):
@@ -149,7 +194,7 @@ def test_an_image_run_without_steps_that_changes_puts_all_against_epochs(image_r
 
 def test_no_hole_is_not_hidden_by_the_axis(image_run):
     figure, _ = draw(cutout, image_run())
-    assert panel(figure, CUTOUT["cutholes"]).get_ylim()[0] < 0
+    assert panel(figure, WORDS["cutholes"]).get_ylim()[0] < 0
 
 
 @pytest.mark.parametrize("kind", [schedules, dropouts, cutout])
@@ -166,7 +211,7 @@ def test_a_language_model_is_left_out_of_the_images_figures(tmp_path, image_run,
         draw(kind, language)
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, 3, 12])
 @pytest.mark.parametrize("kind", [schedules, dropouts, cutout])
 def test_long_names_fit(tmp_path, kind, count):
     figure = draw(kind, *long_names(tmp_path / "logs", count)).figure

@@ -1,5 +1,6 @@
 """Schedules of hyperparameters, and those from several initial values, of made-up runs."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy
@@ -13,10 +14,12 @@ from figure_runs import (
     assert_in_view,
     assert_legible,
     band,
+    entries,
     names,
     panel,
     panels,
     points,
+    spans,
     table,
     write_fixed,
     write_run,
@@ -25,8 +28,15 @@ from figure_runs import draw as draw_as
 
 from stn.errors import UserError
 from stn.figures.schedules import initial_values, schedules
+from stn.figures.style import COLORS
+from stn.runs import history
 
 draw = partial(draw_as, schedules)
+
+
+def dashes(line):
+    """A line's own dashes, before matplotlib scales them."""
+    return str(line._unscaled_dash_pattern)
 
 
 @pytest.fixture
@@ -55,8 +65,8 @@ def test_panels_follow_the_order_asked_for(make_run):
 def test_constants_are_thin_dashed_lines_across_the_panel(make_run, fixed):
     figure, _ = draw(make_run(), fixed)
     moving, constant = panel(figure, "dropouto").lines
-    assert list(constant.get_ydata()) == [0.5, 0.5]
-    assert list(constant.get_xdata()) == [0, 1]  # the axes' own width
+    assert {*constant.get_ydata()} == {0.5}
+    assert (min(constant.get_xdata()), max(constant.get_xdata())) == (0, 1)  # the axes' own width
     assert constant.get_linewidth() < moving.get_linewidth()
     assert constant.get_linestyle() == "--" != moving.get_linestyle()
 
@@ -84,8 +94,101 @@ def test_several_runs_differ_in_colour_and_style(make_run):
     figure, _ = draw(*runs)
     lines = panel(figure, "dropouto").lines
     assert len({line.get_color() for line in lines}) == 3
-    # A line's own dashes, as matplotlib scales them.
-    assert len({str(line._unscaled_dash_pattern) for line in lines}) == 3
+    assert len({dashes(line) for line in lines}) == 3
+
+
+@pytest.mark.parametrize("count", [4, 12])
+def test_from_four_runs_on_lines_are_thin_and_have_markers_but_no_bands(make_run, count):
+    few = [make_run(str(run), epoch=SCALED_EPOCH, ranges={"dropouto": [0, 1]}) for run in range(3)]
+    more = [make_run(str(run), epoch=SCALED_EPOCH, ranges={"dropouto": [0, 1]}) for run in range(3, count)]
+    banded, thin = panel(draw(*few).figure, "dropouto"), panel(draw(*few, *more).figure, "dropouto")
+    assert len(banded.collections) == 3 and not thin.collections
+    assert max(line.get_linewidth() for line in thin.lines) < min(line.get_linewidth() for line in banded.lines)
+    assert {line.get_marker() for line in banded.lines} == {"None"}
+    for look in (lambda line: line.get_color(), lambda line: line.get_marker(), dashes):
+        assert len({look(line) for line in thin.lines}) == count
+    assert len({str(line.get_markevery()) for line in thin.lines}) == count  # markers are not on top of each other
+
+
+def test_twelve_runs_that_change_nothing_are_told_apart(make_run):
+    epoch = table(EPOCH_HEADER, [(*row[:7], 0.5, 30.0) for row in EPOCHS])
+    lines = panel(draw(*(make_run(str(run), epoch=epoch, val=None) for run in range(12))).figure, "dropouto").lines
+    assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 12
+    assert min(len(line.get_xdata()) for line in lines) > 12  # points enough for markers to be spread over the panel
+
+
+def test_a_run_that_is_left_out_changes_neither_label_nor_look_of_the_others(make_run):
+    runs = [history.read_run(make_run(name)) for name in "ab"]
+    empty = history.read_run(make_run("none", epoch=None, val=None))
+    whole, _ = schedules([runs[0], replace(empty, name="nothing"), replace(runs[1], name="second")])
+    assert entries(whole) == ["a", "second"]
+    assert [line.get_color() for line in panel(whole, "dropouto").lines] == [COLORS[0], COLORS[2]]
+    assert entries(schedules([replace(run, name=name) for run, name in zip(runs, "xy", strict=True)]).figure) == [
+        "x",
+        "y",
+    ]
+
+
+def test_panels_say_in_words_what_they_show(make_run):
+    words = {"alpha": "temporal activation regularization", "dropouto": "output dropout"}
+    figure, _ = draw(make_run("older"), make_run(labels=words))
+    assert [name.replace("\n", " ") for name in names(figure)] == [*words.values()]
+    assert "\n" in names(figure)[0]
+    figure.draw_without_rendering()
+    for axes in panels(figure):
+        title = axes.title.get_window_extent()
+        assert title.width < figure.bbox.width / 2 and figure.bbox.padded(1).contains(title.x0, title.y1)
+
+
+def test_letters_that_matplotlib_reads_as_formulas_are_drawn_as_they_are(make_run):
+    runs = [replace(history.read_run(make_run(name)), name=name) for name in (r"$\no$", "_hidden")]
+    figure, _ = schedules(runs)
+    figure.draw_without_rendering()
+    assert entries(figure) == [r"$\no$", "_hidden"]
+
+
+# The warm-up
+
+
+TUNING = {"ranges": {"dropouto": [0, 1]}}
+
+
+def test_the_warm_up_is_shaded_and_in_the_legend(make_run):
+    figure, _ = draw(make_run(warmup_steps=2, **TUNING))
+    assert [spans(axes) for axes in panels(figure)] == [[(0, 2)], [(0, 2)]]
+    assert entries(figure) == ["warm-up"]
+
+
+def test_one_warm_up_of_several_runs_is_marked_once(make_run, fixed):
+    runs = [make_run(name, warmup_steps=2, **TUNING) for name in "ab"]
+    figure, _ = draw(*runs, fixed)
+    assert spans(panel(figure, "dropouto")) == [(0, 2)]
+    assert entries(figure) == ["a", "b", "fixed", "warm-up"]
+
+
+def test_differing_warm_ups_are_lines_of_their_runs_colours(make_run):
+    figure, _ = draw(*(make_run(str(steps), warmup_steps=steps, **TUNING) for steps in (0, 2, 3, 70)))
+    axes = panel(figure, "dropouto")
+    upright = [line for line in axes.lines if len({*line.get_xdata()}) == 1]
+    # One without a warm-up has none, and one that is off the axis neither.
+    assert [(line.get_xdata()[0], line.get_color()) for line in upright] == [(2, COLORS[1]), (3, COLORS[2])]
+    assert not spans(axes) and entries(figure)[-1] == "end of the warm-up"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ranges": {}}, {"warmup_steps": 0}, {"warmup_steps": float("inf")}, {"warmup_steps": 0.01}]
+)
+def test_without_a_warm_up_that_shows_there_is_no_mark(make_run, settings):
+    figure, _ = draw(make_run(**{"warmup_steps": 2, **TUNING, **settings}))
+    assert not figure.legends and not any(map(spans, panels(figure)))
+
+
+def test_the_warm_up_on_an_axis_of_epochs_is_where_the_first_step_was(make_run):
+    """After 150 s, between the ends of the second epoch (120 s) and of the third (180 s)."""
+    steps = table(VAL_HEADER, [(3, 150.0, 2.0, 0.5, 2)])
+    figure, _ = draw(make_run(val=steps, warmup_steps=2, **TUNING), make_run("replay", val=None))
+    assert panel(figure, "dropouto").get_xlabel() == "epoch"
+    assert spans(panel(figure, "dropouto")) == [(0, 1.5)]
 
 
 def test_all_panels_reach_as_far_as_the_longest_run(make_run, fixed):
@@ -196,6 +299,46 @@ def test_five_initial_values_are_told_apart(started):
     assert len({line.get_color() for line in lines}) == 5
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["0.05", "0.3", "0.5", "0.7", "0.9"]
+
+
+def test_seeds_of_one_initial_value_share_colour_and_entry(started, make_run):
+    more = [make_run(f"again{seed}", dropouto=0.3, ranges={"dropouto": [0, 1]}, seed=seed) for seed in (2, 3)]
+    figure, _ = from_initial(started(0.3, seed=1), *more, started(0.9, seed=1))
+    assert entries(figure) == ["0.3 (3 seeds)", "0.9"]
+    *seeds, lone = figure.axes[0].lines
+    assert len(seeds) == 3 and len({(line.get_color(), dashes(line)) for line in seeds}) == 1
+    assert lone.get_color() != seeds[0].get_color()
+    assert lone.get_linewidth() > seeds[0].get_linewidth()
+
+
+def test_runs_of_one_seed_from_one_initial_value_are_no_seeds(started, make_run):
+    again = make_run("again", dropouto=0.3, ranges={"dropouto": [0, 1]}, seed=1)
+    assert entries(from_initial(started(0.3, seed=1), again).figure) == ["0.3 (2 runs)"]
+
+
+def test_names_take_the_place_of_initial_values(started):
+    runs = [history.read_run(started(value)) for value in (0.5, 0.3, 0.7)]
+    named = [replace(run, name=name) for run, name in zip(runs, ("b", "a", "b"), strict=True)]
+    figure, _ = initial_values(named, "dropouto", "output dropout")
+    assert entries(figure) == ["a", "b (2 runs)"]
+    assert figure.legends[0].get_title().get_text() == ""
+
+
+def test_the_warm_up_before_initial_values_change_is_shaded(started):
+    figure, _ = from_initial(*(started(value, warmup_steps=2) for value in (0.3, 0.9)))
+    assert spans(figure.axes[0]) == [(0, 2)] and entries(figure) == ["0.3", "0.9", "warm-up"]
+
+
+@pytest.mark.parametrize("name", [None, "a name that is rather long and would not fit beside others"])
+def test_the_legend_of_twelve_initial_values_fits(started, name):
+    runs = [history.read_run(started(value / 20)) for value in range(1, 13)]
+    figure, _ = initial_values(
+        [replace(run, name=name and f"{name} {place}") for place, run in enumerate(runs)], "dropouto", "output dropout"
+    )
+    figure.draw_without_rendering()
+    box, axes = figure.legends[0].get_window_extent(), figure.axes[0]
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+    assert box.y0 >= axes.get_tightbbox().y1 - 1 and axes.bbox.height > figure.dpi
 
 
 def test_a_run_without_steps_is_named_and_left_out(started):

@@ -12,6 +12,7 @@ from figure_runs import (
     assert_in_view,
     assert_legible,
     draw,
+    entries,
     long_names,
     points,
     table,
@@ -106,7 +107,19 @@ def test_all_is_in_view(make_run, image_run):
     assert_in_view(draw(accuracies, image_run()).figure)
 
 
-@pytest.mark.parametrize("count", [2, 3])
+def test_twelve_runs_are_told_apart(make_run):
+    figure, _ = draw(perplexities, *(make_run(f"run{place}") for place in range(12)))
+    valid, best = figure.axes[0].lines[1::3], figure.axes[0].lines[2::3]
+    few = draw(perplexities, make_run("other")).figure.axes[0].lines[1]
+    assert len({line.get_color() for line in valid}) == len({line.get_marker() for line in valid}) == 12
+    assert [line.get_marker() for line in valid] == [line.get_marker() for line in best]
+    assert max(line.get_linewidth() for line in valid) < few.get_linewidth() and few.get_marker() == "None"
+    assert min(line.get_markersize() for line in best) > max(line.get_markersize() for line in valid)
+    assert len(entries(figure)) == 12 + 3
+    assert_apart(figure)
+
+
+@pytest.mark.parametrize("count", [2, 3, 12])
 def test_long_names_fit(tmp_path, count):
     figure = draw(accuracies, *long_names(tmp_path / "logs", count)).figure
     assert_apart(figure)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from run_folders import refused
 
-from stn.runs.history import read_run
+from stn.runs.history import read_run, words_for
 
 
 @pytest.fixture
@@ -54,7 +54,25 @@ def test_settings_that_say_nothing_of_use_count_as_an_older_runs(made):
     refused(lambda: read_run(made(hyperparameters=3)), "does not say")
 
 
-@pytest.mark.parametrize("ranges", [5, {"a": 3}, {"a": [0]}])
+@pytest.mark.parametrize("known", [["a", 3], [["a"]]])
+def test_hyperparameters_that_are_no_names_are_refused(made, known):
+    refused(lambda: read_run(made(hyperparameters=known)), "does not say")
+
+
+def test_words_are_those_of_the_run_or_else_of_its_experiment(made):
+    run = read_run(
+        made(hyperparameters=["a", "b", "c"], labels={"a": "its own"}), words={"a": "other", "b": "the table's"}
+    )
+    assert [words_for(name, [run]) for name in "abc"] == ["its own", "the table's", "c"]
+    assert words_for("b", [read_run(made(hyperparameters=["b"])), run]) == "the table's"
+
+
+@pytest.mark.parametrize("labels", [5, ["a"], {"a": 3}, {"a": ""}, {3: "a"}, None])
+def test_labels_that_are_no_words_are_refused(made, labels):
+    refused(lambda: read_run(made(hyperparameters=["a"], labels=labels)), "args.yaml", "labels", "mend it")
+
+
+@pytest.mark.parametrize("ranges", [5, {"a": 3}, {"a": [0]}, {"a": ["0", "1"]}])
 def test_ranges_that_are_none_are_refused(made, ranges):
     refused(lambda: read_run(made(hyperparameters=["a"], ranges=ranges)), "args.yaml", "ranges", "mend it")
 

@@ -207,11 +207,8 @@ HEADER = "epoch,time,val_loss,val_ppl\n"
 DAMAGE = {
     "no YAML": ("args.yaml", "lr: [1\nseed: {", "YAML"),
     "not UTF-8": ("args.yaml", b"\xff\xfe\xfa", "YAML"),
-    "nested": ("args.yaml", "[" * 3000, "nested"),
+    "nested": ("args.yaml", "[" * 3000, "YAML"),
     "a list": ("args.yaml", "- 1\n", "names to values"),
-    "older version": ("args.yaml", "script: train.py\nseed: 1\n", "older"),
-    "no seed": ("args.yaml", "script: lstm/train.py\n", "older"),
-    "of another program": ("args.yaml", "script: rnn/train.py\nseed: 1\n", "script"),
     "rows cut off": ("epoch.csv", HEADER + "0,60.0,5.0,148.0\n1,120.0,4", "cut off"),
     "header cut off": ("epoch.csv", "epoch,ti", "cut off"),
     "no rows": ("epoch.csv", HEADER, "no rows"),
@@ -234,6 +231,28 @@ def test_damage_is_named_and_the_other_runs_are_there(logs, file, text, word):
     (summary,), (problem,) = summarize(logs)
     assert rows(summary, "run") == [("good",)]
     assert str(logs / "bad" / file) in problem and word in problem and "\n" not in problem
+
+
+def test_runs_that_say_little_are_each_of_a_seed_of_their_own(logs):
+    for name, settings in (("a", {}), ("b", {}), ("c", {"script": "rnn/train.py"})):
+        write_run(logs / name, settings=settings, val=1.0, test=1.0)
+    (summary,), problems = summarize(logs)
+    assert problems == [] and rows(summary.gathered(), "run", "seeds") == [("{a,b}", 2), ("c", 1)]
+
+
+def test_what_has_no_status_is_no_run(logs):
+    (write_run(logs / "bad") / "status").unlink()
+    summaries, (problem,) = summarize(logs)
+    assert summaries == [] and str(logs / "bad") in problem and "no run" in problem
+
+
+def test_a_run_without_a_score_is_listed_with_its_scripts_others(logs):
+    (write_run(logs / "begun", status="running") / "epoch.csv").unlink()
+    ((alone,), _) = summarize(logs)
+    assert alone.kind.unit == "no score yet" and rows(alone, "run", "done") == [("begun", 0)]
+    write_run(logs / "other")
+    ((both,), _) = summarize(logs)
+    assert both.kind.unit == "perplexity" and {*rows(both, "run", "done")} >= {("begun", 0)}
 
 
 def test_a_finished_run_without_epochs_is_damaged(logs):

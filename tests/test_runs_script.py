@@ -45,7 +45,7 @@ def test_the_table(logs, capsys):
     write_run(logs / "saves" / "a2", seed=2, val=179.0, test=170.0)
     write_run(logs / "saves" / "b", seed=2, lr=20.0, status="running", save_dir="other")
     heading, head, *lines = listed(logs, capsys)
-    assert heading == "Language models: perplexity, mean ± standard deviation of seeds"
+    assert heading == "Perplexity, mean ± standard deviation of seeds"
     assert cells(head) == ["val", "test", "best", "done", "time", "status", "run", "lr"]
     assert [cells(line) for line in lines] == [
         ["180.13 ± 1.59", "170.75 ± 1.06", "1", "3", "0:03:00", "2 finished", "saves/a{1,2}", "30"],
@@ -80,8 +80,8 @@ def test_two_kinds_have_a_heading_each(logs, capsys):
     write_run(logs / "language", val=100.0, test=100.0)
     write_run(logs / "images", IMAGES, val=0.6251, test=0.5)
     lines = listed(logs, capsys)
-    assert lines[0] == "Language models: perplexity"
-    assert lines[3:5] == ["", "Image classifiers: accuracy in %"]
+    assert lines[0] == "Perplexity"
+    assert lines[3:5] == ["", "Accuracy in %"]
     assert cells(lines[6])[:2] == ["62.5", "50.0"]
 
 
@@ -95,7 +95,7 @@ def test_a_terminal_of_80_columns_holds_the_table_however_much_differs(logs, cap
     on_terminal(monkeypatch, 80)
     for flags in ([], ["--each"]):
         heading, *lines = listed(logs, capsys, *flags)
-        assert heading.startswith("Language models in saves/: ")
+        assert heading.startswith("Perplexity in saves/")
         assert max(map(len, lines)) <= 80
         text = " ".join(" ".join(lines).split())
         for rate in (10, 20):
@@ -107,7 +107,7 @@ def test_a_wide_terminal_has_a_column_for_each_setting(logs, capsys, monkeypatch
     write_run(logs / "saves" / "b", val=20.0, test=9.0, lr=20.0, tune=False)
     on_terminal(monkeypatch, 200)
     heading, head, *lines = listed(logs, capsys)
-    assert heading == "Language models in saves/: perplexity"
+    assert heading == "Perplexity in saves/"
     assert cells(head)[-3:] == ["run", "lr", "tune"]
     assert [cells(line)[-3:] for line in lines] == [["a", "30", "yes"], ["b", "20", "no"]]
 
@@ -147,10 +147,10 @@ def test_csv(logs, capsys):
     write_run(logs / "b", lr=20.0, val=190.125, test=180.0)
     write_run(logs / "images, all", IMAGES, val=0.625, test=0.5)
     rows = list(csv.DictReader(io.StringIO("\n".join(listed(logs, capsys, "--csv")))))
-    assert [(row["kind"], row["run"], row["seeds"], row["lr"]) for row in rows] == [
-        ("language models", "a{1,2}", "2", "30.0"),
-        ("language models", "b", "1", "20.0"),
-        ("image classifiers", "images, all", "1", ""),
+    assert [(row["measure"], row["run"], row["seeds"], row["lr"]) for row in rows] == [
+        ("ppl", "a{1,2}", "2", "30.0"),
+        ("ppl", "b", "1", "20.0"),
+        ("acc", "images, all", "1", ""),
     ]
     assert float(rows[0]["val"]) == pytest.approx((181.254 + 179) / 2, rel=1e-12)
     assert [float(row["val"]) for row in rows[1:]] == [190.125, 62.5]
@@ -160,7 +160,7 @@ def test_csv(logs, capsys):
 def test_a_column_to_sort_by_that_is_not_there_is_refused(logs, capsys):
     write_run(logs / "a", val=1.0, test=1.0)
     write_run(logs / "b", val=1.0, test=1.0, wdrop=0.5)
-    refused(execute(command, [logs, "--sort", "colour"], capsys), "colour", "wdrop", "val", script="runs")
+    refused(execute(command, [logs, "--sort", "colour"], capsys), "colour", "wdrop", "val", script="python -m stn.runs")
     write_run(logs / "images", IMAGES, val=0.5, test=0.5)  # has no such setting, but a table that has
     assert len(listed(logs, capsys, "--sort", "wdrop")) == 8
 
@@ -169,7 +169,7 @@ def test_what_is_left_out_is_said_and_the_rest_is_shown(logs, capsys):
     write(write_run(logs / "bad\nname", val=1.0, test=1.0), "args.yaml", "a: [")
     write_run(logs / "good", val=1.0, test=1.0)
     outcome = execute(command, [logs], capsys)
-    refused(outcome, "left out: ", "bad?name", script="runs")
+    refused(outcome, "left out: ", "bad?name", script="python -m stn.runs")
     assert [line.endswith("good") for line in outcome[1].splitlines()] == [False, False, True]
     (logs / "good" / "args.yaml").write_text("")
     status, out, error = execute(command, [logs], capsys)
@@ -180,8 +180,8 @@ def test_what_is_left_out_is_said_and_the_rest_is_shown(logs, capsys):
 def test_a_folder_without_runs_is_refused(tmp_path, capsys, name, word):
     (tmp_path / "file").touch()
     (tmp_path / "none").mkdir()
-    refused(execute(command, [name and tmp_path / name], capsys), word, script="runs")
-    refused(execute(command, ["x" * 5000], capsys), "too long", script="runs")
+    refused(execute(command, [name and tmp_path / name], capsys), word, script="python -m stn.runs")
+    refused(execute(command, ["x" * 5000], capsys), "too long", script="python -m stn.runs")
 
 
 def test_the_default_folder_is_logs(logs, capsys, monkeypatch):

@@ -151,8 +151,8 @@ def test_labels_and_pixels_are_where_they_belong():
         assert picture.shape == (34 * len(rows), 68, 3)
         torch.testing.assert_close(picture[1:33, 35:67].permute(2, 0, 1), rows[0, 1])
     texts = [text.get_text() for text in figure.texts]
-    assert texts[:4] == ["original", "epoch 7", "hue", "0.100"] and texts[-2:] == ["number of holes", "2.500"]
-    assert texts[texts.index("hole length (pixels)") + 1] == "8.250"
+    assert texts[:4] == ["original", "epoch 7", "hue", "0.100"] and texts[-2:] == ["number of holes", "2"]
+    assert texts[texts.index("hole length (pixels)") + 1] == "8"
     assert all(text.get_window_extent().x1 <= first.bbox.x0 for text in figure.texts)
     for name, value in zip(figure.texts[2::2], figure.texts[3::2], strict=True):
         assert name.get_window_extent().x1 < value.get_window_extent().x0
@@ -173,6 +173,17 @@ def test_blocks_are_apart_and_on_the_page(count):
     assert all(text.y0 >= -1 and text.y1 <= figure.bbox.y1 + 1 for text in texts)
 
 
+def test_a_sheet_that_is_replaced_is_said_so(make_run, tmp_path, capsys):
+    command = [make_run({**MILD, **SCALES}), "--out", tmp_path / "sheet", "--images", 2]
+    assert "(replaced)" not in run(capsys, *command)[1]
+    files = [tmp_path / f"sheet.{kind}" for kind in ("pdf", "png")]
+    assert run(capsys, *command)[1].splitlines() == [f"wrote {file} (replaced)" for file in files]
+
+
+def test_a_path_without_a_name_is_refused(make_run, capsys):
+    refused(run(capsys, make_run({**MILD, **SCALES}), "--out", "/", "--images", 2), "a folder", script=script.NAME)
+
+
 def test_unnormalized_undoes_normalized():
     pixels = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(unnormalized(normalized(pixels)), pixels)
@@ -186,6 +197,8 @@ def test_bad_input_is_one_line(make_run, tmp_path, capsys):
         (["no epoch", path], [path]),
         (["--images 31"], [path, "--images", 31]),
         (["--images"], [path, "--images", 0]),
+        (["RUN", "it is empty"], [""]),
+        (["--out", "it is empty"], [path, "--out", ""]),
     ):
         refused(run(capsys, *arguments), *words, script=script.NAME)
 

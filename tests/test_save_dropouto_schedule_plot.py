@@ -3,7 +3,7 @@
 import matplotlib.image
 import pytest
 import yaml
-from lstm_runs import execute
+from lstm_runs import execute, refused
 
 from lstm import save_dropouto_schedule_plot as script
 
@@ -76,7 +76,7 @@ def test_missing_and_half_written_runs_are_named_and_skipped(make_run, drawn, tm
     cut = make_run("dropouto_schedule_init70", 0.7)
     (cut / "val.csv").write_text((cut / "val.csv").read_text()[:-4])  # within its last row
     status, _, error = execute(script, ["--out", tmp_path / "figure"], capsys)
-    assert status == 0 and drawn == [["0.05", "0.7"]]
+    assert status == 2 and drawn == [["0.05", "0.7"]]
     lines = error.splitlines()
     assert len(lines) == 3 and all("left out" in line for line in lines)
     for path in (half, broken, missing):
@@ -85,13 +85,38 @@ def test_missing_and_half_written_runs_are_named_and_skipped(make_run, drawn, tm
 
 def test_a_run_that_is_given_and_missing_is_named_and_skipped(make_run, drawn, tmp_path, capsys):
     status, _, error = execute(script, [tmp_path / "nowhere", make_run("mine", 0.5), "--out", tmp_path / "f"], capsys)
-    assert status == 0 and drawn == [["0.5"]]
+    assert status == 2 and drawn == [["0.5"]]
     assert error.count("\n") == 1 and str(tmp_path / "nowhere") in error and "does not exist" in error
 
 
 def test_nothing_to_draw(make_run, tmp_path, capsys):
-    for arguments, words in (([], "--tune_dropouto"), ([make_run("mine", 0.5, val=None)], "nothing to draw")):
-        status, _, error = execute(script, [*arguments, "--out", tmp_path / "figure"], capsys)
-        assert status == 2 and words in error and error.count("\n") == 1
-    status, _, error = execute(script, [tmp_path / "nowhere"], capsys)
-    assert status == 2 and "does not exist" in error and "nothing is left" in error
+    run = make_run("mine", 0.5, val=None)
+    for arguments, words in (
+        ([], "--tune_dropouto"),
+        ([run], "nothing to draw"),
+        ([tmp_path / "nowhere"], "does not exist"),
+        ([""], "it is empty"),
+        ([run, "--out", ""], "it is empty"),
+        ([run, "--labels", "a", "b"], "2 names to 1 runs"),
+    ):
+        refused(execute(script, ["--out", tmp_path / "figure", *arguments], capsys), words, script=script.NAME)
+
+
+def test_labels_name_the_lines_and_a_run_left_out_does_not_shift_them(make_run, drawn, tmp_path, capsys):
+    runs = [make_run("high", 0.9), tmp_path / "nowhere", make_run("low", 0.1)]
+    command = [*runs, "--labels", "first", "missing", "last", "--out", tmp_path / "figure"]
+    refused(execute(script, command, capsys), "nowhere", script=script.NAME)
+    assert drawn == [["last", "first"]]
+
+
+def test_a_run_that_is_given_twice_is_drawn_once(make_run, drawn, tmp_path, capsys):
+    run = make_run("mine", 0.5)
+    assert execute(script, [run, run.parent, "--out", tmp_path / "figure"], capsys)[0] == 0
+    assert drawn == [["0.5"]]
+
+
+def test_what_is_replaced_is_said(make_run, tmp_path, capsys):
+    command = [make_run("mine", 0.5), "--out", tmp_path / "figure"]
+    (tmp_path / "figure.png").touch()
+    pdf, png = (tmp_path / f"figure.{kind}" for kind in ("pdf", "png"))
+    assert execute(script, command, capsys)[1].splitlines() == [f"wrote {pdf}", f"wrote {png} (replaced)"]

@@ -1,5 +1,6 @@
 """The command that draws the figures of runs, for any experiment and for each of the two."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -8,14 +9,30 @@ from pathlib import Path
 
 import pytest
 import yaml
-from figure_runs import EPOCH_HEADER, FEW, IMAGE_NAMES, names, write_fixed, write_image_run, write_run
+from figure_runs import (
+    EPOCH_CSV,
+    EPOCH_HEADER,
+    FEW,
+    IMAGE_NAMES,
+    VAL_CSV,
+    entries,
+    names,
+    write_fixed,
+    write_image_run,
+    write_run,
+)
 from lstm_runs import execute, refused
+from matplotlib.figure import Figure
 
 from cnn import save_figures as cnn_figures
+from cnn.figures import WORDS
 from lstm import save_figures as lstm_figures
+from lstm.hyperparameters import TABLE
 from stn.scripts import figures as command
 
 ROOT = Path(__file__).resolve().parents[1]
+NAME = "python -m stn.figures"
+SCALED = EPOCH_CSV.replace(",lr", ",dropouto_scale,lr").replace(",30.0", ",0.5,30.0")
 
 
 @pytest.fixture
@@ -47,10 +64,20 @@ def older(path):
 def test_writes_pdf_and_png_without_a_display(make_run, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "MPLBACKEND")}
     environment["PYTHONPATH"] = str(ROOT)
-    start = [sys.executable, "-m", "stn.figures", str(make_run()), str(write_fixed(tmp_path / "logs"))]
+    start = [
+        sys.executable,
+        "-m",
+        "stn.figures",
+        str(make_run()),
+        str(write_fixed(tmp_path / "logs")),
+        "--out",
+        "plots",
+    ]
     done = subprocess.run(start, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    files = [tmp_path / line for line in done.stdout.splitlines()]
+    lines = done.stdout.splitlines()
+    assert all(line.startswith("wrote plots/") for line in lines)
+    files = [tmp_path / line.removeprefix("wrote ") for line in lines]
     assert {file.name for file in files} == {
         f"{figure}.{suffix}" for figure in ("schedules", "perplexities") for suffix in ("pdf", "png")
     }
@@ -61,35 +88,107 @@ def test_writes_pdf_and_png_without_a_display(make_run, tmp_path):
 
 def test_reports_what_is_left_out(make_run, tmp_path, capsys):
     empty = make_run("empty", epoch=EPOCH_HEADER + "\n", val=None)
-    status, _, error = execute(command, [make_run(), empty, "--out", tmp_path / "out"], capsys)
-    assert status == 0
-    assert [line.split(": ")[:3] for line in error.splitlines()] == [
-        ["figures", "schedules", "left out"],
-        ["figures", "perplexities", "left out"],
-    ]
-    assert error.count(str(empty)) == 2
+    begun = make_run("begun", epoch=EPOCH_HEADER + "\n")
+    refused(execute(command, [make_run(), empty, "--out", tmp_path / "out"], capsys), "left out", empty, script=NAME)
+    # In its first epoch it has a schedule already.
+    status, _, error = execute(command, [make_run("other"), begun, "--out", tmp_path / "out"], capsys)
+    assert (status, error.count("\n")) == (0, 1)
+    assert error.startswith(f"{NAME}: perplexities: left out: {begun}")
 
 
 def test_a_run_that_is_not_there_is_named_and_the_others_are_drawn(make_run, saved, tmp_path, capsys):
-    refused(execute(command, [tmp_path / "nowhere"], capsys), "left out", "nowhere", script="figures")
+    refused(execute(command, [tmp_path / "nowhere"], capsys), "left out", "nowhere", script=NAME)
     assert not saved
-    refused(execute(command, [tmp_path / "nowhere", make_run()], capsys), "left out", "nowhere", script="figures")
+    refused(execute(command, [tmp_path / "nowhere", make_run()], capsys), "left out", "nowhere", script=NAME)
     assert [*saved] == ["schedules", "perplexities"]
 
 
 def test_what_cannot_be_drawn_or_written_is_named(make_run, tmp_path, capsys):
-    refused(execute(command, [make_run("empty", epoch=None, val=None)], capsys), "schedules", script="figures")
+    refused(execute(command, [make_run("empty", epoch=None, val=None)], capsys), "no whole row", script=NAME)
     (tmp_path / "file").touch()
-    status, _, error = execute(command, [make_run(), "--out", tmp_path / "file"], capsys)
-    assert status == 2
-    assert [line.split(": ")[:2] for line in error.splitlines()] == [
-        ["figures", "schedules"],
-        ["figures", "perplexities"],
-    ]
+    refused(execute(command, [make_run(), "--out", tmp_path / "file"], capsys), tmp_path / "file", script=NAME)
 
 
-def test_a_bad_command_line_is_one_line(capsys):
-    refused(execute(command, [], capsys), "RUN", script="figures")
+def test_one_error_is_one_line(make_run, tmp_path, capsys):
+    """Each names the cause; none is said once for each figure."""
+    (tmp_path / "file").touch()
+    header = EPOCH_HEADER + "\n"
+    for words, arguments in (
+        ("RUN", []),
+        ("RUN: it is empty", [""]),
+        ("--out: it is empty", [make_run("a"), "--out", ""]),
+        ("--labels: it is empty", [make_run("b"), "--labels", ""]),
+        ("--bad", [make_run("c"), "--bad"]),
+        ("no run", [tmp_path / "file"]),
+        ("no run", [tmp_path]),
+        ("no whole row", [make_run("header", epoch=header, val=None)]),
+        ("no whole row", [make_run("cut", epoch=EPOCH_CSV[:70], val=VAL_CSV[:9])]),
+        ("not a table of numbers", [make_run("words", epoch=EPOCH_CSV.replace("0.5", "half"))]),
+        ("no column time", [make_run("timeless", epoch=EPOCH_CSV.replace("time", "hour"))]),
+        ("hyperparameters", [make_run("odd", hyperparameters=[["alpha"]])]),
+        ("ranges", [make_run("ranges", ranges={"alpha": ["low", "high"]})]),
+        ("outside", [make_run("outside", ranges={"dropouto": [0.6, 0.7]}, epoch=SCALED)]),
+    ):
+        refused(execute(command, ["--out", tmp_path / "out", *arguments], capsys), words, script=NAME)
+
+
+def test_where_nothing_can_be_written_one_line_says_so(make_run, monkeypatch, tmp_path, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    refused(execute(command, [make_run(), "--out", tmp_path], capsys), "No space", tmp_path, script=NAME)
+
+
+def test_runs_of_different_kinds_are_drawn_each_in_its_own_figures(make_run, image_run, saved, capsys):
+    assert execute(command, [make_run(), image_run()], capsys)[0] == 0
+    assert [*saved] == ["schedules", "perplexities", "accuracies"]
+
+
+@pytest.mark.parametrize("script", [command, lstm_figures, cnn_figures])
+def test_by_default_all_is_written_to_one_folder_that_help_names_once(script, make_run, monkeypatch, capsys):
+    folders = []
+    monkeypatch.setattr(command, "save", lambda _, path: folders.append(path.parent) or [path])
+    assert execute(script, [make_run()], capsys)[0] == 0
+    assert {*folders} == {ROOT / "plots"}
+    out = " ".join(execute(script, ["--help"], capsys)[1].split("--out")[-1].split())
+    assert out.count("plots") == out.count("default") == 1
+
+
+def test_what_is_replaced_is_said(make_run, tmp_path, capsys):
+    start = [make_run(), "--out", tmp_path]
+    (tmp_path / "perplexities.pdf").touch()
+    lines = execute(command, start, capsys)[1].splitlines()
+    assert [line for line in lines if line.endswith(" (replaced)")] == [f"wrote {tmp_path}/perplexities.pdf (replaced)"]
+    assert all(line.endswith(" (replaced)") for line in execute(command, start, capsys)[1].splitlines())
+
+
+def test_labels_are_given_in_the_order_of_the_runs(make_run, saved, tmp_path, capsys):
+    first, second = make_run("first"), make_run("second")
+    assert execute(command, [second, first, "--labels", "ours", "an older one"], capsys)[0] == 0
+    for figure in saved.values():
+        assert entries(figure)[:2] == ["ours", "an older one"]
+    runs = [second, tmp_path / "nowhere", make_run("empty", epoch=None, val=None), first]
+    status, _, error = execute(command, [*runs, "--labels", "a", "b", "c", "d"], capsys)
+    assert status == 2 and error.count("\n") == 2
+    for figure in saved.values():
+        assert entries(figure)[:2] == ["a", "d"]
+
+
+@pytest.mark.parametrize("script", [command, lstm_figures, cnn_figures])
+def test_labels_of_another_number_than_the_runs_are_refused(script, make_run, saved, capsys):
+    for labels in (["a"], ["a", "b", "c"]):
+        outcome = execute(
+            script, [make_run(f"x{len(labels)}"), make_run(f"y{len(labels)}"), "--labels", *labels], capsys
+        )
+        refused(outcome, f"{len(labels)} names to 2 runs", script=NAME if script is command else "save_figures.py")
+    assert not saved
+
+
+def test_a_run_that_is_given_twice_is_drawn_once(make_run, saved, capsys):
+    run = make_run()
+    assert execute(command, [run, run / "." / ".." / run.name], capsys)[0] == 0
+    assert not saved["schedules"].legends
 
 
 @pytest.mark.parametrize("script", [command, lstm_figures, cnn_figures])
@@ -121,9 +220,17 @@ def test_image_classifiers_figures_are_written(image_run, tmp_path, capsys, recw
 
 def test_runs_of_older_versions_are_drawn_with_their_experiments_table(make_run, image_run, saved, capsys):
     assert execute(lstm_figures, [older(make_run())], capsys)[0] == 0
-    assert names(saved["schedules"]) == ["alpha", "dropouto"]
+    assert [name.replace("\n", " ") for name in names(saved["schedules"])] == [
+        TABLE["alpha"].label,
+        TABLE["dropouto"].label,
+    ]
     assert execute(cnn_figures, [older(image_run())], capsys)[0] == 0
-    assert {*names(saved["schedules"])} == {*IMAGE_NAMES}
+    assert {name.replace("\n", " ") for name in names(saved["schedules"])} == {WORDS[name] for name in IMAGE_NAMES}
+
+
+def test_what_a_run_records_goes_before_its_experiments_table(make_run, saved, capsys):
+    assert execute(lstm_figures, [make_run(labels={"alpha": "its own words"})], capsys)[0] == 0
+    assert names(saved["schedules"]) == ["its own words", TABLE["dropouto"].label]
 
 
 @pytest.mark.parametrize("script", [lstm_figures, cnn_figures])

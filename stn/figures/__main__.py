@@ -2,4 +2,4 @@
 
 from stn.scripts.launch import launch
 
-launch("stn.scripts.figures", "figures")
+launch("stn.scripts.figures", "python -m stn.figures")

@@ -1,16 +1,17 @@
-"""A figure of several runs: which of them are in it, and their entries in its legend."""
+"""A figure of several runs: which of them are in it, how each looks, and their entries in its legend."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from stn.errors import UserError
-from stn.figures.style import COLORS, LABEL, key, wrapped
+from stn.figures.style import COLORS, LABEL, MANY, MARKERS, STYLE, THIN, key, wrapped
 from stn.runs.history import Run, labels
+
+Styles = Mapping[Run, Mapping]  # how each run's line is drawn
 
 
 class Drawing(NamedTuple):
@@ -32,14 +33,28 @@ def select(runs: Sequence[Run], fits: Callable[[Run], object], otherwise: str) -
     return selected, skipped
 
 
-def run_keys(runs: Sequence[Run], styles: Mapping[Path, Mapping]) -> list[Artist]:
-    """The legend's entry for each run; a lone one needs none. styles: of each run, by its path."""
-    if len(runs) == 1:
-        return []
-    entries = zip(runs, labels(runs), cycle(COLORS))
-    return [key(wrapped(label, LABEL), color=color, **styles[run.path]) for run, label, color in entries]
+def line_styles(runs: Sequence[Run]) -> dict[Run, dict]:
+    """A colour for each run, and from MANY runs on a thin line with markers now and then, which tell it in grey, too.
+
+    runs: all that were asked for, so that one that is left out of a figure does not change how the others look.
+    """
+    styles = {run: {"color": color} for run, color in zip(runs, cycle(COLORS), strict=False)}
+    if len(runs) >= MANY:
+        for place, (run, marker) in enumerate(zip(runs, cycle(MARKERS), strict=False)):
+            # Markers of several runs beside each other. matplotlib counts in diagonals of the panel.
+            every = 0.3
+            apart = {"marker": marker, "markersize": 3, "markevery": (every * place / len(runs), every)}
+            styles[run] |= {**apart, "markeredgewidth": 0, "linewidth": THIN}
+    return styles
 
 
-def shared_color(runs: Sequence[Run]) -> str:
-    """The colour of what the legend says of all runs."""
-    return COLORS[0] if len(runs) == 1 else "0.35"
+def run_keys(drawn: Sequence[Run], runs: Sequence[Run], styles: Styles) -> list[Artist]:
+    """The legend's entry for each run that is drawn; a lone one needs none. runs: all that were asked for."""
+    names = dict(zip(runs, labels(runs), strict=True))
+    return [key(wrapped(names[run], LABEL), **styles[run]) for run in drawn] if len(drawn) > 1 else []
+
+
+def shared_style(drawn: Sequence[Run], styles: Styles) -> dict:
+    """Colour and width of the line with which the legend says something of all runs."""
+    color = styles[drawn[0]]["color"] if len(drawn) == 1 else "0.35"
+    return {"color": color, "linewidth": THIN if len(styles) >= MANY else STYLE["lines.linewidth"]}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 
 import numpy
 from matplotlib.artist import Artist
@@ -11,18 +10,39 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from stn.figures.drawing import Drawing, run_keys, select, shared_color
-from stn.figures.style import BAND, COLORS, COLUMN, CONSTANT, DASHES, STYLE, grid, legend, styled
-from stn.runs.history import Run
+from stn.figures.drawing import Drawing, Styles, line_styles, run_keys, select, shared_style
+from stn.figures.style import (
+    BAND,
+    COLORS,
+    COLUMN,
+    CONSTANT,
+    DASHES,
+    MANY,
+    STYLE,
+    THIN,
+    WARM_UP,
+    grid,
+    key,
+    legend,
+    set_titles,
+    styled,
+    wrapped,
+)
+from stn.runs.history import Run, words_for
+
+INITIAL_LABEL = 30  # characters of a line in the legend of initial values
+NARROWEST = 0.01  # of a panel's width: a warm-up that is shorter cannot be seen
+WARM_UP_END = {"linewidth": 0.7, "linestyle": (0, (1, 1))}
 
 
 @styled
 def schedules(runs: Sequence[Run], order: Sequence[str] = ()) -> Drawing:
     """Each hyperparameter's value against weight steps, a panel each; constants are thin dashed lines.
 
-    A shaded band reaches one scale of a tuned one's perturbation below and above its value. Where a value changed in a
-    run without steps, all are drawn against epochs. What is off in all runs has no panel. order: the hyperparameters
-    whose panels come first. Raises UserError where no run has a row yet.
+    A shaded band reaches one scale of a tuned one's perturbation below and above its value; from MANY runs on there are
+    thin lines without bands. The warm-up is marked. Where a value changed in a run without steps, all are drawn against
+    epochs. What is off in all runs has no panel. order: the hyperparameters whose panels come first. Raises UserError
+    where no run has a row yet.
     """
     by = schedule_axis(runs)
     drawn, skipped = select(runs, lambda run: run.curves(by), "holds no whole row of values yet")
@@ -30,31 +50,42 @@ def schedules(runs: Sequence[Run], order: Sequence[str] = ()) -> Drawing:
     names = dict.fromkeys(on or [name for run in drawn for name in run.curves(by)])
     names = sorted(names, key=lambda name: order.index(name) if name in order else len(order))
     figure, panels, spare = grid(len(names))
-    lines, bands = draw_schedules(dict(zip(names, panels, strict=True)), drawn, by)
-    figure.align_ylabels(panels)
-    legend(figure, spare, [*lines, *bands])
+    set_titles(figure, panels, [words_for(name, drawn) for name in names])
+    styles = moving_styles(runs, by)
+    marks = draw_schedules(dict(zip(names, panels, strict=True)), drawn, by, styles)
+    legend(figure, spare, [*run_keys(drawn, runs, styles), *marks])
     return Drawing(figure, skipped)
 
 
 @styled
 def initial_values(runs: Sequence[Run], name: str, label: str) -> Drawing:
-    """One tuned hyperparameter against weight steps, a line for each run, by its initial value.
+    """One tuned hyperparameter against weight steps, a line for each run.
 
-    label: what the hyperparameter is called in the figure. Raises UserError where no run has a step of it yet.
+    Runs from one initial value, or of one name, share a colour and an entry of the legend, and are thinner. The warm-up
+    is marked. label: what the hyperparameter is called in the figure. Raises UserError where no run has a step of it
+    yet.
     """
     drawn, skipped = select(runs, lambda run: run.tuned(name), f"holds no steps that tuned {name} yet")
     figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
     panel = figure.subplots()
-    drawn.sort(key=lambda run: run.settings[name])
-    for run, color, dashes in zip(drawn, cycle(COLORS), cycle(DASHES)):
-        start, steps = run.settings[name], run.steps["train_step"]
-        # Up to the first hyperparameter step it stays where it starts.
-        steps, values = [0, steps.iloc[0], *steps], [start, start, *run.steps[name]]
-        panel.plot(steps, values, color=color, linestyle=dashes, label=f"{start:g}")
+    groups: dict[str, list[Run]] = {}
+    for run in sorted(drawn, key=lambda run: run.settings[name]):
+        groups.setdefault(run.name or f"{run.settings[name]:g}", []).append(run)
+    styles, keys = {}, []
+    for (called, group), color, dashes in zip(groups.items(), cycle(COLORS), cycle(DASHES), strict=False):
+        style = {"color": color, "linestyle": dashes} | ({"linewidth": THIN} if len(group) > 1 else {})
+        keys.append(key(wrapped(f"{called}{_count(group)}", INITIAL_LABEL), **style))
+        for run in group:
+            styles[run] = style
+            start, steps = run.settings[name], run.steps["train_step"]
+            # Up to the first hyperparameter step it stays where it starts.
+            steps, values = [0, steps.iloc[0], *steps], [start, start, *run.steps[name]]
+            panel.plot(steps, values, label=called, **style)
     panel.set(xlabel="iteration", ylabel=label, xlim=(0, None), ylim=(0, None))
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    title = {"title": "initial value", "title_fontsize": STYLE["legend.fontsize"]}
-    figure.legend(**title, loc="outside upper center", ncols=min(len(drawn), 5), handlelength=1.6, columnspacing=1.2)
+    keys += mark_warm_up([panel], drawn, "train_step", styles)
+    title = None if any(run.name for run in drawn) else "initial value"
+    legend(figure, None, keys, loc="outside upper center", title=title, title_fontsize=STYLE["legend.fontsize"])
     return Drawing(figure, skipped)
 
 
@@ -65,25 +96,24 @@ def schedule_axis(runs: Iterable[Run]) -> str:
     return "epoch" if unknown or all(run.steps.empty for run in runs) else "train_step"
 
 
-def draw_schedules(panels: Mapping[str, Axes], runs: Sequence[Run], by: str) -> tuple[list[Artist], list[Artist]]:
-    """Each hyperparameter, with the band of its perturbation, in its panel; the legend's entries of runs and of bands.
+def draw_schedules(panels: Mapping[str, Axes], drawn: Sequence[Run], by: str, styles: Styles) -> list[Artist]:
+    """Each hyperparameter, with the band of its perturbation, in its panel; what the legend says of all runs.
 
-    by: what `schedule_axis` says.
+    by: what `schedule_axis` says. styles: those of `moving_styles`.
     """
-    styles = _line_styles(runs, by)
     for name, panel in panels.items():
-        for run, color in zip(runs, cycle(COLORS)):
+        for run in drawn:
             if name not in run.curves(by):
                 continue
             x, values = run.curves(by)[name]
-            if band := run.band(name, by):
-                panel.fill_between(x, *band, color=color, **BAND)
-            draw_values(panel, x, values, color=color, **(CONSTANT if _constant(values) else styles[run.path]))
-        panel.set_ylabel(name)
-    scale_panels(panels.values(), runs, by)
+            if len(styles) < MANY and (band := run.band(name, by)):
+                panel.fill_between(x, *band, color=styles[run]["color"], **BAND)
+            draw_values(panel, x, values, **styles[run] | (CONSTANT if _constant(values) else {}))
+    scale_panels(panels.values(), drawn, by)
     banded = any(panel.collections for panel in panels.values())
-    bands = [Patch(color=shared_color(runs), label="± 1 scale of\nthe perturbation", **BAND)] if banded else []
-    return run_keys(runs, styles), bands
+    color = shared_style(drawn, styles)["color"]
+    bands = [Patch(color=color, label="± 1 scale of\nthe perturbation", **BAND)] if banded else []
+    return [*bands, *mark_warm_up(panels.values(), drawn, by, styles)]
 
 
 def draw_values(
@@ -91,9 +121,34 @@ def draw_values(
 ) -> None:
     """A line, across the panel for a constant: a run that tunes nothing has no place on an axis of weight steps."""
     if _constant(values):
-        panel.axhline(rounded(values[0]), **style)
+        across = numpy.linspace(0, 1, 50)  # of the panel's width: points enough for markers
+        height = numpy.full(len(across), rounded(values[0]))
+        panel.plot(across, height, transform=panel.get_yaxis_transform(), **style)
     else:
         panel.plot(x, rounded(values), **style)
+
+
+def mark_warm_up(panels: Iterable[Axes], drawn: Iterable[Run], by: str, styles: Styles) -> list[Artist]:
+    """Shade the warm-up in panels whose limits are set; where runs differ in it, a line at the end of each instead.
+
+    Returns the legend's entry for it, if there is anything to see.
+    """
+    panels = list(panels)
+    width = panels[0].get_xlim()[1]
+    ends = {run: end for run in drawn if (end := run.warm_up(by)) is not None}
+    if len({*ends.values()}) == 1:
+        end = next(iter(ends.values()))
+        if end < NARROWEST * width:
+            return []
+        for panel in panels:
+            panel.axvspan(0, end, **WARM_UP)
+        return [Patch(**WARM_UP, label="warm-up")]
+    shown = {run: end for run, end in ends.items() if NARROWEST * width <= end <= width}
+    for panel in panels:
+        for run, end in shown.items():
+            panel.axvline(end, color=styles[run]["color"], **WARM_UP_END)
+    upright = {"marker": "|", "markersize": 8, "markeredgewidth": WARM_UP_END["linewidth"], "linestyle": "none"}
+    return [key("end of the warm-up", color="0.35", **upright)] if shown else []
 
 
 def scale_panels(panels: Iterable[Axes], runs: Iterable[Run], by: str) -> None:
@@ -115,10 +170,19 @@ def scale_panels(panels: Iterable[Axes], runs: Iterable[Run], by: str) -> None:
         panel.set_xlabel("weight step" if by == "train_step" else "epoch")
 
 
-def _line_styles(runs: Iterable[Run], by: str) -> dict[Path, dict]:
-    """A line style for each run. Dashes go to those that move: a lone one among constants is solid."""
+def moving_styles(runs: Sequence[Run], by: str) -> dict[Run, dict]:
+    """How each run is drawn. Dashes go to those that move: a lone one among constants is solid."""
     dashes = cycle(DASHES)
-    return {run.path: {"linestyle": next(dashes)} if _changes(run, by) else CONSTANT for run in runs}
+    styles = line_styles(runs)
+    return {
+        run: style | ({"linestyle": next(dashes)} if _changes(run, by) else CONSTANT) for run, style in styles.items()
+    }
+
+
+def _count(group: Sequence[Run]) -> str:
+    """How many runs of one start there are, if several: seeds, where it is these that tell them apart."""
+    seeds = {str(run.settings.get("seed")) for run in group}
+    return f" ({len(group)} {'seeds' if len(seeds) == len(group) else 'runs'})" if len(group) > 1 else ""
 
 
 def _changes(run: Run, by: str) -> bool:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
-from stn.figures.drawing import Drawing, run_keys, select
-from stn.figures.style import COLORS, CONSTANT, MARKERS, PAGE, key, legend, styled
+from stn.figures.drawing import Drawing, Styles, line_styles, run_keys, select, shared_style
+from stn.figures.style import CONSTANT, MANY, MARKERS, PAGE, key, legend, styled
 from stn.runs.history import Run
 
 LOG_FACTOR = 4  # perplexities that span more than this get a logarithmic axis
@@ -41,28 +41,37 @@ def _scores(runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str) -
     missing = f"holds no {what} of a whole epoch yet"
     drawn, skipped = select(runs, lambda run: len(run.epoch) and needed <= {*run.epoch}, missing)
     same = len({measure for measure, _ in curves}) == 1
+    styles = line_styles(runs)
+    bests = _best_markers(runs, styles)
     figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=same)
     for panel, (measure, by) in zip(panels, curves, strict=True):
         unit = _scale_x(panel, by, drawn)
-        for run, color, marker in zip(drawn, cycle(COLORS), cycle(MARKERS)):
+        for run in drawn:
             x, best, valid = run.epoch[by].to_numpy() / unit, run.best(), run.epoch[f"val_{measure}"]
-            panel.plot(x, run.epoch[f"train_{measure}"], color=color, **CONSTANT)
-            panel.plot(x, valid, color=color)
-            panel.plot(x[best], valid.iloc[best], color=color, marker=marker, markersize=4, clip_on=False)
+            panel.plot(x, run.epoch[f"train_{measure}"], color=styles[run]["color"], **CONSTANT)
+            panel.plot(x, valid, **styles[run])
+            panel.plot(x[best], valid.iloc[best], clip_on=False, **bests[run])
         if by == "time":
             panel.set_xlim(left=0)
         _scale_score(panel, measure, drawn)
         if panel is panels[0] or not same:
             panel.set_ylabel(MEASURES[measure])
-    markers = {run.path: {"marker": marker, "markersize": 4} for run, marker in zip(drawn, cycle(MARKERS))}
     handles = [
-        key("validation", color="0.35"),
+        key("validation", **shared_style(drawn, styles) | {"color": "0.35"}),
         key("training", color="0.35", **CONSTANT),
-        key("best epoch", color="0.35", linestyle="none", marker="o", markersize=4),
+        key("best epoch", linestyle="none", **{**bests[drawn[0]], "color": "0.35", "marker": "o"}),
     ]
-    legend(figure, None, [*run_keys(drawn, markers), *handles])
+    legend(figure, None, [*run_keys(drawn, runs, {run: styles[run] | bests[run] for run in drawn}), *handles])
     return Drawing(figure, skipped)
+
+
+def _best_markers(runs: Sequence[Run], styles: Styles) -> dict[Run, dict]:
+    """The marker of each run's best epoch: hollow and larger where the lines have markers themselves."""
+    hollow = {"markersize": 5, "markerfacecolor": "white", "markeredgewidth": 0.8}
+    look = hollow if len(runs) >= MANY else {"markersize": 4}
+    markers = zip(runs, cycle(MARKERS), strict=False)
+    return {run: {"color": styles[run]["color"], "marker": marker, **look} for run, marker in markers}
 
 
 def _scale_x(panel: Axes, by: str, runs: Sequence[Run]) -> float:

@@ -2,4 +2,4 @@
 
 from stn.scripts.launch import launch
 
-launch("stn.scripts.runs", "runs")
+launch("stn.scripts.runs", "python -m stn.runs")

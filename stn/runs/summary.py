@@ -1,5 +1,6 @@
 """What the runs below a folder have come to, as tables: a row for each run, or for all seeds of one configuration."""
 
+import contextlib
 import csv
 import io
 import math
@@ -13,14 +14,14 @@ import pandas
 
 from stn.errors import UserError, one_line
 from stn.files import cause
-from stn.runs.folder import ARGS, read_settings, read_status
+from stn.runs.folder import ARGS, STATUS, read_settings, read_status
 
 # Settings that say nothing about a configuration: where a run lies, what it computes on and how often it logs, or what
 # follows from other settings. The checksums tell what --data and --load_schedule name.
 PLACING = {"save_dir", "prefix", "save", "logdir", "dir", "subdir", "label"}
 MACHINE = {"device", "threads", "gpu", "disable_cuda", "no_cuda", "no_cuda_graphs", "checkpoint_seconds", "versions"}
 LOGGING = {"log_interval", "train_log_interval", "val_log_interval"}
-DERIVED = {"hyperparameters", "ranges", "data_checksum", "schedule_checksum"}
+DERIVED = {"hyperparameters", "labels", "ranges", "data_checksum", "schedule_checksum"}
 UNTOLD = {"seed", *PLACING, *MACHINE, *LOGGING, *DERIVED}
 SHORTEST, LONGEST = 2, 24  # runs that are named together, and characters of what tells their paths apart
 
@@ -30,12 +31,11 @@ COLUMNS = ["val", "val_deviation", "test", "test_deviation", "best", "done", "ti
 
 @dataclass(frozen=True)
 class Kind:
-    """name: of several such runs. measure: of the tables' val_… and test_… columns. factor: to the unit.
+    """measure: of the tables' val_… and test_… columns. factor: to the unit.
 
     unit: in which val and test are told, to so many decimals. higher: whether more is better.
     """
 
-    name: str
     measure: str
     unit: str
     decimals: int
@@ -43,11 +43,11 @@ class Kind:
     higher: bool = False
 
 
-# By the folder of the scripts.
-KINDS = {
-    "lstm": Kind("language models", "ppl", "perplexity", 2),
-    "cnn": Kind("image classifiers", "acc", "accuracy in %", 1, factor=100, higher=True),
-}
+KINDS = (
+    Kind("ppl", "perplexity", 2),
+    Kind("acc", "accuracy in %", 1, factor=100, higher=True),
+)
+UNSCORED = Kind("loss", "no score yet", 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,19 +93,22 @@ class Summary:
 
 def summarize(folder: Path) -> tuple[list[Summary], list[str]]:
     """The runs in a folder, at any depth, by kind; and why others had to be left out. Only reads."""
-    found: dict[Kind, list[tuple[dict, dict]]] = {}
+    found: list[tuple[Kind | None, dict, dict]] = []
     paths, problems = find_runs(folder)
     for path in paths:
         try:
             kind, scores, settings = read_scores(path)
         except UserError as error:
             problems.append(str(error))
-        except RecursionError:  # of YAML
-            problems.append(f"{path / ARGS} is nested too deeply: mend it, or move the run away")
         else:
             scores["run"] = str(path.relative_to(folder))
-            found.setdefault(kind, []).append((scores, settings))
-    return [_summary(kind, found[kind]) for kind in KINDS.values() if kind in found], problems
+            found.append((kind, scores, settings))
+    # A run that has no score yet is of the kind of its script's others.
+    kinds = {settings.get("script"): kind for kind, _, settings in found if kind}
+    of_kind: dict[Kind, list[tuple[dict, dict]]] = {}
+    for kind, scores, settings in found:
+        of_kind.setdefault(kind or kinds.get(settings.get("script"), UNSCORED), []).append((scores, settings))
+    return [_summary(kind, of_kind[kind]) for kind in (*KINDS, UNSCORED) if kind in of_kind], problems
 
 
 def find_runs(folder: Path) -> tuple[list[Path], list[str]]:
@@ -118,40 +121,49 @@ def find_runs(folder: Path) -> tuple[list[Path], list[str]]:
     return sorted(Path(path) for path, _, files in os.walk(folder, onerror=note) if ARGS in files), problems
 
 
-def read_scores(path: Path) -> tuple[Kind, dict[str, Any], dict[str, Any]]:
-    """A run's kind, what it has come to, but for its path, and its settings.
+def read_scores(path: Path) -> tuple[Kind | None, dict[str, Any], dict[str, Any]]:
+    """A run's kind, if it has a score yet, what it has come to, but for its path, and its settings.
 
     result.csv is believed where it speaks, else epoch.csv. Raises UserError where they, or the settings, are not what
     this version writes.
     """
     settings = read_settings(path)
-    family, _, script = str(settings.get("script")).partition("/")
-    if not script or family not in KINDS or type(settings.get("seed")) is not int:
-        missing = f"{path / ARGS} does not name a script and a seed of this version"
-        raise UserError(f"{missing} (it is of an older one, or no run's): look at the tables beside it")
-    kind, status = KINDS[family], read_status(path)
-    names = [f"{split}_{kind.measure}" for split in ("val", "test")]
-    epochs = _read(path / "epoch.csv", ["epoch", "time", "val_loss", names[0]], growing=status != "finished")
+    if not (path / STATUS).exists():
+        raise UserError(f"{path} has {ARGS}, but no {STATUS}, and is no run: move it away")
+    kind, status = _kind(path), read_status(path)
+    names = [f"{split}_{(kind or UNSCORED).measure}" for split in ("val", "test")]
+    columns = dict.fromkeys(["epoch", "time", "val_loss", names[0]])
+    epochs = _read(path / "epoch.csv", list(columns), growing=status != "finished")
     results = _read(path / "result.csv", names, ["best_epoch", "time"])
     if status == "finished" and not epochs:
         raise UserError(f"{path / 'epoch.csv'} has no rows, though the run is finished: restore it")
     if results is not None and len(results) != 1:
         raise UserError(f"{path / 'result.csv'} has not just one row of results: restore it")
     (result,) = results or [{}]
-    epochs = epochs or []
+    epochs, factor = epochs or [], (kind or UNSCORED).factor
     best = min(epochs, key=lambda row: (math.isnan(row["val_loss"]), row["val_loss"]), default={})
     last = epochs[-1] if epochs else {}
     scores = {
-        "val": kind.factor * _known(result.get(names[0]), best.get(names[0])),
-        "test": kind.factor * _known(result.get(names[1])),
+        "val": factor * _known(result.get(names[0]), best.get(names[0])),
+        "test": factor * _known(result.get(names[1])),
         "best": _known(result.get("best_epoch"), best.get("epoch")),
         "done": float(len(epochs)),
         "time": _known(result.get("time"), last.get("time")),
         "status": status,
-        "seed": settings["seed"],
+        "seed": settings.get("seed"),
         "seeds": int(status == "finished"),
     }
     return kind, scores, settings
+
+
+def _kind(path: Path) -> Kind | None:
+    """By the columns of the tables that are there."""
+    for file in (path / "epoch.csv", path / "result.csv"):
+        with contextlib.suppress(OSError), file.open("rb") as table:
+            header = table.readline().decode(errors="replace").strip().split(",")
+            if kind := next((kind for kind in KINDS if f"val_{kind.measure}" in header), None):
+                return kind
+    return None
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -190,8 +202,6 @@ def common_start(texts: Sequence[str]) -> str:
 
 def _summary(kind: Kind, runs: Sequence[tuple[dict, dict]]) -> Summary:
     settings = [{name: _plain(value) for name, value in own.items()} for _, own in runs]
-    for own in settings:
-        own["script"] = str(own["script"]).partition("/")[2]
     _name_contents(settings, "data", "data_checksum", 1)
     _name_contents(settings, "load_schedule", "schedule_checksum", 2)
     names = differing(settings)
@@ -207,9 +217,10 @@ def _summary(kind: Kind, runs: Sequence[tuple[dict, dict]]) -> Summary:
 def _gather(rows: pandas.DataFrame) -> dict[str, Any]:
     if len(rows) == 1:
         return rows.iloc[0].to_dict()
-    by_seed = rows[rows["status"] == "finished"].groupby("seed")[MEANS].mean()
+    seeds = rows["seed"].fillna(rows["run"])  # a run whose seed is not known is of one of its own
+    by_seed = rows[rows["status"] == "finished"].groupby(seeds)[MEANS].mean()
     deviations = by_seed.std(ddof=1)
-    finished, all_seeds = len(by_seed), rows["seed"].nunique()
+    finished, all_seeds = len(by_seed), seeds.nunique()
     return {
         **by_seed.mean(),
         "val_deviation": deviations["val"],

@@ -22,7 +22,7 @@ from stn.runs.summary import COLUMNS, Summary, common_start, summarize
 from stn.scripts.options import ROOT, OneLineParser, exit_status, find, named
 from stn.scripts.output import complain, say
 
-SCRIPT = "runs"
+SCRIPT = "python -m stn.runs"
 UNKNOWN = "–"
 GAP = "  "
 INDENT = 4  # of what does not fit beside the numbers
@@ -82,10 +82,10 @@ def show(summaries: Sequence[Summary], as_csv: bool) -> None:
 
 
 def in_csv(summaries: Sequence[Summary]) -> str:
-    """All tables as one, with the kind and the unit of each row first."""
+    """All tables as one, with the measure and the unit of each row first."""
     tables = [pandas.concat([summary.scores, summary.settings], axis=1) for summary in summaries]
     for table, summary in zip(tables, summaries, strict=True):
-        table.insert(0, "kind", summary.kind.name)
+        table.insert(0, "measure", summary.kind.measure)
         table.insert(1, "unit", summary.kind.unit)
     return pandas.concat(tables).to_csv(index=False).rstrip("\n")
 
@@ -104,7 +104,7 @@ def lines(summary: Summary, width: int | None) -> list[str]:
         table = packed(numbers, paths, words, width)
     place = f" in {folder}" if folder else ""
     spread = ", mean ± standard deviation of seeds" if scores["val_deviation"].notna().any() else ""
-    return [f"{summary.kind.name.capitalize()}{place}: {summary.kind.unit}{spread}", *table]
+    return [f"{summary.kind.unit.capitalize()}{place}{spread}", *table]
 
 
 def numeric(summary: Summary) -> list[list[str]]:
