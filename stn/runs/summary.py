@@ -201,7 +201,7 @@ def common_start(texts: Sequence[str]) -> str:
 
 
 def _summary(kind: Kind, runs: Sequence[tuple[dict, dict]]) -> Summary:
-    settings = [{name: _plain(value) for name, value in own.items()} for _, own in runs]
+    settings = [{"script": "", **{name: _plain(value) for name, value in own.items()}} for _, own in runs]
     _name_contents(settings, "data", "data_checksum", 1)
     _name_contents(settings, "load_schedule", "schedule_checksum", 2)
     names = differing(settings)
