@@ -453,6 +453,12 @@ def test_a_run_trained_longer_is_the_run_that_was_that_long(run, tmp_path, finis
     assert same(everything(folder), everything(finished))
 
 
+def test_the_settings_of_an_earlier_run_reproduce_it(tmp_path, finished):
+    assert hypertrain.main(f"--config {finished} --logdir {tmp_path / 'logs'}".split()) == 0
+    again = only_run(tmp_path)
+    assert same(everything(again), everything(finished))
+
+
 @pytest.mark.parametrize("stop_at", [0, 3, 6, 8])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(run, tmp_path, finished, monkeypatch, stop_at):
     """Before the first step, in the warm-up, within an epoch, and right after one's end."""

@@ -14,6 +14,7 @@ import cnn.hypertrain
 import cnn.train_basic
 import lstm.train
 import lstm.train_basic
+from stn.scripts.records import resumed_values
 
 COMMON = "--data builtin --threads 1 --dtype float32"
 FLAGS = {
@@ -33,7 +34,7 @@ def reread(script, values):
 def resumed(script, values, given):
     """The values of a run that was started with these and goes on with these flags."""
     record = reread(script, values)
-    return script.SCRIPT.resumed_values(Path("run"), record, record, given)
+    return resumed_values(script.SCRIPT, Path("run"), record, record, given)
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +90,18 @@ def test_only_what_may_change_can_be_given_anew(script):
         elif name != "data" and values[name] != given[name]:
             refused(lambda given=given: resumed(script, values, given), f"--{name} ")
             assert resumed(script, values, {name: values[name]})[name] == values[name]
+
+
+@each_script
+def test_a_run_may_go_on_with_another_device(script):
+    own, cpu = script.SCRIPT, script.SCRIPT.settings.cpu_flag
+    values = values_of(script, f"{FLAGS[script]} {COMMON} --{cpu}")
+    assert resumed(script, values, {})["device"] == "cpu"
+    again = resumed(script, values, own.parse(["--gpu", "1"]))
+    assert (again["device"], again["gpu"], again[cpu]) == (None, 1, False)
+    again = resumed(script, {**values, "device": "cuda:1", cpu: False}, own.parse([f"--{cpu}"]))
+    assert (again["device"], again[cpu]) == (None, True) and own.make(again).device == "cpu"
+    refused(lambda: resumed(script, values, own.parse([f"--{cpu}", "--gpu", "1"])), "--gpu has nothing to act on")
 
 
 @each_script

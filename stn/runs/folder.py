@@ -304,7 +304,8 @@ def _refuse_existing(path: Path) -> None:
         raise UserError(f"{path} holds logs of a run without {ARGS}: move them away, or {NEW_RUN}")
     status = read_status(path)
     if status == "finished":
-        raise UserError(f"{path} holds a finished run{_result_in_words(path)}: {NEW_RUN}")
+        longer = "train it on with --resume and more epochs"
+        raise UserError(f"{path} holds a finished run{_result_in_words(path)}: {longer}, or {NEW_RUN}")
     raise UserError(f"{path} holds an unfinished run ({status}): continue it with --resume, {NEW_RUN}")
 
 

@@ -1,6 +1,5 @@
 """A training script: from the command line to a run, a new one, one that goes on, or one that is only evaluated."""
 
-import re
 import signal
 import threading
 import warnings
@@ -17,19 +16,17 @@ from stn.hyperparameters import Tuned
 from stn.kernels import precision
 from stn.kernels.memory import keep_freed_memory
 from stn.runs.checkpoints import read_checkpoint
-from stn.runs.folder import ARGS, SCHEDULE, RunFolder, read_settings, read_yaml
+from stn.runs.folder import RunFolder, read_settings
 from stn.runs.provenance import provenance
 from stn.scripts.course import evaluate_best, train
 from stn.scripts.declared import Sources, Table, Values
-from stn.scripts.flags import Flag, parse, refuse_idle
+from stn.scripts.flags import Flag, parse
 from stn.scripts.options import OneLineParser, exit_status, find, named
 from stn.scripts.output import Lines, complain
+from stn.scripts.records import read_config, refuse_idle_gpu, refuse_other_runs, resumed_values, same_configuration
 from stn.scripts.screen import Screen
 from stn.scripts.settings import Data, Settings
 from stn.scripts.signals import BROKEN_PIPE, Interrupt, Stopped
-
-# What args.yaml holds besides flags.
-RECORDED = ("script", "schedule_checksum", "hyperparameters", "labels", "ranges", "versions")
 
 
 @dataclass(frozen=True)
@@ -127,8 +124,7 @@ class Script:
         data_checksum: of the data that it must be, if any. Raises UserError where flags cannot go together, or what
         they ask for is not there.
         """
-        if self.settings.cpu_flag in given:
-            refuse_idle(given, {"gpu": f"leave out --{self.settings.cpu_flag}"})
+        refuse_idle_gpu(self, given)
         values = self.resolve({**self.defaults(), **given}, {*given})
         data, description = self.settings.locate(values["data"])
         values |= {"data": data, "device": None, "data_checksum": data_checksum}
@@ -142,7 +138,7 @@ class Script:
 
     def start(self, given: Mapping[str, Any]) -> int:
         """A new run; the exit status."""
-        config, checksum = self.read_config(given)
+        config, checksum = read_config(self, given)
         values, description, why = self.prepare({**config, **given}, checksum)
         self.warn_without_gpu(given, values)
         settings, sources = self.make(values), self.sources(values)
@@ -157,7 +153,7 @@ class Script:
                 "ranges": {name: [*source.range] for name, source in sources.items() if isinstance(source, Tuned)},
                 "versions": provenance(),
             }
-            with settings.new_folder(lambda other: self.same_configuration(record, other, "seed" in given)) as path:
+            with settings.new_folder(lambda other: same_configuration(self, record, other, "seed" in given)) as path:
                 run = RunFolder.create(path, record, values.get("overwrite", False))
             if schedule := values.get("load_schedule"):
                 run.keep_schedule(Path(schedule))
@@ -165,47 +161,17 @@ class Script:
 
         return self.train(settings, sources, create, (description, why))
 
-    def read_config(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-        """The flags that the file which --config names sets, and the checksum of its run's data; those given go first.
-
-        Raises UserError where it is of another script, or says what no flag can.
-        """
-        if "config" not in given:
-            return {}, None
-        path = find(given["config"], "--config")
-        file = path / ARGS if path.is_dir() else path
-        record = read_yaml(file)
-        if record.get("script", self.path) != self.path:
-            raise UserError(f"{file} is of {record['script']}, not of {self.path}: give it to that")
-        if unknown := sorted(record.keys() - self.flags.keys() - {*self.settings.DERIVED, *RECORDED}):
-            raise UserError(f"{file} sets {unknown[0]}, which {self.path} has no flag for: mend it")
-        flags = {name: flag for name, flag in self.flags.items() if name in record}
-        for name, flag in flags.items():
-            if not flag.accepts(record[name]):
-                raise UserError(f"{file} says {name}: {record[name]!r}: mend it")
-        config = {name: record[name] for name, flag in flags.items() if record[name] != flag.default}
-        if "load_schedule" in config and (copy := file.with_name(SCHEDULE)).exists():
-            config["load_schedule"] = str(copy)
-        return config, None if "data" in given else record.get("data_checksum")
-
-    def same_configuration(self, record: Mapping[str, Any], other: Mapping[str, Any], with_seed: bool) -> bool:
-        """Whether another run differs in nothing but what may change when it is resumed, or a seed that was drawn."""
-        free = {*self.changeable, "label", "versions"} | ({"seed"} if not with_seed else set())
-        return all(record.get(name) == other.get(name) for name in {*record, *other} - free)
-
     def resume(self, given: Mapping[str, Any]) -> int:
         """Continue an unfinished run, or a finished one that may now train longer; the exit status."""
         longer = [flag for flag in self.flags.values() if flag.lengthens]
         lengthened = any(flag.name in given for flag in longer)
         path = self.find_run(given, unfinished=not lengthened)
         with RunFolder.open(path) as run:
-            self.refuse_other_runs(run.settings)
+            refuse_other_runs(self, run.settings)
             if run.status == "finished" and not lengthened:
                 flags = " or ".join(f"--{flag.name}" for flag in longer)
                 raise UserError(f"the run in {path} is finished: give more {flags} to train it on")
-            values = self.resumed_values(path, run.settings, run.read_checkpoint().settings, given)
-            if {"gpu", self.settings.cpu_flag} & given.keys():
-                values["device"] = None
+            values = resumed_values(self, path, run.settings, run.read_checkpoint().settings, given)
             settings = self.make(values)
             values = self.chosen(values, settings)
             self.warn_without_gpu(given, values)
@@ -224,7 +190,7 @@ class Script:
         """Evaluate a run's best model without training or touching the run; the exit status."""
         path = self.find_run(given, unfinished=False)
         checkpoint = read_checkpoint(path)
-        values = self.resumed_values(path, read_settings(path), checkpoint.settings, given)
+        values = resumed_values(self, path, read_settings(path), checkpoint.settings, given)
         values["device"] = None  # whatever is here
         result = evaluate_best(self.make(values), self.sources(values), checkpoint.state)
         self.screen().result(result, f"of {path}")
@@ -254,61 +220,6 @@ class Script:
         if given.get("resume"):
             return find(given["resume"], "the run")
         return self.settings.newest_run({**self.defaults(), **given}, unfinished)
-
-    def resumed_values(
-        self, path: Path, record: Mapping[str, Any], kept: Mapping[str, Any], given: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """All values of a run that goes on: those in its args.yaml, but for those given that may change.
-
-        record, kept: what args.yaml and the checkpoint say. Raises UserError where they differ, where the run is
-        another script's, its settings are not possible, or a flag was given that may not change.
-        """
-        self.refuse_other_runs(record)
-        for name in sorted({*record, *kept} - self.changeable):
-            if record.get(name) != kept.get(name):
-                change = f"{name}: {record.get(name)!r}, where the run has {kept.get(name)!r}"
-                raise UserError(f"{path / ARGS} was changed: it says {change}: put that back, or start a new run")
-        values = {**self.defaults(), **record}
-        self.refuse_impossible(values)
-        self.refuse_changes(values, given)
-        values |= {name: value for name, value in given.items() if name in self.flags and self.flags[name].may_change}
-        if "data" in given:
-            values["data"], _ = self.settings.locate(given["data"])
-        if values.get("load_schedule"):
-            values["load_schedule"] = str(path / SCHEDULE)
-        return values
-
-    def refuse_other_runs(self, record: Mapping[str, Any]) -> None:
-        """Raise UserError where args.yaml is of another script, or of another version of this one."""
-        if (script := str(record.get("script", self.path))) != self.path:
-            remedy = "go on with that" if "/" in script else "it is of another version, start a new run"
-            raise UserError(f"the run is one of {script}, not of {self.path}: {remedy}")
-        needed = {flag.name for flag in self.flags.values() if not flag.may_change} | {*self.settings.DERIVED}
-        if missing := sorted(needed - record.keys()):
-            words = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
-            raise UserError(f"the run's args.yaml lacks {words}: it is of another version, start a new run")
-
-    def refuse_impossible(self, values: Values) -> None:
-        """Raise UserError where args.yaml says what no run can have had, as where it was edited."""
-        if values["dtype"] not in precision.TYPES:
-            raise UserError(f"the run computes in {values['dtype']}, which this version does not: start a new run")
-        impossible = [name for name, flag in self.flags.items() if not flag.accepts(values[name])]
-        impossible += [name for name in ("data", "seed", "threads") if values[name] is None]  # a run has chosen its own
-        impossible += [] if re.fullmatch(r"cpu|cuda(:\d+)?", str(values["device"])) else ["device"]
-        for name in impossible[:1]:
-            raise UserError(f"the run's args.yaml says {name}: {values[name]!r}: mend it, or start a new run")
-
-    def refuse_changes(self, values: Values, given: Mapping[str, Any]) -> None:
-        """Raise UserError for flags that were given with another value than the run's, and may not change."""
-        if "overwrite" in given:
-            raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
-        differing = [
-            f"--{name} {given[name]} (the run has {values[name]})"
-            for name, flag in sorted(self.flags.items())
-            if name in given and name != "data" and not flag.may_change and given[name] != values[name]
-        ]
-        if differing:
-            raise UserError(f"cannot continue with {', '.join(differing)}: leave that out, or start a new run")
 
 
 def hide_write_errors(failure: threading.ExceptHookArgs) -> None:

@@ -1,0 +1,118 @@
+"""args.yaml as a script reads it: of a run that goes on, or of one whose settings a new one takes."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stn.errors import UserError
+from stn.kernels import precision
+from stn.runs.folder import ARGS, SCHEDULE, read_yaml
+from stn.scripts.declared import Values
+from stn.scripts.flags import refuse_idle
+from stn.scripts.options import find
+
+if TYPE_CHECKING:
+    from stn.scripts.script import Script
+
+# What args.yaml holds besides flags.
+RECORDED = ("script", "schedule_checksum", "hyperparameters", "labels", "ranges", "versions")
+
+
+def read_config(script: "Script", given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """The flags that the file which --config names sets, and the checksum of its run's data; those given go first.
+
+    Raises UserError where it is of another script, or says what no flag can.
+    """
+    if "config" not in given:
+        return {}, None
+    path = find(given["config"], "--config")
+    file = path / ARGS if path.is_dir() else path
+    record = read_yaml(file)
+    if record.get("script", script.path) != script.path:
+        raise UserError(f"{file} is of {record['script']}, not of {script.path}: give it to that")
+    if unknown := sorted(record.keys() - script.flags.keys() - {*script.settings.DERIVED, *RECORDED}):
+        raise UserError(f"{file} sets {unknown[0]}, which {script.path} has no flag for: mend it")
+    flags = {name: flag for name, flag in script.flags.items() if name in record}
+    for name, flag in flags.items():
+        if not flag.accepts(record[name]):
+            raise UserError(f"{file} says {name}: {record[name]!r}: mend it")
+    config = {name: record[name] for name, flag in flags.items() if record[name] != flag.default}
+    if "load_schedule" in config and (copy := file.with_name(SCHEDULE)).exists():
+        config["load_schedule"] = str(copy)
+    return config, None if "data" in given else record.get("data_checksum")
+
+
+def same_configuration(script: "Script", record: Mapping[str, Any], other: Mapping[str, Any], with_seed: bool) -> bool:
+    """Whether another run differs in nothing but what may change when it is resumed, or a seed that was drawn."""
+    free = {*script.changeable, "label", "versions"} | ({"seed"} if not with_seed else set())
+    return all(record.get(name) == other.get(name) for name in {*record, *other} - free)
+
+
+def resumed_values(
+    script: "Script", path: Path, record: Mapping[str, Any], kept: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All values of a run that goes on: those in its args.yaml, but for those given that may change.
+
+    record, kept: what args.yaml and the checkpoint say. Raises UserError where they differ, where the run is
+    another script's, its settings are not possible, or a flag was given that may not change.
+    """
+    refuse_other_runs(script, record)
+    for name in sorted({*record, *kept} - script.changeable):
+        if record.get(name) != kept.get(name):
+            change = f"{name}: {record.get(name)!r}, where the run has {kept.get(name)!r}"
+            raise UserError(f"{path / ARGS} was changed: it says {change}: put that back, or start a new run")
+    values = {**script.defaults(), **record}
+    refuse_impossible(script, values)
+    refuse_changes(script, values, given)
+    values |= {name: value for name, value in given.items() if name in script.flags and script.flags[name].may_change}
+    refuse_idle_gpu(script, given)
+    if {"gpu", script.settings.cpu_flag} & given.keys():
+        values["device"] = None  # to be chosen anew
+        values[script.settings.cpu_flag] = "gpu" not in given
+    if "data" in given:
+        values["data"], _ = script.settings.locate(given["data"])
+    if values.get("load_schedule"):
+        values["load_schedule"] = str(path / SCHEDULE)
+    return values
+
+
+def refuse_idle_gpu(script: "Script", given: Mapping[str, Any]) -> None:
+    """Raise UserError where a GPU is chosen and none is to be used."""
+    if script.settings.cpu_flag in given:
+        refuse_idle(given.keys(), {"gpu": f"leave out --{script.settings.cpu_flag}"})
+
+
+def refuse_other_runs(script: "Script", record: Mapping[str, Any]) -> None:
+    """Raise UserError where args.yaml is of another script, or of another version of this one."""
+    if (other := str(record.get("script", script.path))) != script.path:
+        remedy = "go on with that" if "/" in other else "it is of another version, start a new run"
+        raise UserError(f"the run is one of {other}, not of {script.path}: {remedy}")
+    needed = {flag.name for flag in script.flags.values() if not flag.may_change} | {*script.settings.DERIVED}
+    if missing := sorted(needed - record.keys()):
+        words = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
+        raise UserError(f"the run's args.yaml lacks {words}: it is of another version, start a new run")
+
+
+def refuse_impossible(script: "Script", values: Values) -> None:
+    """Raise UserError where args.yaml says what no run can have had, as where it was edited."""
+    if values["dtype"] not in precision.TYPES:
+        raise UserError(f"the run computes in {values['dtype']}, which this version does not: start a new run")
+    impossible = [name for name, flag in script.flags.items() if not flag.accepts(values[name])]
+    impossible += [name for name in ("data", "seed", "threads") if values[name] is None]  # a run has chosen its own
+    impossible += [] if re.fullmatch(r"cpu|cuda(:\d+)?", str(values["device"])) else ["device"]
+    for name in impossible[:1]:
+        raise UserError(f"the run's args.yaml says {name}: {values[name]!r}: mend it, or start a new run")
+
+
+def refuse_changes(script: "Script", values: Values, given: Mapping[str, Any]) -> None:
+    """Raise UserError for flags that were given with another value than the run's, and may not change."""
+    if "overwrite" in given:
+        raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
+    differing = [
+        f"--{name} {given[name]} (the run has {values[name]})"
+        for name, flag in sorted(script.flags.items())
+        if name in given and name != "data" and not flag.may_change and given[name] != values[name]
+    ]
+    if differing:
+        raise UserError(f"cannot continue with {', '.join(differing)}: leave that out, or start a new run")
