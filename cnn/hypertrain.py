@@ -16,6 +16,7 @@ from cnn.hyperparameters import CUTOUT, FULLY_CONNECTED, TABLE, names_of
 from cnn.settings import ImageSettings, run_names
 from stn.errors import UserError
 from stn.schedules import Constant
+from stn.scripts import command
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative
@@ -138,4 +139,4 @@ SCRIPT = Script(
     resolve=resolve,
     sources=sources,
 )
-main = SCRIPT.run
+main = partial(command.run, SCRIPT)

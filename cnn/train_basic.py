@@ -10,13 +10,14 @@ if __name__ == "__main__":
     launch("cnn.train_basic")
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cnn.hyperparameters import LAYERS, TABLE, names_of
 from cnn.settings import ImageSettings, run_names
 from stn.errors import UserError
 from stn.schedules import Constant
-from stn.scripts import replay
+from stn.scripts import command, replay
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, VALUES, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, nonnegative_int, rate
@@ -127,4 +128,4 @@ SCRIPT = Script(
     sources=sources,
     constants={"min_lr": MIN_LR},
 )
-main = SCRIPT.run
+main = partial(command.run, SCRIPT)

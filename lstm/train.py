@@ -15,6 +15,7 @@ from typing import Any
 from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_flags
 from lstm.settings import LanguageModelSettings
 from stn.schedules import Constant
+from stn.scripts import command
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, one_of
@@ -86,4 +87,4 @@ SCRIPT = Script(
     resolve=resolve,
     sources=sources,
 )
-main = SCRIPT.run
+main = partial(command.run, SCRIPT)

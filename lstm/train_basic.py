@@ -21,7 +21,7 @@ import numpy
 from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_flags
 from lstm.settings import LanguageModelSettings
 from stn.schedules import Constant, Gaussian, Schedule, Sinusoid
-from stn.scripts import replay
+from stn.scripts import command, replay
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import BASELINE, TUNING, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, one_of, positive
@@ -89,4 +89,4 @@ SCRIPT = Script(
     resolve=resolve,
     sources=sources,
 )
-main = SCRIPT.run
+main = partial(command.run, SCRIPT)

@@ -28,7 +28,7 @@ from stn.datasets.images import CIFAR10_SHA256, Images
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs.checkpoints import read_checkpoint
 from stn.scripts import course
-from stn.scripts.script import Interrupt
+from stn.scripts.signals import Interrupt
 from stn.training import Plan
 
 ROOT = Path(__file__).parent.parent

@@ -3,23 +3,20 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stn.errors import UserError
 from stn.kernels import precision
 from stn.runs.folder import ARGS, SCHEDULE, read_yaml
 from stn.scripts.declared import Values
-from stn.scripts.flags import refuse_idle
 from stn.scripts.options import find
-
-if TYPE_CHECKING:
-    from stn.scripts.script import Script
+from stn.scripts.script import Script
 
 # What args.yaml holds besides flags.
 RECORDED = ("script", "schedule_checksum", "hyperparameters", "labels", "ranges", "versions")
 
 
-def read_config(script: "Script", given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+def read_config(script: Script, given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     """The flags that the file which --config names sets, and the checksum of its run's data; those given go first.
 
     Raises UserError where it is of another script, or says what no flag can.
@@ -43,14 +40,14 @@ def read_config(script: "Script", given: Mapping[str, Any]) -> tuple[dict[str, A
     return config, None if "data" in given else record.get("data_checksum")
 
 
-def same_configuration(script: "Script", record: Mapping[str, Any], other: Mapping[str, Any], with_seed: bool) -> bool:
+def same_configuration(script: Script, record: Mapping[str, Any], other: Mapping[str, Any], with_seed: bool) -> bool:
     """Whether another run differs in nothing but what may change when it is resumed, or a seed that was drawn."""
     free = {*script.changeable, "label", "versions"} | ({"seed"} if not with_seed else set())
     return all(record.get(name) == other.get(name) for name in {*record, *other} - free)
 
 
 def resumed_values(
-    script: "Script", path: Path, record: Mapping[str, Any], kept: Mapping[str, Any], given: Mapping[str, Any]
+    script: Script, path: Path, record: Mapping[str, Any], kept: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All values of a run that goes on: those in its args.yaml, but for those given that may change.
 
@@ -66,7 +63,7 @@ def resumed_values(
     refuse_impossible(script, values)
     refuse_changes(script, values, given)
     values |= {name: value for name, value in given.items() if name in script.flags and script.flags[name].may_change}
-    refuse_idle_gpu(script, given)
+    script.refuse_idle_gpu(given)
     if {"gpu", script.settings.cpu_flag} & given.keys():
         values["device"] = None  # to be chosen anew
         values[script.settings.cpu_flag] = "gpu" not in given
@@ -77,13 +74,7 @@ def resumed_values(
     return values
 
 
-def refuse_idle_gpu(script: "Script", given: Mapping[str, Any]) -> None:
-    """Raise UserError where a GPU is chosen and none is to be used."""
-    if script.settings.cpu_flag in given:
-        refuse_idle(given.keys(), {"gpu": f"leave out --{script.settings.cpu_flag}"})
-
-
-def refuse_other_runs(script: "Script", record: Mapping[str, Any]) -> None:
+def refuse_other_runs(script: Script, record: Mapping[str, Any]) -> None:
     """Raise UserError where args.yaml is of another script, or of another version of this one."""
     if (other := str(record.get("script", script.path))) != script.path:
         remedy = "go on with that" if "/" in other else "it is of another version, start a new run"
@@ -94,7 +85,7 @@ def refuse_other_runs(script: "Script", record: Mapping[str, Any]) -> None:
         raise UserError(f"the run's args.yaml lacks {words}: it is of another version, start a new run")
 
 
-def refuse_impossible(script: "Script", values: Values) -> None:
+def refuse_impossible(script: Script, values: Values) -> None:
     """Raise UserError where args.yaml says what no run can have had, as where it was edited."""
     if values["dtype"] not in precision.TYPES:
         raise UserError(f"the run computes in {values['dtype']}, which this version does not: start a new run")
@@ -105,7 +96,7 @@ def refuse_impossible(script: "Script", values: Values) -> None:
         raise UserError(f"the run's args.yaml says {name}: {values[name]!r}: mend it, or start a new run")
 
 
-def refuse_changes(script: "Script", values: Values, given: Mapping[str, Any]) -> None:
+def refuse_changes(script: Script, values: Values, given: Mapping[str, Any]) -> None:
     """Raise UserError for flags that were given with another value than the run's, and may not change."""
     if "overwrite" in given:
         raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")

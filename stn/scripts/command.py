@@ -1,0 +1,136 @@
+"""A training script's command line: a new run, one that goes on, or one that is only evaluated."""
+
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stn.errors import UserError
+from stn.hyperparameters import Tuned
+from stn.kernels.memory import keep_freed_memory
+from stn.runs.checkpoints import read_checkpoint
+from stn.runs.folder import RunFolder, read_settings
+from stn.runs.provenance import provenance
+from stn.scripts.course import evaluate_best, train
+from stn.scripts.declared import Sources, Values
+from stn.scripts.options import exit_status
+from stn.scripts.output import Lines, complain
+from stn.scripts.records import read_config, refuse_other_runs, resumed_values, same_configuration
+from stn.scripts.screen import Screen
+from stn.scripts.script import Script
+from stn.scripts.settings import Data, Settings
+from stn.scripts.signals import BROKEN_PIPE, Interrupt, Stopped
+
+
+def run(script: Script, argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status: 0, 2 for what the user can mend, 128 + its signal where stopped."""
+    hint = "a run that has begun to train continues with --resume"
+    return exit_status(script.name, lambda: _run(script, argv), hint)
+
+
+def _run(script: Script, argv: list[str] | None) -> int:
+    keep_freed_memory()
+    threading.excepthook = hide_write_errors
+    warnings.showwarning = lambda message, *_, **__: complain(script.name, message)
+    given = script.parse(argv)
+    for course in ("resume", "test"):
+        if {course, "config"} <= given.keys():
+            raise UserError(f"--config starts a new run, --{course} takes one as it is: give one of them")
+    if "test" in given:
+        return test(script, given)
+    if "resume" in given:
+        return resume(script, given)
+    return start(script, given)
+
+
+def start(script: Script, given: Mapping[str, Any]) -> int:
+    """A new run; the exit status."""
+    config, checksum = read_config(script, given)
+    values, description, why = script.prepare({**config, **given}, checksum)
+    warn_without_gpu(script, given, values)
+    settings, sources = script.make(values), script.sources(values)
+
+    def create(data: Data) -> RunFolder:
+        record = {
+            "script": script.path,
+            **{name: value for name, value in values.items() if name not in script.course},
+            "data_checksum": data.checksum,
+            "hyperparameters": list(sources),
+            "labels": {name: script.table[name].label for name in sources},
+            "ranges": {name: [*source.range] for name, source in sources.items() if isinstance(source, Tuned)},
+            "versions": provenance(),
+        }
+        with settings.new_folder(lambda other: same_configuration(script, record, other, "seed" in given)) as path:
+            run = RunFolder.create(path, record, values.get("overwrite", False))
+        if schedule := values.get("load_schedule"):
+            run.keep_schedule(Path(schedule))
+        return run
+
+    return follow(script, settings, sources, create, (description, why))
+
+
+def resume(script: Script, given: Mapping[str, Any]) -> int:
+    """Continue an unfinished run, or a finished one that may now train longer; the exit status."""
+    longer = [flag for flag in script.flags.values() if flag.lengthens]
+    lengthened = any(flag.name in given for flag in longer)
+    path = script.find_run(given, unfinished=not lengthened)
+    with RunFolder.open(path) as run:
+        refuse_other_runs(script, run.settings)
+        if run.status == "finished" and not lengthened:
+            flags = " or ".join(f"--{flag.name}" for flag in longer)
+            raise UserError(f"the run in {path} is finished: give more {flags} to train it on")
+        values = resumed_values(script, path, run.settings, run.read_checkpoint().settings, given)
+        settings = script.make(values)
+        values = script.chosen(values, settings)
+        warn_without_gpu(script, given, values)
+        for name in ("device", "threads"):
+            if values[name] != run.settings[name]:
+                change = f"{name} {values[name]} in place of {run.settings[name]}"
+                complain(script.name, f"going on with {change}: the numbers' last digits may differ from here on")
+        run.changes = {name: values[name] for name in script.changeable}
+        return follow(script, settings, script.sources(values), lambda _: run)
+
+
+def warn_without_gpu(script: Script, given: Mapping[str, Any], values: Values) -> None:
+    if "gpu" in given and values["device"] == "cpu":
+        complain(script.name, f"--gpu {given['gpu']}: PyTorch sees no GPU here, so that the run computes on the CPU")
+
+
+def test(script: Script, given: Mapping[str, Any]) -> int:
+    """Evaluate a run's best model without training or touching the run; the exit status."""
+    path = script.find_run(given, unfinished=False)
+    checkpoint = read_checkpoint(path)
+    values = resumed_values(script, path, read_settings(path), checkpoint.settings, given)
+    values["device"] = None  # whatever is here
+    result = evaluate_best(script.make(values), script.sources(values), checkpoint.state)
+    screen_of(script).result(result, f"of {path}")
+    return 0
+
+
+def screen_of(script: Script, *first_lines: str, at_end: Callable[[], None] = lambda: None) -> Screen:
+    return Screen(script.settings.unit, *first_lines, lines=Lines(script.name), at_end=at_end)
+
+
+def follow(
+    script: Script,
+    settings: Settings,
+    sources: Sources,
+    run: Callable[[Data], RunFolder],
+    first_lines: Sequence[str] = (),
+) -> int:
+    """Train until done or interrupted; the exit status. first_lines: of a new run's screen."""
+    with Interrupt() as interrupt:
+        screen = screen_of(script, *first_lines, at_end=interrupt.release)
+        result = train(settings, sources, run, screen, lambda: interrupt.asked() or screen.lines.broken)
+    screen.result(result, f"in {result.path}")
+    if result.completed:
+        return 0
+    return BROKEN_PIPE if screen.lines.broken else Stopped(interrupt.number or signal.SIGINT).status
+
+
+def hide_write_errors(failure: threading.ExceptHookArgs) -> None:
+    """Hide what TensorBoard's thread cannot write: a later call raises the error again, and a warning says it."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
