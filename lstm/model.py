@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from stn.dropout import embedding_dropout, locked_dropout
 from stn.hyperparameters import Draw
-from stn.layers import HyperEmbedding
+from stn.layers import HyperEmbedding, check_tensor
 from stn.lstm import HyperLSTM, State
 
 
@@ -52,8 +52,14 @@ class AWDLSTM(nn.Module):
         return self.decoder(dropped.to(self.decoder.weight.dtype)), state
 
     def encode(self, tokens: Tensor, state: list[State] | None, draw: Draw) -> tuple[Tensor, Tensor, list[State]]:
-        """The last layer's outputs (T, B, emsize) with and without dropout, and each layer's last state."""
+        """The last layer's outputs (T, B, emsize) with and without dropout, and each layer's last state.
+
+        Raises TypeError or ValueError for tokens that are not (T, B), or a list of another number of states.
+        """
+        check_tensor("AWDLSTM", "tokens", tokens, "T", "B", integers=True)
         state = state or [None] * len(self.layers)
+        if len(state) != len(self.layers):
+            raise ValueError(f"AWDLSTM takes a state for each of its {len(self.layers)} layers: found {len(state)}")
         outputs = self.embedding(tokens, draw.h).to(self.dtype)
         if self.training:
             outputs = embedding_dropout(outputs, tokens, self.embedding.weight.shape[0], draw["dropoute"])

@@ -1,27 +1,35 @@
 """Dropout for recurrent and convolutional networks, with rates that may differ per example.
 
-Rates are floats or tensors, a scalar or (B,). Kept entries are scaled by 1 / (1 − rate), so expectations are
-preserved. These functions always drop: do not call them at evaluation.
+Rates are floats or tensors, a scalar, which may be of shape (1,), or (B,). Kept entries are scaled by 1 / (1 − rate),
+so expectations are preserved. These functions always drop: do not call them at evaluation.
+
+They raise TypeError or ValueError for inputs of another type or shape than they say, for a tensor of rates that is no
+row of B, and for a float that is no rate. A tensor's values are not read, as that would wait for its device.
 """
 
 import torch
 from torch import Tensor
+
+from stn.layers import check_tensor, shown
 
 MIN_KEEP = 1e-3  # lower bound of 1 − rate, by which masks are divided
 
 
 def dropout(x: Tensor, rate: float | Tensor) -> Tensor:
     """Dropout (Srivastava et al. 2014) of single entries: x (B, …), rate float, () or (B,)."""
+    _check("dropout", x, rate, "B", "…")
     return _drop(x, rate, x.shape)
 
 
 def channel_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
     """Dropout of whole feature maps (Tompson et al. 2015): x (B, C, H, W), rate float, () or (B,)."""
+    _check("channel_dropout", x, rate, "B", "C", "H", "W")
     return _drop(x, rate, (*x.shape[:2], 1, 1))
 
 
 def locked_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
     """Variational dropout (Gal & Ghahramani 2016): x (T, B, F), rate float, () or (B,); one mask for all T steps."""
+    _check("locked_dropout", x, rate, "T", "B", "F")
     return _drop(x, rate, x.shape[1:])
 
 
@@ -30,6 +38,9 @@ def embedding_dropout(embedded: Tensor, ids: Tensor, vocab_size: int, rate: floa
 
     One mask over the vocabulary: a word is dropped at all of its places in the mini-batch.
     """
+    _check_one_rate("embedding_dropout", rate)
+    check_tensor("embedding_dropout", "ids", ids, "…", integers=True)
+    check_tensor("embedding_dropout", "embedded of these ids", embedded, *ids.shape, "F")
     if is_zero(rate):
         return embedded
     mask = _mask(_as_tensor(rate, embedded), (vocab_size,), embedded)
@@ -38,6 +49,9 @@ def embedding_dropout(embedded: Tensor, ids: Tensor, vocab_size: int, rate: floa
 
 def drop_connect(rate: float | Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     """DropConnect (Wan et al. 2013) on weights of one shape, which share one mask; rate float or ()."""
+    _check_one_rate("drop_connect", rate)
+    for weight in weights:
+        check_tensor("drop_connect", "weights of one shape", weight, *weights[0].shape)
     if is_zero(rate):
         return weights
     mask = _mask(_as_tensor(rate, weights[0]), weights[0].shape, weights[0])
@@ -47,6 +61,34 @@ def drop_connect(rate: float | Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
 def is_zero(rate: float | Tensor) -> bool:
     """Whether the rate is the number 0; False for any tensor, as reading its value would wait for its device."""
     return not isinstance(rate, Tensor) and rate == 0
+
+
+def _check(taker: str, x: Tensor, rate: float | Tensor, *sizes: int | str) -> None:
+    """Raises unless x has these sizes (as of `check_tensor`) and the rate is one, or one for each of its B."""
+    check_tensor(taker, "x", x, *sizes)
+    batch = sizes.index("B")
+    if _is_many(taker, rate) and rate.shape != x.shape[batch : batch + 1]:
+        raise ValueError(
+            f"{taker} takes x {shown(sizes)} with a rate (), (1,) or (B,): "
+            f"found x {shown(x.shape)} with a rate {shown(rate.shape)}"
+        )
+
+
+def _check_one_rate(taker: str, rate: float | Tensor) -> None:
+    if _is_many(taker, rate):
+        raise ValueError(
+            f"{taker} takes one rate for all examples, a float or (): found {shown(rate.shape)}; "
+            "if it is tuned, declare it Tuned(…, per_example=False)"
+        )
+
+
+def _is_many(taker: str, rate: float | Tensor) -> bool:
+    """Whether it is a tensor of several rates, or of none. Raises ValueError for a float that is no rate."""
+    if isinstance(rate, Tensor):
+        return rate.shape not in ((), (1,))
+    if not 0 <= rate <= 1:
+        raise ValueError(f"{taker} takes a rate from 0 to 1: found {rate}")
+    return False
 
 
 def _drop(x: Tensor, rate: float | Tensor, shape: tuple[int, ...]) -> Tensor:

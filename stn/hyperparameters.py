@@ -56,14 +56,24 @@ class Draw:
     scheduled: Mapping[str, float]  # of those that are not tuned
 
     def __getitem__(self, name: str) -> float | Tensor:
-        """The value of one hyperparameter: a float, a scalar tensor, or (B,) where it differs per example."""
+        """The value of one hyperparameter: a float, a scalar tensor, or (B,) where it differs per example.
+
+        Raises KeyError that names all hyperparameters.
+        """
         if name in self.scheduled:
             return self.scheduled[name]
+        if name not in self.columns:
+            known = ", ".join([*self.columns, *self.scheduled]) or "none"
+            raise KeyError(f"no hyperparameter {name!r}: there are {known}")
         column = self.tuned_values[:, self.columns[name]]
         return column[0] if name in self.shared else column
 
     def __contains__(self, name: str) -> bool:
         return name in self.scheduled or name in self.columns
+
+    def __repr__(self) -> str:
+        values = (f"{name}={_shown(self[name])}" for name in (*self.columns, *self.scheduled))
+        return f"Draw({', '.join([f'h: {tuple(self.h.shape)}', *values])})"
 
     def first(self, examples: int) -> "Draw":
         """The draw of the first so many examples; itself where all share one row."""
@@ -82,6 +92,11 @@ class Hyperparameters(nn.Module):
     >>> hyper = Hyperparameters(dropout=Tuned(0.25, range=(0, 1)), alpha=Constant(2.0))
     >>> hyper.num_tuned, hyper.current()["alpha"], round(hyper.current()["dropout"].item(), 4)
     (1, 2.0, 0.25)
+    >>> hyper
+    Hyperparameters(
+      dropout=0.25 in (0, 1), scale=1
+      alpha=2
+    )
 
     Raises UserError for an initial value that is not strictly inside its range, or a scale below 0.
     """
@@ -95,6 +110,7 @@ class Hyperparameters(nn.Module):
         self.sources: Mapping[str, Tuned | Schedule] = dict(sources)
         self.schedules = {name: source for name, source in sources.items() if not isinstance(source, Tuned)}
         tuned = {name: source for name, source in sources.items() if isinstance(source, Tuned)}
+        self.tuned = tuned
         self.columns = {name: column for column, name in enumerate(tuned)}
         self.shared = frozenset(name for name, source in tuned.items() if not source.per_example)
 
@@ -152,18 +168,31 @@ class Hyperparameters(nn.Module):
 
         noise: (batch_size, H) standard normal numbers, drawn where not given; a shared hyperparameter takes row 0's.
         differentiable: let λ and the scales receive gradients (a hyperparameter step that tunes the scales).
+
+        Raises ValueError for noise of another shape.
         """
+        if noise is not None and noise.shape != (batch_size, self.num_tuned):
+            raise ValueError(
+                f"perturbed({batch_size}) takes noise ({batch_size}, {self.num_tuned}): found {tuple(noise.shape)}"
+            )
         if noise is None:
             noise = torch.randn(batch_size, self.num_tuned, device=self.scale.device, dtype=self.scale.dtype)
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
             return self._draw(self.perturb(noise), self.shared)
 
     def perturb(self, noise: Tensor) -> Tensor:
-        """(B, H) standard normal noise -> (B, H) perturbed λ."""
+        """(B, H) standard normal noise -> (B, H) perturbed λ. Raises ValueError for another shape."""
+        if noise.dim() != 2 or noise.shape[1] != self.num_tuned:
+            raise ValueError(f"noise must be (B, {self.num_tuned}): found {tuple(noise.shape)}")
         return self.unconstrained + self.scale * torch.where(self.per_example, noise, noise[:1])
 
     def squash(self, unconstrained: Tensor) -> Tensor:
-        """(…, H) λ through each range's own squashing: sigmoid, softplus, or none for (−∞, ∞)."""
+        """(…, H) λ through each range's own squashing: sigmoid, softplus, or none for (−∞, ∞).
+
+        Raises ValueError for another shape, and so do `constrain` and `values`.
+        """
+        if unconstrained.shape[-1:] != (self.num_tuned,):
+            raise ValueError(f"unconstrained values must be (…, {self.num_tuned}): found {tuple(unconstrained.shape)}")
         softplus = torch.where(self.unbounded, unconstrained, F.softplus(unconstrained))
         return torch.where(self.bounded, torch.sigmoid(unconstrained), softplus)
 
@@ -192,6 +221,20 @@ class Hyperparameters(nn.Module):
         values = torch.cat([self.constrain(self.unconstrained), self.scheduled_values])
         return torch.cat([values[self.order], self.scale])
 
+    def extra_repr(self) -> str:
+        """A line for each: its current value, range and scale, or its schedule."""
+        return "\n".join(f"{name}={self._described(name)}" for name in self.names)
+
+    def _described(self, name: str) -> str:
+        if name in self.schedules:
+            return str(self.schedules[name])
+        spec, scale = self.tuned[name], self.scale[self.columns[name]]
+        low, high = spec.range
+        words = [f"{_shown(self.current()[name])} in ({low:g}, {high:g}), scale={_shown(scale)}"]
+        words += ["discrete"] * spec.discrete + ["shared"] * (not spec.per_example)
+        words += ["squashed"] * (spec.feed == "squashed")
+        return ", ".join(words)
+
     def _draw(self, unconstrained: Tensor, shared: frozenset[str]) -> Draw:
         h = torch.where(self.squashed, self.squash(unconstrained), unconstrained)
         values = self.values(unconstrained.detach())
@@ -210,6 +253,16 @@ def neighbourhood(
     sides = (one.constrain((unconstrained + side * torch.tensor(scales))[:, None])[:, 0] for side in (-1, 1))
     below, above = (side.tolist() for side in sides)
     return below, above
+
+
+def _shown(value: float | Tensor) -> str:
+    """A value in short; for several, the smallest and the largest."""
+    if not isinstance(value, Tensor):
+        return f"{value:.4g}"
+    if value.is_meta or not value.numel():
+        return str(tuple(value.shape))  # it has no numbers
+    low, high = (f"{end.item():.4g}" for end in value.detach().aminmax())
+    return low if low == high else f"{low} to {high}"
 
 
 def _tensor(numbers) -> Tensor:

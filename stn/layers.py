@@ -9,9 +9,14 @@ tuned hyperparameter a layer is its plain counterpart: no response, no extra mem
 As in the published convolutional networks, `HyperLinear` and `HyperConv2d` can multiply W x + b by a learned scalar,
 `elementary_scale`, that starts at 1. Its gradient step is up to 1,000 times larger than that of W, which speeds up the
 start of training. It is an elementary parameter: a checkpoint must hold it if the layer has it.
+
+Example b of a batch responds to row b of h. Sequences have their steps first and the batch second, (T, B, …). Layers
+raise TypeError or ValueError, before they compute anything, where the types and shapes of what they are given do not
+fit. A batch-first x of as many examples as steps, or with a single row of h, is one that no shape gives away.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +25,65 @@ from torch import Tensor, nn
 GATE_STD = 0.01  # MacKay et al. 2019: small, never zero, since a zero gate would leave W' without a gradient
 
 
+def check_tensor(taker: str, name: str, tensor: object, *sizes: int | str, integers: bool = False) -> None:
+    """Raises unless it is a tensor of this shape, of floating-point numbers or, if asked for, of integers.
+
+    taker, name: what takes it, and as what, for the message. sizes: a number is that size and a letter any; "…" stands
+        for any number of dimensions. Reads no values: it never waits for a device.
+
+    Raises TypeError for another type, ValueError for another shape.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{taker} takes a tensor {name} {shown(sizes)}: found {type(tensor).__name__}")
+    if integers and tensor.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{taker} takes {name} of torch.int64 or torch.int32: found {tensor.dtype}")
+    if not integers and not tensor.is_floating_point():
+        raise TypeError(f"{taker} takes {name} of floating-point numbers: found {tensor.dtype}")
+    expected = sizes
+    if "…" in sizes:
+        place = sizes.index("…")
+        expected = *sizes[:place], *["any"] * (tensor.dim() - len(sizes) + 1), *sizes[place + 1 :]
+    fits = len(expected) == tensor.dim()
+    for size, found in zip(expected, tensor.shape, strict=False):
+        fits = fits and (size.__class__ is str or size == found)
+    if not fits:
+        raise ValueError(f"{taker} takes {name} {shown(sizes)}: found {shown(tensor.shape)}")
+
+
+def shown(sizes: Iterable[int | str]) -> str:
+    """A shape as a message shows it, such as (T, B, 20) or (20,)."""
+    words = [*map(str, sizes)]
+    return f"({words[0]},)" if len(words) == 1 else f"({', '.join(words)})"
+
+
 class HyperLayer(nn.Module):
     """Base class of best-response layers. `num_hyper`: H, the number of tuned hyperparameters."""
 
     def __init__(self, num_hyper: int):
         super().__init__()
         self.num_hyper = num_hyper
+
+    def check_inputs(self, name: str, x: Tensor, h: Tensor | None, *sizes: int | str, integers: bool = False) -> None:
+        """Raises unless x has these sizes (as of `check_tensor`) and h is (B, H) or (1, H), for the B among them.
+
+        A plain layer ignores h. Raises TypeError for a missing h and other types, ValueError for other shapes.
+        """
+        taker, tuned = type(self).__name__, self.num_hyper
+        check_tensor(taker, name, x, *sizes, integers=integers)
+        if not tuned:
+            return
+        if h is None:
+            raise TypeError(
+                f"{taker} responds to {tuned} hyperparameter{'s' * (tuned > 1)} and needs "
+                f"h (B, {tuned}) or (1, {tuned}), such as hyper.perturbed(B).h or hyper.current().h"
+            )
+        check_tensor(taker, "h", h, "B or 1", tuned)
+        rows = h.shape[0]
+        if rows != 1 and rows != x.shape[sizes.index("B") - len(sizes)]:
+            raise ValueError(
+                f"{taker} takes {name} {shown(sizes)} with h (B, {tuned}) or (1, {tuned}): "
+                f"found {name} {shown(x.shape)} with h {shown(h.shape)}"
+            )
 
     def declare(self, *names: str) -> None:
         """Register optional parameters: None until they are added."""
@@ -90,6 +148,10 @@ class _HyperAffine(HyperLayer):
                 self.add_parameter("response_bias", outputs, bound=bound)
             self.add_gate("gate", 2 * outputs if bias else outputs)
 
+    def check(self, x: Tensor, h: Tensor | None) -> None:
+        """Raises TypeError or ValueError where x or h is not what `forward` takes."""
+        raise NotImplementedError
+
     def plain_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The plain layer's output for weights of x's dtype."""
         raise NotImplementedError
@@ -99,6 +161,7 @@ class _HyperAffine(HyperLayer):
         return self._cast_forward(x, self.weight), self._cast_forward(x, self.response_weight)
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
+        self.check(x, h)
         bias = None if self.bias is None else self._scaled(self.bias)
         if not self.num_hyper:
             return self._cast_forward(x, self._scaled(self.weight), bias)
@@ -112,6 +175,10 @@ class _HyperAffine(HyperLayer):
         elementary, response = self.products(x)
         y = respond(self._scaled(elementary), weight_gate[..., *pixels].to(x.dtype), response)
         return y if bias is None else y + bias[..., *pixels].to(x.dtype)
+
+    def extra_repr(self) -> str:
+        scale = "" if self.elementary_scale is None else ", elementary_scale=True"
+        return f"num_hyper={self.num_hyper}, bias={self.bias is not None}{scale}"
 
     def _scaled(self, elementary: Tensor) -> Tensor:
         if self.elementary_scale is None:
@@ -129,13 +196,21 @@ class HyperLinear(_HyperAffine):
     `weight` and `response_weight` (out, in), `bias` and `response_bias` (out,), `gate` (2·out, H), without a
     bias (out, H); `elementary_scale` () if asked for.
 
-    forward: x (…, B, in), h (B, H) or (1, H) -> (…, B, out). A plain layer ignores h.
+    forward: x (…, B, in), h (B, H) or (1, H) -> (…, B, out). The batch comes last but one: sequences are (T, B, in).
+    A plain layer takes any x (…, in) and ignores h. Raises TypeError or ValueError for anything else.
     """
 
     def __init__(
         self, in_features: int, out_features: int, num_hyper: int, bias: bool = True, *, elementary_scale: bool = False
     ):
         super().__init__(out_features, (in_features,), num_hyper, bias, elementary_scale)
+        self.in_features, self.out_features = in_features, out_features
+
+    def check(self, x: Tensor, h: Tensor | None) -> None:
+        self.check_inputs("x", x, h, "…", *(("B",) if self.num_hyper else ()), self.in_features)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, {super().extra_repr()}"
 
     def plain_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
@@ -147,7 +222,8 @@ class HyperConv2d(_HyperAffine):
     `weight` and `response_weight` (out, in, k, k), `bias` and `response_bias` (out,), `gate` (2·out, H), without a
     bias (out, H); `elementary_scale` () if asked for.
 
-    forward: x (B, in, height, width), h (B, H) or (1, H) -> (B, out, …, …). A plain layer ignores h.
+    forward: x (B, in, height, width), h (B, H) or (1, H) -> (B, out, …, …). A plain layer ignores h. Raises TypeError
+    or ValueError for anything else, a single image without B too.
     """
 
     def __init__(
@@ -163,7 +239,17 @@ class HyperConv2d(_HyperAffine):
         elementary_scale: bool = False,
     ):
         super().__init__(out_channels, (in_channels, kernel_size, kernel_size), num_hyper, bias, elementary_scale)
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride, self.padding = stride, padding
+
+    def check(self, x: Tensor, h: Tensor | None) -> None:
+        self.check_inputs("x", x, h, "B", self.in_channels, "height", "width")
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_channels={self.in_channels}, out_channels={self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, {super().extra_repr()}"
+        )
 
     def plain_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding)
@@ -179,6 +265,7 @@ class HyperEmbedding(HyperLayer):
 
     def __init__(self, num_embeddings: int, embedding_dim: int, num_hyper: int):
         super().__init__(num_hyper)
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.add_parameter("weight", num_embeddings, embedding_dim, bound=0.1)
         self.declare("response_weight", "gate")
         if num_hyper:
@@ -186,11 +273,19 @@ class HyperEmbedding(HyperLayer):
             self.add_gate("gate", embedding_dim)
 
     def forward(self, ids: Tensor, h: Tensor | None = None) -> Tensor:
-        """ids (…, B), h (B, H) or (1, H) -> (…, B, dim). A plain layer ignores h."""
+        """ids (…, B), h (B, H) or (1, H) -> (…, B, dim). The batch comes last: sequences are (T, B).
+
+        A plain layer takes ids of any shape and ignores h. Raises TypeError for ids that are no integers, and
+        TypeError or ValueError for anything else.
+        """
+        self.check_inputs("ids", ids, h, "…", *(("B",) if self.num_hyper else ()), integers=True)
         elementary = F.embedding(ids, self.weight)
         if not self.num_hyper:
             return elementary
         return respond(elementary, F.linear(h, self.gate), F.embedding(ids, self.response_weight))
+
+    def extra_repr(self) -> str:
+        return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}, num_hyper={self.num_hyper}"
 
 
 def respond(elementary: Tensor, gate: Tensor, response: Tensor) -> Tensor:

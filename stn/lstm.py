@@ -23,7 +23,7 @@ from stn.dropout import drop_connect
 from stn.kernels.autograd import refuse_double_backward
 from stn.kernels.graphs import graphed
 from stn.kernels.products import multiplier
-from stn.layers import HyperLayer, respond
+from stn.layers import HyperLayer, check_tensor, respond, shown
 
 State = tuple[Tensor, Tensor]
 
@@ -61,12 +61,20 @@ class HyperLSTM(HyperLayer):
     ) -> tuple[Tensor, State]:
         """x (T, B, in), state two of (1, B, hidden), h (B, H) or (1, H) -> output (T, B, hidden), state.
 
-        The output has x's dtype, the state that of the parameters.
+        T ≥ 1. The sequence comes first, the batch second: a batch-first x of as many examples as steps cannot be told
+        from that. The output has x's dtype, the state that of the parameters.
 
         weight_drop: DropConnect's rate on the recurrent weights, whose elementary and response part share a mask;
-            0 at evaluation.
+            0 at evaluation; a float or ().
+
+        Raises TypeError or ValueError for anything else.
         """
-        if state is None:
+        self.check_inputs("x", x, h, "T", "B", self.input_size)
+        if not len(x):
+            raise ValueError(f"HyperLSTM takes a step or more: found x {shown(x.shape)}")
+        if state is not None:
+            self._check_state(state, x.shape[1])
+        else:
             zeros = x.new_zeros(1, x.shape[1], self.hidden_size, dtype=self.weight_hh_l0.dtype)
             state = zeros, zeros
         weight_ih, weight_hh, bias, gate_ih, gate_hh = self._weights(h)
@@ -75,6 +83,16 @@ class HyperLSTM(HyperLayer):
             self.cuda_graphs, x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
         )
         return output, (output[-1:].to(cell.dtype), cell[None])
+
+    def extra_repr(self) -> str:
+        graphs = "" if self.cuda_graphs else ", cuda_graphs=False"
+        return f"input_size={self.input_size}, hidden_size={self.hidden_size}, num_hyper={self.num_hyper}{graphs}"
+
+    def _check_state(self, state: State, batch: int) -> None:
+        if not isinstance(state, tuple | list) or len(state) != 2:
+            raise TypeError("HyperLSTM takes a state of two tensors, hidden state and cell, as it returned them")
+        for name, part in zip(("a hidden state", "a cell"), state, strict=True):
+            check_tensor("HyperLSTM", name, part, 1, batch, self.hidden_size)
 
     def _weights(self, h: Tensor | None):
         """Input weights, recurrent weights, bias (1 or B, 4·hidden), input gate, recurrent gate.

@@ -12,14 +12,17 @@ from types import SimpleNamespace
 SCRIPT = Path(__file__).parent.parent / "getdata.sh"
 
 
-def started(arguments, cwd, settings):
-    """getdata.sh as a process, in a session of its own; settings: its environment, besides this process's."""
+def started(arguments, cwd, settings, through=(), stderr=subprocess.PIPE):
+    """getdata.sh as a process, in a session of its own; settings: its environment, besides this process's.
+
+    through: a command that starts the command behind it.
+    """
     return subprocess.Popen(
-        [SCRIPT, *map(str, arguments)],
+        [*through, SCRIPT, *map(str, arguments)],
         cwd=cwd,
         env=os.environ | settings,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         start_new_session=True,
     )
@@ -31,13 +34,19 @@ def ended(process):
     return SimpleNamespace(returncode=process.returncode, stdout=output, stderr=errors)
 
 
+def downloading(data):
+    """The unfinished download of a run that is at work, or None."""
+    return next((part for part in data.glob(".getdata.*/*.part") if part.stat().st_size), None)
+
+
 @contextmanager
 def serving(name, body):
     """Serves `body` as /name, from the byte asked for, and keeps every Range asked for.
 
-    `cuts` says after how many bytes each coming answer breaks off, `stall` how many seconds late it does.
+    `cuts` says after how many bytes each coming answer breaks off, `stall` how many seconds late it does, `parts` in
+    how many parts, a second apart, it comes.
     """
-    state = SimpleNamespace(body=body, cuts=[], stall=0, ranges=[], knows_ranges=True, status=None)
+    state = SimpleNamespace(body=body, cuts=[], stall=0, parts=1, ranges=[], knows_ranges=True, status=None)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -53,8 +62,12 @@ def serving(name, body):
             if status == 206:
                 self.send_header("Content-Range", f"bytes {start}-{len(state.body) - 1}/{len(state.body)}")
             self.end_headers()
-            self.wfile.write(content[: state.cuts.pop(0) if state.cuts else None])
-            self.wfile.flush()
+            content = content[: state.cuts.pop(0) if state.cuts else None]
+            size = -(-len(content) // state.parts) or 1
+            for first in range(0, len(content), size):
+                time.sleep(1 if first else 0)
+                self.wfile.write(content[first : first + size])
+                self.wfile.flush()
             time.sleep(state.stall)
 
         def log_message(self, *_):

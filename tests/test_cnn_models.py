@@ -237,3 +237,27 @@ def test_evaluation_has_no_dropout(name, rates):
     first, second = (model(x, hyper.current()) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, second) and rates == []
+
+
+# What the networks are given
+
+
+@any_model
+@pytest.mark.parametrize("shape", [(3, 32, 32), (BATCH, 32, 32, 3), (BATCH, 1, 32, 32), (BATCH, 3, 31, 32), ()])
+def test_images_of_another_shape_are_named(name, shape):
+    model = MODELS[name](0).eval()
+    with pytest.raises(ValueError, match=rf"{type(model).__name__} takes images \(B, 3, 32, 32\): found \("):
+        model(torch.zeros(shape), constants(name))
+
+
+@any_model
+def test_pixels_as_they_are_stored_are_named(name):
+    with pytest.raises(TypeError, match=r"images .*torch\.uint8"):
+        MODELS[name](0).eval()(torch.zeros(BATCH, 3, 32, 32, dtype=torch.uint8), constants(name))
+
+
+@any_model
+def test_networks_show_their_layers(name):
+    shown = repr(MODELS[name](2))
+    assert "(0): HyperConv2d(in_channels=3, out_channels=" in shown and "num_hyper=2" in shown
+    assert "(classifier): HyperLinear(in_features=" in shown

@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 import torch
@@ -174,3 +175,91 @@ def test_a_rate_is_exact_in_bfloat16():
     dropped = (locked_dropout(x, 0.001) == 0).double().mean().item()
     assert dropped == pytest.approx(0.001, abs=5 * (0.001 / 1e6) ** 0.5)
     assert locked_dropout(x, 0.5).dtype == torch.bfloat16
+
+
+# What they are given
+
+INPUTS = {dropout: (BATCH, 3), channel_dropout: (BATCH, 3, 2, 2), locked_dropout: (STEPS, BATCH, 3)}
+any_kind = pytest.mark.parametrize("kind", INPUTS)
+
+
+@any_kind
+@pytest.mark.parametrize("shape", [(BATCH + 1,), (STEPS,), (BATCH, 1), (BATCH, 3), (1, BATCH), (1, 1), (0,), (2,)])
+def test_rates_that_are_no_row_of_the_batch_are_named(kind, shape):
+    found = "rate " + (f"({shape[0]},)" if len(shape) == 1 else str(shape))
+    with pytest.raises(ValueError, match=re.escape(f"found x {INPUTS[kind]} with a {found}")):
+        kind(torch.ones(INPUTS[kind]), torch.full(shape, 0.5))
+
+
+@any_kind
+def test_rates_of_many_do_not_broadcast_over_one_example(kind):
+    one = [1 if size == BATCH else size for size in INPUTS[kind]]
+    with pytest.raises(ValueError, match="found"):
+        kind(torch.ones(one), torch.full((BATCH,), 0.5))
+
+
+@any_kind
+def test_a_row_of_one_rate_holds_for_all(kind):
+    x = torch.ones(INPUTS[kind])
+    torch.manual_seed(1)
+    expected = kind(x, torch.tensor(0.4))
+    torch.manual_seed(1)
+    assert torch.equal(kind(x, torch.tensor([0.4])), expected)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, torch.tensor(0.5)])
+@pytest.mark.parametrize(
+    ("kind", "shape", "layout"),
+    [
+        (dropout, (), "(B, …)"), (locked_dropout, (BATCH, 3), "(T, B, F)"), (locked_dropout, (1, 2, 3, 4), "(T, B, F)"),
+        (channel_dropout, (BATCH, 3), "(B, C, H, W)"), (channel_dropout, (1, BATCH, 3, 2, 2), "(B, C, H, W)"),
+    ],
+)  # fmt: skip
+def test_inputs_of_another_shape_are_named_at_any_rate(kind, shape, layout, rate):
+    with pytest.raises(ValueError, match=re.escape(f"{kind.__name__} takes x {layout}: found {shape}")):
+        kind(torch.ones(shape), rate)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, 50, math.nan, math.inf])
+def test_a_number_that_is_no_rate_is_named(rate):
+    ids = torch.zeros(STEPS, BATCH, dtype=torch.long)
+    for call in (
+        lambda: dropout(torch.ones(BATCH, 3), rate),
+        lambda: embedding_dropout(torch.ones(STEPS, BATCH, 3), ids, TYPES, rate),
+        lambda: drop_connect(rate, torch.ones(3, 3)),
+    ):
+        with pytest.raises(ValueError, match=f"from 0 to 1: found {rate}"):
+            call()
+
+
+def test_integers_cannot_be_scaled():
+    with pytest.raises(TypeError, match=r"torch\.int64"):
+        dropout(torch.ones(BATCH, 3, dtype=torch.long), 0.5)
+
+
+@pytest.mark.parametrize("count", [BATCH, TYPES, 40])
+def test_what_all_examples_share_has_one_rate(count):
+    """As many rates as word types, or as columns of the weights, would broadcast."""
+    ids, rates = torch.zeros(STEPS, BATCH, dtype=torch.long), torch.full((count,), 0.5)
+    for call in (
+        lambda: embedding_dropout(torch.ones(STEPS, BATCH, 3), ids, TYPES, rates),
+        lambda: drop_connect(rates, torch.ones(50, 40)),
+    ):
+        with pytest.raises(ValueError, match=rf"one rate .*: found \({count},\).*per_example=False"):
+            call()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_embedding_dropout_takes_the_ids_of_what_was_embedded(rate):
+    embedded, ids = torch.ones(STEPS, BATCH, 3), torch.zeros(STEPS, BATCH, dtype=torch.long)
+    for other in (ids[0], ids[:, :1], ids.T):
+        with pytest.raises(ValueError, match=r"found \(4, 6, 3\)"):
+            embedding_dropout(embedded, other, TYPES, rate)
+    for dtype in (torch.bool, torch.uint8, torch.float32):  # the first two would index as masks
+        with pytest.raises(TypeError, match=str(dtype)):
+            embedding_dropout(embedded, ids.to(dtype), TYPES, rate)
+
+
+def test_drop_connect_takes_weights_of_one_shape():
+    with pytest.raises(ValueError, match=re.escape("(50, 40): found (50, 1)")):
+        drop_connect(0.5, torch.ones(50, 40), torch.ones(50, 1))

@@ -3,14 +3,17 @@
 import hashlib
 import io
 import os
+import pty
 import random
+import re
 import shutil
 import signal
+import sys
 import tarfile
 import time
 
 import pytest
-from downloads import ended, serving, started
+from downloads import downloading, ended, serving, started
 
 SPLITS = ("train", "valid", "test")
 # Random, so that they do not compress away.
@@ -42,14 +45,15 @@ def getdata(tmp_path):
     """Runs the script from a folder of its own, with tmp_path/data as its data folder."""
     (tmp_path / "caller").mkdir()
     (tmp_path / "hasty").mkdir()
-    (tmp_path / "hasty" / "sleep").symlink_to(shutil.which("true"))  # no pauses between attempts
+    hurried(tmp_path / "hasty" / "sleep")
 
-    def start(*arguments, url="http://127.0.0.1:9", tools=os.environ["PATH"]):
+    def start(*arguments, url="http://127.0.0.1:9", tools=os.environ["PATH"], **options):
         path = f"{tmp_path / 'hasty'}:{tools}"
         settings = {
             "STN_DATA": str(run.data), "PTB_SHA256": DIGESTS, "PTB_URL": url, "PATH": path, "no_proxy": "*",
+            "TERM": "xterm",
         }  # fmt: skip
-        return started(arguments, tmp_path / "caller", settings)
+        return started(arguments, tmp_path / "caller", settings, **options)
 
     def run(*arguments, **options):
         return ended(start(*arguments, **options))
@@ -59,6 +63,12 @@ def getdata(tmp_path):
     run.penn = tmp_path / "data" / "penn"
     run.part = tmp_path / "data" / ".simple-examples.tgz.part"
     return run
+
+
+def hurried(path):
+    """A sleep that hardly does: next to no pauses between attempts."""
+    path.write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 0.05\n")
+    path.chmod(0o755)
 
 
 def assert_installed(getdata):
@@ -124,18 +134,157 @@ def test_interrupted_run_is_resumed_by_the_next(getdata, server):
     assert_installed(getdata)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_run_keeps_only_what_can_be_resumed(getdata, server, number):
-    server.cuts, server.stall = [5_000], 2
-    process = getdata.start(url=server.url)
-    wait_until(lambda: getdata.part.exists() and getdata.part.stat().st_size)
-    os.killpg(process.pid, number)
-    process.communicate(timeout=20)
-    assert process.returncode != 0
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kill", [os.killpg, os.kill], ids=["all", "alone"])
+@pytest.mark.parametrize("tool", ["curl", "wget"])
+def test_stopped_run_keeps_only_what_can_be_resumed(getdata, server, tmp_path, number, kill, tool):
+    if not shutil.which(tool):
+        pytest.skip(f"no {tool} here")
+    server.cuts, server.stall = [5_000], 30
+    process = getdata.start(url=server.url, tools=path_without(tmp_path, *{"curl", "wget"} - {tool}))
+    wait_until(lambda: downloading(getdata.data))
+    kill(process.pid, number)
+    result = ended(process)  # long before the server goes on
+    assert_failed(result, "stopped", "run again", code=-number)
     assert list(getdata.data.iterdir()) == [getdata.part]
+    size = getdata.part.stat().st_size
+    assert 0 < size <= 5_000 and getdata.part.read_bytes() == ARCHIVE[:size]
     server.stall = 0
     assert getdata(url=server.url).returncode == 0
+    assert server.ranges[-1] == f"bytes={size}-"
     assert_installed(getdata)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_run_killed_while_it_unpacks_leaves_nothing_for_good(getdata, server, tmp_path, number):
+    tar = tmp_path / "hasty" / "tar"
+    tar.write_text("#!/bin/sh\nexec /bin/sleep 30\n")
+    tar.chmod(0o755)
+    process = getdata.start(url=server.url)
+    wait_until(lambda: (part := downloading(getdata.data)) and part.stat().st_size == len(ARCHIVE))
+    time.sleep(0.5)
+    os.killpg(process.pid, number)
+    process.communicate(timeout=20)
+    tar.unlink()
+    if number != signal.SIGKILL:
+        assert list(getdata.data.iterdir()) == [getdata.part]
+    assert getdata(url=server.url).returncode == 0
+    assert len(server.ranges) == 1  # the archive was whole
+    assert_installed(getdata)
+
+
+def test_what_a_killed_run_downloaded_is_taken_up_and_the_rest_removed(getdata, server):
+    server.cuts, server.stall = [5_000], 1
+    process = getdata.start(url=server.url)
+    wait_until(lambda: downloading(getdata.data))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=20)
+    assert [path.name.startswith(".getdata.") for path in getdata.data.iterdir()] == [True]
+    size = downloading(getdata.data).stat().st_size
+    server.stall = 0
+    assert getdata(url=server.url).returncode == 0
+    assert server.ranges[-1] == f"bytes={size}-"
+    assert_installed(getdata)
+
+
+def test_what_a_killed_run_started_ends_soon(getdata, server):
+    """Though its parent has not asked for its end yet."""
+    server.cuts, server.stall = [5_000], 1
+    process = getdata.start(url=server.url)
+    wait_until(lambda: downloading(getdata.data))
+    os.kill(process.pid, signal.SIGKILL)
+    process.stdout.read()  # until the last one that holds it has ended
+    process.communicate(timeout=20)
+    assert getdata(url=server.url).returncode == 0  # while curl may still wait for the server in the other's folder
+    time.sleep(server.stall + 1)
+    assert getdata(url=server.url).returncode == 0
+    assert_installed(getdata)
+
+
+def test_the_longer_of_two_unfinished_downloads_is_kept(getdata, server):
+    """This run's, and what another has kept meanwhile."""
+    for other in (20_000, 1_000):
+        server.cuts, server.stall = [5_000], 30
+        process = getdata.start(url=server.url)
+        wait_until(lambda: downloading(getdata.data))
+        getdata.part.write_bytes(ARCHIVE[:other])
+        process.terminate()
+        process.communicate(timeout=20)
+        assert (getdata.part.stat().st_size == other) == (other == 20_000)
+        assert ARCHIVE.startswith(getdata.part.read_bytes()) and getdata.part.stat().st_size > 1_000
+        getdata.part.unlink()
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(getdata, server):
+    server.parts = 4
+    first = getdata.start(url=server.url)
+    wait_until(lambda: downloading(getdata.data))
+    result = getdata(url=server.url)
+    for one in (result, ended(first)):
+        assert (one.returncode, one.stderr) == (0, "")
+    assert server.ranges == [None, None]
+    assert_installed(getdata)
+
+
+def test_a_run_leaves_the_folders_of_others_alone_while_they_may_work_there(getdata, server):
+    """Of another machine's, which cannot be asked, for a day."""
+    others = [getdata.data / name for name in (".getdata.elsewhere.1.abcdef", ".getdata.abcdef")]
+    for folder in others:
+        folder.mkdir(parents=True)
+    assert getdata(url=server.url).returncode == 0
+    assert all(folder.exists() for folder in others)
+    for folder in others:
+        os.utime(folder, (time.time() - 100_000,) * 2)
+    assert getdata(url=server.url).returncode == 0
+    assert_installed(getdata)
+
+
+# ---- progress
+
+
+def test_a_log_says_how_far_it_is_in_whole_lines(getdata, server):
+    server.parts = 8
+    result = getdata(url=server.url)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert all(character.isprintable() or character == "\n" for character in result.stdout)
+    kilobytes = round(len(ARCHIVE) / 1000)
+    steps = re.findall(rf"^ptb: (\d+) kB of {kilobytes} kB \((\d+) %\), \d+ kB/s$", result.stdout, re.MULTILINE)
+    assert steps and all(0 < int(done) < kilobytes for done, _ in steps)
+    assert all(int(percent) == pytest.approx(100 * int(done) / kilobytes, abs=2) for done, percent in steps)
+    assert re.search(rf"^ptb: downloaded {kilobytes} kB in \d+ s, \d+ kB/s$", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("tool", ["curl", "wget"])
+@pytest.mark.parametrize("name", ["simple-examples.tgz", "moved"])
+def test_a_terminal_shows_a_line_that_changes_and_goes_away(getdata, server, tmp_path, tool, name):
+    if not shutil.which(tool):
+        pytest.skip(f"no {tool} here")
+    server.parts = 4
+    url = server.url if name == "simple-examples.tgz" else f"{server.url}/moved"
+    ours, theirs = pty.openpty()
+    tools = path_without(tmp_path, *{"curl", "wget"} - {tool})
+    process = getdata.start(url=url, tools=tools, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(ours, 1000)
+        except OSError:  # nobody holds the terminal any more
+            break
+    os.close(ours)
+    process.communicate(timeout=20)
+    lines = shown.decode().replace("\x1b[K", "").split("\r")
+    kilobytes = round(len(ARCHIVE) / 1000)
+    if url == server.url:
+        assert process.returncode == 0
+        assert any(re.fullmatch(rf"ptb: \d+ kB of {kilobytes} kB \(\d+ %\), \d+ kB/s", line) for line in lines), lines[
+            -20:
+        ]
+        assert shown.endswith(b"\r\x1b[K")
+        assert_installed(getdata)
+    else:
+        assert process.returncode == 1
+        assert lines[-2].startswith("getdata.sh: cannot download") and "404" in lines[-2] and lines[-1] == "\n"
 
 
 def wait_until(happened, seconds=20):
@@ -238,15 +387,71 @@ def test_missing_tool_is_named(getdata, server, tmp_path, missing, words):
     assert_nothing_left(getdata)
 
 
+def test_no_tools_at_all(getdata, tmp_path):
+    (tmp_path / "hasty" / "sleep").unlink()
+    result = ended(getdata.start(tools=str(tmp_path / "caller"), through=[shutil.which("bash")]))
+    assert_failed(result, "neither sha256sum nor shasum", "install")
+    assert_nothing_left(getdata)
+
+
 def path_without(folder, *missing):
     """A PATH with the tools that the script uses, less some."""
-    tools = """bash cat cmp cp curl cut dirname env grep gzip mkdir mktemp mv rm
-        sha256sum shasum tar true wget"""
+    tools = """bash cat cmp cp curl cut dirname env find grep gzip head mkdir mktemp mv rm
+        ps sha256sum shasum sleep tar true wc wget"""
     (folder / "bin").mkdir()
     for tool in set(tools.split()) - set(missing):
         if found := shutil.which(tool):
             (folder / "bin" / tool).symlink_to(found)
     return str(folder / "bin")
+
+
+def test_closed_streams_and_readers_that_went_away_stop_nothing(getdata, server):
+    for closing in ("exec >&-", "exec <&-", "exec >/dev/full"):
+        result = ended(getdata.start(url=server.url, through=["bash", "-c", f'{closing}; exec "$@"', "-"]))
+        assert (result.returncode, result.stderr) == (0, "")
+        assert_installed(getdata)
+        shutil.rmtree(getdata.data)
+    process = getdata.start(url=server.url)
+    process.stdout.close()
+    assert process.wait(60) == 0 and process.stderr.read() == ""
+    process.stderr.close()
+    assert_installed(getdata)
+
+
+def test_closed_stderr_keeps_the_exit_status(getdata):
+    result = ended(getdata.start(through=["bash", "-c", 'exec 2>&-; exec "$@"', "-"]))
+    assert (result.returncode, result.stderr) == (1, "")
+    assert_nothing_left(getdata)
+
+
+def test_help_that_cannot_be_written_downloads_nothing(getdata, server):
+    ended(getdata.start("--help", url=server.url, through=["bash", "-c", 'exec >/dev/full; exec "$@"', "-"]))
+    assert server.ranges == []
+    assert_nothing_left(getdata)
+
+
+@pytest.mark.parametrize("tool", ["curl", "wget"])
+@pytest.mark.parametrize("room", [10, 80], ids=["for no archive", "for no corpus"])
+def test_full_disk_is_named_and_keeps_what_there_is(getdata, server, tmp_path, tool, room):
+    """A limit on the size of files stands for a full disk: what is written beyond it fails."""
+    if not shutil.which(tool):
+        pytest.skip(f"no {tool} here")
+    large = {split: bytes(120_000) for split in SPLITS}  # 120 kB each, of an archive of 60 kB
+    server.body = archive_of({"char.test": TEXTS["train"] + TEXTS["test"]} | large)
+    limit = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({room * 1000},) * 2)"
+    through = [sys.executable, "-c", f"{limit}; os.execv(sys.argv[1], sys.argv[1:])"]
+    tools = path_without(tmp_path, *{"curl", "wget"} - {tool})
+    assert_failed(ended(getdata.start(url=server.url, tools=tools, through=through)), "free some disk space", "data")
+    assert list(getdata.data.iterdir()) == [getdata.part]
+    kept = getdata.part.read_bytes()
+    assert kept and server.body.startswith(kept)
+
+
+def test_read_only_folder_is_named(getdata, server):
+    getdata.data.mkdir(mode=0o500)
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    assert_failed(getdata(url=server.url), f"cannot write into {getdata.data} (Permission denied)", "STN_DATA")
 
 
 # ---- what the user has

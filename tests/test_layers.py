@@ -1,4 +1,5 @@
 import math
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from torch.testing import assert_close
 
 from cnn.models import SmallCNN
 from lstm.model import AWDLSTM
-from stn import HyperConv2d, HyperEmbedding, HyperLinear, HyperLSTM
+from stn import HyperConv2d, HyperEmbedding, HyperLinear, HyperLSTM, Hyperparameters, Tuned
 from stn.layers import HyperLayer, split_parameters
 
 BATCH, HYPER = 5, 3
@@ -385,3 +386,136 @@ def test_every_parameter_learns_from_the_first_step(kind, rows):
     layer = kind.hyper(HYPER)
     for name, gradient in gradients(run(layer, kind.inputs(), torch.randn(rows, HYPER)), layer).items():
         assert gradient.abs().max() > 0, name
+
+
+# What a layer is given
+
+STEPS = 4
+LAYERS = {
+    "linear": (lambda n: HyperLinear(7, 6, n), lambda: torch.randn(STEPS, BATCH, 7)),
+    "convolution": (lambda n: HyperConv2d(2, 6, 3, n, padding=1), lambda: torch.randn(BATCH, 2, 8, 8)),
+    "embedding": (lambda n: HyperEmbedding(11, 6, n), lambda: torch.randint(11, (STEPS, BATCH))),
+    "lstm": (lambda n: HyperLSTM(7, 6, n), lambda: torch.randn(STEPS, BATCH, 7)),
+}
+any_layer = pytest.mark.parametrize("name", LAYERS)
+
+
+@any_layer
+@pytest.mark.parametrize(
+    "shape",
+    [(HYPER,), (1,), (), (BATCH, HYPER + 1), (BATCH, 1), (STEPS, HYPER), (BATCH - 1, HYPER), (2, HYPER), (0, HYPER),
+     (STEPS, BATCH, HYPER), (1, 1, HYPER), (HYPER, BATCH)],
+)  # fmt: skip
+def test_h_that_is_no_row_for_each_example_is_named(name, shape):
+    make, inputs = LAYERS[name]
+    layer, x = make(HYPER), inputs()
+    with pytest.raises(ValueError) as error:
+        run(layer, x, torch.randn(shape))
+    assert type(layer).__name__ in str(error.value) and f"{HYPER})" in str(error.value)
+    assert str(error.value).endswith(f"found {tuple(shape)}") or str(error.value).endswith(f"with h {tuple(shape)}")
+    assert "\n" not in str(error.value)
+
+
+@any_layer
+@pytest.mark.parametrize("found", [1, 2])
+def test_h_of_more_rows_than_there_are_examples_is_named(name, found):
+    """A batch of 1 would broadcast to all rows."""
+    make, inputs = LAYERS[name]
+    x = inputs()
+    few = x[:found] if name == "convolution" else x[:, :found]
+    for rows in {2, 3, BATCH} - {found}:
+        with pytest.raises(ValueError, match=rf"\(B, {HYPER}\) or \(1, {HYPER}\)"):
+            run(make(HYPER), few, torch.randn(rows, HYPER))
+    assert run(make(HYPER), few, torch.randn(found, HYPER)).shape[few.dim() > 1 and name != "convolution"] == found
+
+
+@any_layer
+def test_a_missing_h_is_asked_for(name):
+    make, inputs = LAYERS[name]
+    with pytest.raises(TypeError, match=r"responds to 3 .* h \(B, 3\) or \(1, 3\), such as hyper.perturbed\(B\).h"):
+        run(make(3), inputs())
+    with pytest.raises(TypeError, match="responds to 1 hyperparameter and"):
+        run(make(1), inputs())
+
+
+@any_layer
+def test_a_draw_in_place_of_its_h_is_named(name):
+    make, inputs = LAYERS[name]
+    with pytest.raises(TypeError, match=r"tensor h .*: found Draw"):
+        run(make(1), inputs(), Hyperparameters(x=Tuned(0.0)).current())
+
+
+@any_layer
+def test_a_batch_first_input_is_named(name):
+    """Unless it has as many steps as examples, which no shape can tell."""
+    make, inputs = LAYERS[name]
+    x = inputs().movedim(1, -1) if name == "convolution" else inputs().transpose(0, 1)
+    with pytest.raises(ValueError, match=r"takes (x|ids) "):
+        run(make(HYPER), x, torch.randn(BATCH, HYPER))
+
+
+@any_layer
+@pytest.mark.parametrize("num_hyper", [0, HYPER])
+def test_inputs_of_another_number_type_are_named(name, num_hyper):
+    """Weights in the type of x would all be rounded to 0."""
+    make, inputs = LAYERS[name]
+    x = inputs()
+    wrong = [torch.float32, torch.bool, torch.uint8] if name == "embedding" else [torch.int64, torch.bool]
+    for dtype in wrong:
+        with pytest.raises(TypeError, match=str(dtype)):
+            run(make(num_hyper), x.to(dtype), torch.randn(BATCH, num_hyper))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("linear", (7,)), ("linear", (BATCH, 8)), ("linear", (BATCH, 1)), ("linear", ()),
+        ("convolution", (2, 8, 8)), ("convolution", (BATCH, 3, 8, 8)), ("convolution", (BATCH, 1, 8, 8)),
+        ("convolution", (1, BATCH, 2, 8, 8)), ("embedding", ()),
+        ("lstm", (STEPS, 7)), ("lstm", (2, STEPS, BATCH, 7)), ("lstm", (STEPS, BATCH, 8)), ("lstm", (0, BATCH, 7)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("rows", [1, BATCH])
+def test_inputs_of_another_shape_are_named(name, shape, rows):
+    make, _ = LAYERS[name]
+    x = torch.zeros(shape, dtype=torch.long) if name == "embedding" else torch.zeros(shape)
+    found = f"({shape[0]},)" if len(shape) == 1 else str(shape)
+    with pytest.raises(ValueError, match=f"found (x )?{re.escape(found)}$"):
+        run(make(HYPER), x, torch.randn(rows, HYPER))
+
+
+def test_plain_layers_take_what_torch_takes():
+    assert HyperLinear(7, 6, 0)(torch.randn(7)).shape == (6,)
+    assert HyperEmbedding(11, 6, 0)(torch.tensor(3)).shape == (6,)
+    with pytest.raises(ValueError, match=re.escape("HyperLinear takes x (…, 7): found (5, 8)")):
+        HyperLinear(7, 6, 0)(torch.randn(5, 8))
+
+
+@any_layer
+def test_wrong_inputs_are_found_without_a_value_being_read(name):
+    """On the meta device there are none."""
+    make, inputs = LAYERS[name]
+    layer, x = make(HYPER).to("meta"), inputs().to("meta")
+    assert run(layer, x, torch.empty(BATCH, HYPER, device="meta")).is_meta
+    with pytest.raises(ValueError, match="found"):
+        run(layer, x, torch.empty(BATCH + 1, HYPER, device="meta"))
+
+
+# What a layer says that it is
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HyperLinear(in_features=20, out_features=64, num_hyper=2, bias=True)",
+        "HyperLinear(in_features=20, out_features=64, num_hyper=0, bias=False, elementary_scale=True)",
+        "HyperConv2d(in_channels=3, out_channels=8, kernel_size=5, stride=2, padding=1, num_hyper=2, bias=False)",
+        "HyperEmbedding(num_embeddings=11, embedding_dim=6, num_hyper=2)",
+        "HyperLSTM(input_size=5, hidden_size=6, num_hyper=3)",
+        "HyperLSTM(input_size=5, hidden_size=6, num_hyper=0, cuda_graphs=False)",
+    ],
+)
+def test_a_layer_shows_how_it_was_made(text):
+    layer = eval(text)
+    assert repr(layer) == text
+    assert repr(nn.Sequential(layer)) == f"Sequential(\n  (0): {text}\n)"

@@ -190,10 +190,35 @@ def test_inputs_are_left_alone(rows):
     assert_close([tensor.detach() for tensor in tensors], before, rtol=0, atol=0)
 
 
-def test_as_many_rows_of_h_as_examples():
-    layer, (x, h0, c0, _) = random_layer(), random_inputs()
-    with pytest.raises(RuntimeError):
-        layer(x, (h0, c0), torch.randn(BATCH + 1, HYPER))
+@rows_of_h
+@pytest.mark.parametrize("wrong", ["hidden state", "cell"])
+@pytest.mark.parametrize(
+    "shape",
+    [(BATCH, HIDDEN), (1, 1, HIDDEN), (BATCH, 1, HIDDEN), (2, BATCH, HIDDEN), (1, BATCH, HIDDEN + 1), (1, BATCH, 1),
+     (1, STEPS, HIDDEN), (HIDDEN,)],
+)  # fmt: skip
+def test_a_state_of_another_shape_is_named(rows, wrong, shape):
+    layer, (x, h0, c0, h) = random_layer(), random_inputs(rows)
+    state = (torch.randn(shape), c0) if wrong == "hidden state" else (h0, torch.randn(shape))
+    with pytest.raises(ValueError, match=rf"{wrong} \(1, {BATCH}, {HIDDEN}\): found \({shape[0]}"):
+        layer(x, state, h)
+
+
+def test_a_state_is_two_tensors():
+    layer, (x, h0, c0, h) = random_layer(), random_inputs()
+    for state in (h0, (h0,), (h0, c0, c0), torch.stack([h0, c0])):
+        with pytest.raises(TypeError, match="two tensors"):
+            layer(x, state, h)
+    with pytest.raises(TypeError, match=r"cell .*: found NoneType"):
+        layer(x, (h0, None), h)
+    assert_close(flat(layer(x, [h0, c0], h)), flat(layer(x, (h0, c0), h)))
+
+
+@pytest.mark.parametrize("width", [BATCH, HIDDEN])
+def test_rates_of_each_example_cannot_drop_shared_weights(width):
+    layer, (x, h0, c0, h) = random_layer(), random_inputs()
+    with pytest.raises(ValueError, match=rf"one rate .*found \({width},\).*per_example=False"):
+        layer(x, (h0, c0), h, torch.full((width,), 0.5))
 
 
 # bfloat16: products in it, all else in the parameters' type

@@ -243,3 +243,42 @@ def test_temporal_penalty_is_the_mean_square_change():
 
 def test_temporal_penalty_of_one_step_is_zero():
     assert temporal_penalty(torch.randn(1, BATCH, WIDTH), 2.0).item() == 0
+
+
+# What the model is given
+
+
+@pytest.mark.parametrize("num_hyper", [0, 2])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(STEPS,), (STEPS, BATCH, 1), ()])
+def test_tokens_of_another_shape_are_named(num_hyper, training, shape):
+    model = AWDLSTM(TYPES, WIDTH, HIDDEN, 2, num_hyper).train(training)
+    draw = Hyperparameters(**{f"x{i}": Tuned(0.0) for i in range(num_hyper)}).current()
+    with pytest.raises(ValueError, match=r"AWDLSTM takes tokens \(T, B\): found \("):
+        model(torch.zeros(shape, dtype=torch.long), None, draw)
+
+
+def test_batch_first_tokens_are_named():
+    hyper = Hyperparameters(**{name: Tuned(rate, (0, 1)) for name, rate in RATES.items()})
+    with pytest.raises(ValueError, match=rf"ids .*found ids \({BATCH}, {STEPS}\) with h \({BATCH}, 5\)"):
+        AWDLSTM(TYPES, WIDTH, HIDDEN, 2, 5)(random_tokens().T, None, hyper.perturbed(BATCH))
+
+
+def test_as_many_states_as_layers():
+    model = AWDLSTM(TYPES, WIDTH, HIDDEN, 2, 0)
+    _, state = model(random_tokens(), None, constant_draw())
+    for wrong in (state[:1], state * 2):
+        with pytest.raises(ValueError, match=f"each of its 2 layers: found {len(wrong)}"):
+            model(random_tokens(), wrong, constant_draw())
+    with pytest.raises(ValueError, match=r"hidden state \(1, 5, 8\): found \(1, 5, 6\)"):
+        model(random_tokens(), state[::-1], constant_draw())
+
+
+def test_the_model_shows_its_layers():
+    shown = repr(AWDLSTM(TYPES, WIDTH, HIDDEN, 2, 3))
+    for layer in (
+        "(embedding): HyperEmbedding(num_embeddings=17, embedding_dim=6, num_hyper=3)",
+        "(0): HyperLSTM(input_size=6, hidden_size=8, num_hyper=3)",
+        "(1): HyperLSTM(input_size=8, hidden_size=6, num_hyper=3)",
+    ):
+        assert layer in shown
