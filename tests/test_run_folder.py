@@ -32,7 +32,7 @@ def test_a_finished_run_is_not_written_over(folder):
         run.mark("finished")
     message = refused(lambda: RunFolder.create(folder, {}), folder, "finished", "--overwrite", "--prefix")
     assert "val_loss 4.25" in message
-    assert "--resume" not in message
+    assert "train it on with --resume" in message
     assert read_settings(folder) == SETTINGS
 
 

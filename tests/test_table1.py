@@ -9,6 +9,7 @@ from lstm_runs import execute, rows, settings
 from lstm import table1, train
 from stn.runs.find import newest_run
 from stn.runs.folder import read_status
+from stn.scripts import command as commands
 from stn.scripts.jobs import Job
 
 ROWS = ("fixed", "gaussian", "sinusoid", "final", "stn", "replay")
@@ -36,7 +37,7 @@ def run(tmp_path, capsys, monkeypatch):
 
     def start_here(job, overwrite):
         command = job.command(overwrite)
-        assert command is None or job.script.run(command[3:]) == 0
+        assert command is None or commands.run(job.script, command[3:]) == 0
         return command
 
     monkeypatch.setattr(Job, "start", start_here)
