@@ -26,7 +26,18 @@ from stn.recorder import Progress, Recorder
 from stn.runs.find import last_started
 from stn.runs.folder import RunFolder, claimed
 from stn.scripts.declared import Values
-from stn.scripts.options import ROOT, find, fraction, nonnegative, nonnegative_int, one_of, positive, positive_int, rate
+from stn.scripts.options import (
+    ROOT,
+    find,
+    fraction,
+    nonnegative,
+    nonnegative_int,
+    one_of,
+    positive,
+    positive_int,
+    rate,
+    share,
+)
 from stn.scripts.settings import LONGER, Settings, data_flag, of_machine, of_model, of_training, of_tuning
 from stn.training import Plan, Stop, Trainer
 
@@ -45,6 +56,7 @@ class ImageSettings(Settings):
     family = "cnn"
     unit = "images"
     cpu_flag = "no_cuda"
+    PLACES = ("logdir", "dir", "subdir")
     DERIVED = (*Settings.DERIVED, "label")
 
     model: str = of_model("alexnet", "the network", one_of(*MODELS))
@@ -72,7 +84,7 @@ class ImageSettings(Settings):
 
     data: str = data_flag("CIFAR-10's binary files", "data/cifar10", "images")
     percent_valid: float = of_machine(
-        0.2, "fraction of the training images that validate, the last of the file", positive, "-pval"
+        0.2, "fraction of the training images that validate, the last of the file", share, "-pval"
     )
     no_cuda: bool = of_machine(False, "use the CPU even where there is a GPU", may_change=True)
     save: bool = of_machine(False, "keep the best model as model.pt; all else is logged in any case")
@@ -126,6 +138,11 @@ class ImageSettings(Settings):
             model = model.to(self.device)
             return ImageClassification(model, data, self.batch_size, self.device)
 
+    def plan(self, task: ImageClassification) -> Plan:
+        _, steps_of_an_epoch = task.position
+        alternation = self.warmup_epochs * steps_of_an_epoch, self.train_steps, self.valid_steps
+        return Plan(self.total_epochs, *alternation, self.patience, self.checkpoint_seconds)
+
     def trainer(
         self, task: ImageClassification, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop
     ) -> Trainer:
@@ -135,10 +152,7 @@ class ImageSettings(Settings):
         divisor = 1 / self.lr_decay
         learning_rate = NonMonotonicDecay(self.train_lr, divisor, self.nonmono, self.milestones, self.min_lr)
         recorder = Recorder(task, hyper, run, progress, self.log_interval, self.log_interval, average=True)
-        _, steps_of_an_epoch = task.position
-        alternation = self.warmup_epochs * steps_of_an_epoch, self.train_steps, self.valid_steps
-        plan = Plan(self.total_epochs, *alternation, self.patience, self.checkpoint_seconds)
-        return Trainer(task, hyper, method, learning_rate, recorder, plan, stop)
+        return Trainer(task, hyper, method, learning_rate, recorder, self.plan(task), stop)
 
     @property
     def model_file(self) -> str | None:

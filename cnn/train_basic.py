@@ -9,6 +9,8 @@ if __name__ == "__main__":
 
     launch("cnn.train_basic")
 
+import warnings
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -53,6 +55,9 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         if values[flag] == 0:
             own = " ".join(f"--{TABLE[name].fix} 0" for name in layers if name in names)
             raise UserError(f"--{flag} 0 is no rate to share: give {own} for no dropout, -1 for rates of their own")
+        overruled = given & {TABLE[name].fix for name in layers}
+        if values[flag] > 0 and overruled:
+            warnings.warn(f"--{flag} {values[flag]:g} overrules --{', --'.join(sorted(overruled))}", stacklevel=2)
     setter = {name: next((flag for flag in setters(name) if flag in given), None) for name in TABLE}
     scheduled, schedule = replay.find_schedule(values, TABLE, setter.get)
     usable = names_of(model, shared_dropout="dropout" in scheduled)
@@ -76,8 +81,13 @@ def setters(name: str) -> list[str]:
 
 
 def shared_rate(text: str) -> float:
-    """A rate, or -1 for none."""
-    return -1.0 if text.strip() in ("-1", "-1.0") else rate(text)
+    """A rate above 0, or -1 for none."""
+    if text.strip() in ("-1", "-1.0"):
+        return -1.0
+    try:
+        return rate(text)
+    except ArgumentTypeError:
+        raise ArgumentTypeError(f"'{text}' is neither a rate, above 0 and below 1, nor -1 for none") from None
 
 
 def hole_count(text: str) -> int:

@@ -46,6 +46,7 @@ class LanguageModelSettings(Settings):
     unit = "tokens"
     newest = "the newest of this --save_dir and --prefix"
     overwrites = True
+    PLACES = ("save_dir", "prefix")
 
     emsize: int = of_model(650, "size of word embeddings", positive_int)
     nhid: int = of_model(650, "hidden units per layer", positive_int)
@@ -114,12 +115,11 @@ class LanguageModelSettings(Settings):
         with explaining_out_of_memory("the model does not fit into memory: lower --emsize, --nhid or --nlayers"):
             model = AWDLSTM(*sizes, dtype=getattr(torch, self.dtype), cuda_graphs=not self.no_cuda_graphs)
             model = model.to(self.device)
-        task = LanguageModeling(model, data, self.batch_size, self.bptt, self.val_penalties, self.device)
-        _, steps = task.position
-        if num_hyper and self.warmup_steps >= self.epochs * steps:
-            epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)} of {steps} weight steps end before --warmup_steps"
-            raise UserError(f"{epochs} {self.warmup_steps}, so that nothing is tuned: lower that, or raise --epochs")
-        return task
+        return LanguageModeling(model, data, self.batch_size, self.bptt, self.val_penalties, self.device)
+
+    def plan(self, task: LanguageModeling) -> Plan:  # noqa: ARG002
+        alternation = self.warmup_steps, self.train_steps, self.val_steps
+        return Plan(self.epochs, *alternation, self.patience, self.checkpoint_seconds)
 
     def trainer(
         self, task: LanguageModeling, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop
@@ -129,9 +129,7 @@ class LanguageModelSettings(Settings):
         method = STN(task.model, hyper, clip=self.clip or math.inf, **rates, **scales)
         learning_rate = NonMonotonicDecay(self.lr, self.lr_decay, self.nonmono, lowest=MIN_LR)
         recorder = Recorder(task, hyper, run, progress, self.train_log_interval, self.val_log_interval)
-        alternation = self.warmup_steps, self.train_steps, self.val_steps
-        plan = Plan(self.epochs, *alternation, self.patience, self.checkpoint_seconds)
-        return Trainer(task, hyper, method, learning_rate, recorder, plan, stop)
+        return Trainer(task, hyper, method, learning_rate, recorder, self.plan(task), stop)
 
     @property
     def model_file(self) -> str:

@@ -39,6 +39,9 @@ class Step(NamedTuple):
     accuracy: Tensor | None = None
 
 
+MEASURES = ("loss", "ppl", "acc")
+
+
 class Score(NamedTuple):
     """loss: mean per target in nats. accuracy: the fraction of targets predicted right, where the task tells."""
 

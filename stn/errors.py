@@ -1,5 +1,7 @@
 """The one error a user is meant to read."""
 
+import re
+
 
 class UserError(Exception):
     """Something the user can mend: one line that names the cause and the remedy.
@@ -9,6 +11,8 @@ class UserError(Exception):
     """
 
 
-def one_line(error: object) -> str:
-    """What an error says, as a part of one line."""
-    return " ".join(str(error).split())[:200]
+def one_line(error: object, longest: int = 160) -> str:
+    """What an error says, or a value is, as a part of one line: its beginning, without what a terminal would obey."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    line = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in plain).split())
+    return line if len(line) <= longest else f"{line[:longest]} …"

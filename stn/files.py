@@ -43,9 +43,11 @@ def cause(error: OSError) -> str:
 
 def read(path: Path, kind: str, remedy: str) -> bytes:
     """The content of a file of the user's: of this kind, or else to be had by this remedy. Raises UserError."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not {kind}: move it away and {remedy}")
     try:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, not {kind}: move it away and {remedy}")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no regular file, so not {kind}: move it away and {remedy}")
         return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is missing: {remedy}") from None

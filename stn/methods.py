@@ -112,6 +112,9 @@ class STN:
             prediction = task.predict(batch, draw)
             loss = task.loss(prediction, batch, draw)
             objective = loss.objective
+            if not objective.requires_grad:
+                respond = f"build layers that respond to them, with num_hyper={hyper.num_tuned}, and pass them draw.h"
+                raise ValueError(f"the validation loss does not depend on the tuned hyperparameters: {respond}")
             if self.tune_scales:
                 objective = objective - self.entropy_weight * hyper.entropy()
             norm = self.hyper(objective)

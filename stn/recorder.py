@@ -7,12 +7,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from stn.bilevel import MeanScore, Score, Step, Task
+from stn.bilevel import MEASURES, MeanScore, Score, Step, Task
 from stn.errors import UserError
-from stn.hyperparameters import Hyperparameters
+from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs.folder import RunFolder
 
 FETCHED_STEPS = 10  # how many steps' numbers are fetched from the device at once
+# Names of the tables' other columns.
+RESERVED = {"epoch", "time", "global_step", "train_step", "lr", "entropy", *MEASURES}
+RESERVED |= {f"{split}_{measure}" for split in ("train", "val") for measure in MEASURES}
 
 
 class Status(NamedTuple):
@@ -61,7 +64,10 @@ class Recorder:
     """Writes a run's tables and TensorBoard scalars, and tells `progress`.
 
     train_interval, valid_interval: how many steps of a kind lie between two log entries. average: log the means over
-    these intervals, of both kinds of step; otherwise the values of each such hyperparameter step.
+    these intervals, of both kinds of step; otherwise the values of each such hyperparameter step. The run's settings
+    say from here on which columns are hyperparameters, and their ranges.
+
+    Raises UserError for a hyperparameter with the name of another column.
     """
 
     def __init__(
@@ -74,6 +80,12 @@ class Recorder:
         valid_interval: int = 1,
         average: bool = False,
     ):
+        twice = [name for name in hyper.log_names if hyper.log_names.count(name) > 1]
+        if taken := [*sorted({*hyper.log_names} & RESERVED), *twice]:
+            raise UserError(f"a hyperparameter cannot be called {taken[0]}, as a column of the tables is: rename it")
+        if "hyperparameters" not in run.settings:
+            ranges = {name: [*own.range] for name, own in hyper.sources.items() if isinstance(own, Tuned)}
+            run.change_settings({"hyperparameters": [*hyper.names], "ranges": ranges})
         self.task, self.hyper, self.run, self.progress = task, hyper, run, progress
         self.intervals = {"train": train_interval, "valid": valid_interval}
         self.average = average

@@ -20,7 +20,10 @@ Stop = Callable[[], bool]  # asked between alternations; true ends the training 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a run trains, and how its steps alternate. Steps are mini-batches."""
+    """How long a run trains, and how its steps alternate. Steps are mini-batches.
+
+    Raises ValueError for a number that is no whole one, or too small.
+    """
 
     epochs: int
     warmup_steps: int = 0  # weight steps before the alternation starts
@@ -28,6 +31,22 @@ class Plan:
     val_steps: int = 1
     patience: int = 20  # epochs without a new lowest validation loss before training stops
     checkpoint_seconds: float = 60.0
+
+    def __post_init__(self):
+        for name in ("epochs", "warmup_steps", "train_steps", "val_steps", "patience"):
+            least, value = int(name != "warmup_steps"), getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number, at least {least}")
+
+    def refuse_misfit(self, steps: int, tuned: bool) -> None:
+        """Raise UserError where epochs of so many weight steps do not fit the plan. tuned: something is to be tuned."""
+        lasts = f"an epoch, which has {steps} weight steps"
+        if tuned and self.train_steps > steps:
+            raise UserError(f"{self.train_steps} weight steps in a row are more than {lasts}: lower --train_steps")
+        if tuned and self.warmup_steps >= self.epochs * steps:
+            epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)} of {steps} weight steps"
+            warmup = f"end before the warm-up of {self.warmup_steps} does, so that nothing is tuned"
+            raise UserError(f"{epochs} {warmup}: shorten the warm-up, or train for more epochs")
 
 
 class Trainer:
@@ -138,6 +157,7 @@ class Trainer:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             **{name: getattr(self, name) for name in _COUNTERS},
+            "best": self.best,
         }
 
     def load_state_dict(self, state: Mapping) -> None:
@@ -150,7 +170,8 @@ class Trainer:
             for device, random in enumerate(state["random_cuda"][: torch.cuda.device_count()]):
                 torch.cuda.set_rng_state(random, device)
             for name in _COUNTERS:
-                setattr(self, name, state[name])
+                setattr(self, name, _counter(state[name]))
+            self.best = state["best"] and dict(state["best"])
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:  # a part is another's, or none
             cause = f"the checkpoint lacks a part or is of another version ({one_line(repr(error))})"
             raise UserError(f"{cause}: start a new run") from error
@@ -165,7 +186,14 @@ class Trainer:
         return {"streams": self.task, **parts}
 
 
-_COUNTERS = ("train_step", "global_step", "epoch", "best_loss", "epochs_since_best", "best")
+_COUNTERS = ("train_step", "global_step", "epoch", "best_loss", "epochs_since_best")
+
+
+def _counter(value: object) -> float:
+    """A number that a run can have come to. Raises ValueError for another."""
+    if not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"{value!r} is no number of steps or epochs, nor a loss")
+    return value
 
 
 def restore(task: Task, hyper: Hyperparameters, state: Mapping) -> None:

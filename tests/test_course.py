@@ -166,4 +166,4 @@ def test_a_run_that_cannot_go_on_is_left_as_it_is(settings, tmp_path):
     (folder / "val.csv").write_bytes(b"")
     refused(lambda: train(settings, SOURCES, lambda _: RunFolder.open(folder), diary), "fewer than")
     (folder / "val.csv").write_bytes(before["val.csv"])
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before and diary.told == []
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before and diary.told == ["closed"] * 2

@@ -27,6 +27,7 @@ from stn.datasets import builtin_images
 from stn.datasets.images import CIFAR10_SHA256, Images
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs.checkpoints import read_checkpoint
+from stn.runs.folder import RunFolder
 from stn.scripts import course
 from stn.scripts.signals import Interrupt
 from stn.training import Plan
@@ -355,7 +356,7 @@ def test_milestones_take_several():
     assert hypertrain.SCRIPT.parse(["--milestones", "3", "5"]) == {"milestones": [3, 5]}
 
 
-def test_training_is_set_up_as_flags_say():
+def test_training_is_set_up_as_flags_say(tmp_path):
     flags = (
         "-tall -m small -bsz 32 -totep 7 -wupep 3 -tlr 0.5 -vlr 0.25 -slr 0.125 -mom 0.75 -tstep 3 -vstep 4 -nonm 8 "
     )
@@ -363,7 +364,8 @@ def test_training_is_set_up_as_flags_say():
     values = values_of(hypertrain, f"{flags} --data builtin --no_cuda")
     settings = hypertrain.SCRIPT.make(values)
     _, hyper, task = course.build(settings, hypertrain.SCRIPT.sources(values))
-    trainer = settings.trainer(task, hyper, None, None, lambda: False)
+    with RunFolder.create(tmp_path / "run", {}) as folder:
+        trainer = settings.trainer(task, hyper, folder, None, lambda: False)
     assert trainer.plan == Plan(7, warmup_steps=15, train_steps=3, val_steps=4, patience=9, checkpoint_seconds=60.0)
     method, decay, recorder = trainer.method, trainer.learning_rate, trainer.recorder
     (sgd,), adam = method.weights.optimizer.param_groups, method.hyper.optimizer.param_groups
@@ -548,15 +550,34 @@ def test_a_checkpoint_of_another_model(run, finished, tmp_path, monkeypatch, cha
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("batch_size", "abc"), ("seed", None), ("tune_hue", 3), ("milestones", 4), ("model", "big"), ("device", 7),
-     ("device", "abacus"), ("train_lr", -1.0)],
+    [("batch_size", "abc"), ("seed", None), ("tune_hue", 3), ("milestones", 4), ("model", "big"), ("train_lr", -1.0)],
 )  # fmt: skip
 @pytest.mark.parametrize("flags", ["--total_epochs 9", "--test"])
 def test_settings_that_cannot_be(run, finished, tmp_path, name, value, flags):
     folder = shutil.copytree(finished, tmp_path / "logs" / "a" / "b" / "c")
     (folder / "args.yaml").write_text(yaml.safe_dump({**settings(folder), name: value}))
-    remedy = "mend it" if name == "device" else "put that back"
-    refused(run(f"--resume {folder} {flags}"), "args.yaml", f"{name}: {value!r}", remedy)
+    refused(run(f"--resume {folder} {flags}"), "args.yaml", f"{name}: {value!r}", "put that back")
+    other_settings(folder, **{name: value})  # the checkpoint's, too
+    refused(run(f"--resume {folder} {flags}"), f"{name}: {value!r}", "mend it")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("device", 7), ("device", "abacus"), ("total_epochs", 99), ("patience", "x"), ("log_interval", 9)],
+)
+def test_settings_that_may_change_change_by_flags_alone(run, finished, tmp_path, name, value):
+    folder = shutil.copytree(finished, tmp_path / "logs" / "a" / "b" / "c")
+    recorded = settings(folder)
+    (folder / "status").write_text("interrupted\n")
+    (folder / "args.yaml").write_text(yaml.safe_dump({**recorded, name: value}))
+    status, _, error = run(f"--resume {folder}")
+    assert status == 0 and error.count("\n") == 1
+    assert f"it says {name}: {value!r}, where the run has {recorded[name]!r}, and goes on with that" in error
+    assert settings(folder) == recorded and len(rows(folder / "epoch.csv")) == 3
+    (folder / "status").write_text("interrupted\n")
+    (folder / "args.yaml").write_text(yaml.safe_dump({key: own for key, own in recorded.items() if key != name}))
+    status, _, error = run(f"--resume {folder}")
+    assert status == 0 and error.count("\n") == 1 and settings(folder) == recorded
 
 
 def test_memory_that_runs_out_on_the_way(run, monkeypatch, tmp_path):

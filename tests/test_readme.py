@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 from stn import hyperparameters
+from stn.runs.folder import read_status
+from stn.scripts import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,6 +18,8 @@ def test_python_examples_run(tmp_path, monkeypatch):
     assert examples
     for example in examples:
         exec(compile(example, "README.md", "exec"), {})
+    assert read_status("logs/mine") == "finished"
+    assert figures.main(["logs/mine", "--out", "plots"]) == 0 and (tmp_path / "plots" / "accuracies.png").exists()
 
 
 def test_examples_in_docstrings_run():

@@ -17,6 +17,7 @@ from training_runs import (  # noqa: F401
 
 from stn import recorder
 from stn.bilevel import Loss, Score, Step
+from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.recorder import FETCHED_STEPS, Diverged, Recorder
 from stn.runs.folder import RunFolder
@@ -119,6 +120,18 @@ def test_a_run_that_diverges_later_says_where_its_best_model_is(recording, folde
         kept.load_state_dict(state)
     message = str(kept.diverged("train", math.nan, 7))
     assert message.endswith(f"--test evaluates the best model so far, of epoch 1, in {folder}")
+
+
+def test_what_library_runs_record_of_their_hyperparameters(recording):
+    kept = recording()
+    assert kept.run.settings == {"hyperparameters": ["rate", "other"], "ranges": {"rate": [0, 1]}}
+
+
+@pytest.mark.parametrize("name", ["time", "epoch", "lr", "val_acc", "train_loss", "train_step", "rate_scale"])
+def test_a_hyperparameter_with_the_name_of_another_column_is_refused(folder, name):
+    hyper = Hyperparameters(rate=Tuned(0.5, range=(0, 1)), **{name: Constant(1.0)})
+    with RunFolder.create(folder, {}) as run, pytest.raises(UserError, match=f"cannot be called {name}"):
+        Recorder(Scripted(), hyper, run, Screen())
 
 
 # What is logged, and when

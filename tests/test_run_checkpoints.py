@@ -46,6 +46,7 @@ def test_going_back_within_one_process(folder):
 def test_loading_removes_what_came_after_the_checkpoint_and_nothing_foreign(folder):
     stopped_run(folder)
     with RunFolder.open(folder) as run:
+        run.load_checkpoint()
         run.log("epoch", {"epoch": 1})
         run.scalars(5, {"loss": 1})
         run.write_result({"val_loss": 1})
@@ -66,13 +67,14 @@ def test_tables_are_on_disk_before_the_checkpoint_that_knows_their_lengths(folde
         monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
         inodes = [file.stat().st_ino for file in table_files(folder)]
         run.save_checkpoint({})
-    assert synced == [*inodes, (folder / "checkpoint.pt").stat().st_ino, folder.stat().st_ino]
+        done = [*synced]
+    assert done == [*inodes, (folder / "checkpoint.pt").stat().st_ino, folder.stat().st_ino]
 
 
 def test_no_checkpoint_yet(folder):
     RunFolder.create(folder, SETTINGS).close()
     with RunFolder.open(folder) as run:
-        refused(run.load_checkpoint, folder, "no checkpoint yet", "--overwrite")
+        refused(run.load_checkpoint, folder, "no checkpoint yet", "start a new run")
 
 
 def damaged_checkpoints():
@@ -121,7 +123,7 @@ def test_a_checkpoint_that_is_damaged_or_foreign(folder, damage):
     harm(folder / "checkpoint.pt")
     before = (folder / "val.csv").read_bytes()
     with RunFolder.open(folder) as run:
-        refused(run.load_checkpoint, folder / "checkpoint.pt", "--overwrite", "--prefix", *words)
+        refused(run.load_checkpoint, folder / "checkpoint.pt", "start a new run", *words)
     assert (folder / "val.csv").read_bytes() == before
 
 
@@ -140,7 +142,7 @@ def test_a_table_that_lost_what_the_checkpoint_knows(folder, harm):
         run.mark("interrupted")
     before = {file: file.read_bytes() for file in folder.iterdir()}
     with RunFolder.open(folder) as run:
-        refused(run.load_checkpoint, file, "fewer", "--overwrite")
+        refused(run.load_checkpoint, file, "fewer", "start a new run")
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
 
 
@@ -161,7 +163,7 @@ def test_a_table_that_was_edited(folder, change):
     before = {file: file.read_bytes() for file in folder.iterdir()}
     with RunFolder.open(folder) as run:
         for read in (run.read_checkpoint, run.load_checkpoint):
-            refused(read, file, "does not hold what", "restore it", "--overwrite")
+            refused(read, file, "does not hold what", "restore it", "start a new run")
     assert {file: file.read_bytes() for file in folder.iterdir()} == before
     file.write_bytes(good)
     with RunFolder.open(folder) as run:

@@ -13,6 +13,11 @@ from stn.runs.folder import RunFolder, claimed
 DAY = date(2024, 3, 9)
 
 
+def start(path, settings):
+    with RunFolder.create(path, settings) as run:
+        run.save_checkpoint({})
+
+
 def first(names, count):
     return [*islice(names, count)]
 
@@ -29,7 +34,7 @@ def test_a_run_lies_where_none_is_or_one_of_its_configuration(tmp_path):
     def place(lr):
         with claimed(tmp_path / "logs", run_names("a", DAY), lambda other: other["lr"] == lr) as path:
             if not path.exists():
-                RunFolder.create(path, {"lr": lr}).close()
+                start(path, {"lr": lr})
         return path.name
 
     assert [place(lr) for lr in (1, 2, 3, 2, 1)] == [f"2024-03-09{number}-a" for number in ("", ".2", ".3", ".2", "")]
@@ -37,6 +42,13 @@ def test_a_run_lies_where_none_is_or_one_of_its_configuration(tmp_path):
     (tmp_path / "logs" / "2024-03-09.4-a" / "status").write_text("running")  # of a start that failed
     (tmp_path / "logs" / "2024-03-09.2-a" / "args.yaml").write_text("[damaged")
     assert place(2) == "2024-03-09.4-a"
+
+
+def test_a_folder_that_a_run_is_about_to_use_is_not_free(tmp_path):
+    with RunFolder.create(tmp_path / "2024-03-09", {"lr": 1}), claimed(tmp_path, run_names(None, DAY)) as path:
+        assert path.name == "2024-03-09.2"
+    with claimed(tmp_path, run_names(None, DAY)) as path:  # it ended with nothing that it could go on from
+        assert path.name == "2024-03-09"
 
 
 STARTED_AT_ONCE = """
@@ -48,7 +60,7 @@ from datetime import date
 print("ready", flush=True)
 sys.stdin.readline()
 with claimed(sys.argv[1], run_names(None, date(2024, 3, 9)), lambda other: other == {"lr": sys.argv[2]}) as path:
-    RunFolder.create(path, {"lr": sys.argv[2]})
+    RunFolder.create(path, {"lr": sys.argv[2]}).save_checkpoint({})
 """
 
 

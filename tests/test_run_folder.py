@@ -28,6 +28,7 @@ def test_create_writes_the_settings_alone_and_says_running(folder):
 
 def test_a_finished_run_is_not_written_over(folder):
     with RunFolder.create(folder, SETTINGS) as run:
+        run.save_checkpoint({})
         run.write_result({"val_loss": 4.25, "test_loss": 4.5})
         run.mark("finished")
     message = refused(lambda: RunFolder.create(folder, {}), folder, "finished", "--overwrite", "--prefix")
@@ -39,7 +40,10 @@ def test_a_finished_run_is_not_written_over(folder):
 @pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
 def test_an_unfinished_run_is_not_written_over(folder, status):
     with RunFolder.create(folder, SETTINGS) as run:
+        run.save_checkpoint({})
         run.mark(status)
+        run.close()
+    (folder / "status").write_text(status)
     refused(lambda: RunFolder.create(folder, {}), folder, status, "--resume", "--overwrite", "--prefix")
 
 
@@ -95,7 +99,7 @@ def test_open_without_a_run(tmp_path):
 def test_settings_that_are_damaged(folder, text):
     RunFolder.create(folder, SETTINGS).close()
     (folder / "args.yaml").write_bytes(text)
-    refused(lambda: RunFolder.open(folder), folder / "args.yaml", "--overwrite")
+    refused(lambda: RunFolder.open(folder), folder / "args.yaml", "start a new run")
 
 
 def test_status_outlives_the_process_and_is_one_of_four(folder):

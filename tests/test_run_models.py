@@ -132,6 +132,10 @@ def test_what_is_no_model(tmp_path, trained):
     refused(lambda: stn.load_model(good, Net(width=4)), good, "another model", "built alike")
     refused(lambda: stn.load_model(tmp_path / "none"), "none", "does not exist")
     refused(lambda: stn.load_model(tmp_path), "model.pt", "does not exist", "a checkpoint or a model")
+    content = bytearray(good.read_bytes())
+    content[content.index(b"layer.weight") - 500] ^= 16
+    (tmp_path / "flipped.pt").write_bytes(content)
+    refused(lambda: stn.load_model("a" * 300), "File name too long")
     (tmp_path / "text.pt").write_text("hello")
     refused(lambda: stn.load_model(tmp_path / "text.pt"), "text.pt", "damaged")
     torch.save({"model": {}}, tmp_path / "other.pt")

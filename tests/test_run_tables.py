@@ -36,6 +36,15 @@ def test_other_columns_or_tables_are_a_defect(folder):
         assert (folder / "val.csv").read_bytes() == before
 
 
+def test_a_run_that_was_there_goes_on_from_its_checkpoint_alone(folder):
+    before = (stopped_run(folder) / "val.csv").read_bytes()
+    with RunFolder.open(folder) as run:
+        for write in (lambda: log_steps(run, 9), lambda: run.save_checkpoint({})):
+            with pytest.raises(ValueError, match="go back to its checkpoint before it goes on"):
+                write()
+    assert (folder / "val.csv").read_bytes() == before
+
+
 def test_a_table_is_appended_to_below_its_own_header(tmp_path):
     path, first, length = tmp_path / "val.csv", "step,loss\n1,0.5\n", 0
     for row in ({"step": 1, "loss": 0.5}, {"loss": 0.25, "step": 2}):

@@ -18,6 +18,7 @@ from stn.bilevel import evaluate
 from stn.lstm import HyperLSTM
 from stn.runs.checkpoints import FORMAT, KIND
 from stn.runs.folder import RunFolder
+from stn.training import Trainer
 
 ROOT = Path(__file__).parent.parent
 VALUES = list(TABLE)
@@ -297,7 +298,8 @@ def test_test_reports_the_best_model_and_touches_nothing(finished, capsys):
 
 
 def test_test_where_there_is_no_run(run):
-    refused(run("--test"), "no run", "--prefix")
+    refused(run("--test --resume"), "no run", "--prefix")
+    refused(run("--test"), "--epochs has nothing to act on", "--test trains nothing")
 
 
 def test_the_script_runs_from_another_folder(tmp_path, monkeypatch, capsys):
@@ -378,9 +380,10 @@ def test_a_model_that_no_memory_holds(run, tmp_path):
         ("--save ../model.pt", ("save", "../model.pt")),
         ("--prefix a/b", ("--prefix a/b", "slash")),
         ("--tune_everything", ("--tune_everything",)),
+        ("--tune_all --train_steps 8 --warmup_steps 0", ("8 weight steps in a row", "an epoch, which has 7", "--train_steps")),
         ("--threads 1000000", ("--threads 1000000", "cores", "lower it")),
-        ("--tune_all --warmup_steps 100000", ("2 epochs of", "end before --warmup_steps 100000", "nothing is tuned")),
-        ("--tune_dropouto --epochs 1 --warmup_steps 331", ("1 epoch of", "--warmup_steps 331", "raise --epochs")),
+        ("--tune_all --warmup_steps 100000", ("2 epochs of", "end before the warm-up of 100000", "nothing is tuned")),
+        ("--tune_dropouto --epochs 1 --warmup_steps 331", ("1 epoch of", "warm-up of 331", "train for more epochs")),
         ("--epoch 3", ("--epoch",)),
         ("--epochs", ("--epochs",)),
         ("--data=", ("--data", "empty")),
@@ -418,6 +421,50 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_failed(run, tmp_path, flags):
     if "wdecay" in flags:  # each step makes the weights some hundred times larger: there were steps before
         assert len(rows(folder / "val.csv")) > 3
         assert all(math.isfinite(float(cell)) for row in rows(folder / "val.csv") for cell in row.values())
+
+
+def test_a_stop_before_training_leaves_a_folder_that_may_be_used_again(run, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "__init__", stopped)
+        assert run("--seed 1")[0] == 130
+    assert status_of(only_run(tmp_path)) == "interrupted"
+    refused(run(f"--resume {only_run(tmp_path)}"), "no checkpoint yet", "start a new run")
+    assert run("--seed 1")[0] == 0
+    assert len(rows(only_run(tmp_path) / "epoch.csv")) == 2
+
+
+def test_a_resume_that_fails_leaves_the_status(unfinished, capsys):
+    (unfinished / "train.csv").mkdir()  # in the way
+    refused(resume(capsys, unfinished, "--epochs 3"), "train.csv")
+    assert status_of(unfinished) == "interrupted"
+
+
+def test_logs_that_were_moved(unfinished, tmp_path, capsys):
+    (tmp_path / "logs").rename(tmp_path / "moved")
+    found = f"--save_dir {tmp_path / 'moved'}"
+    for flags in (f"--resume {found} --epochs 3", f"--test {found}"):
+        assert execute(train, flags.split(), capsys)[0] == 0
+
+
+def test_a_table_that_somebody_removes_is_written_anew(run, tmp_path, monkeypatch):
+    def remove(trainer):
+        (trainer.recorder.run.path / "epoch.csv").unlink(missing_ok=True)
+        alternate(trainer)
+
+    alternate = Trainer.alternate
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "alternate", remove)
+        assert run("--epochs 3 --seed 1")[0] == 0
+    assert [row["epoch"] for row in rows(only_run(tmp_path) / "epoch.csv")] == ["0", "1", "2"]
+
+
+def test_what_is_not_utf8_is_refused(run, tmp_path):
+    for flag in ("--prefix", "--save_dir", "--data"):
+        refused(run(f"{flag} a\udce9"), flag, "UTF-8", "rename")
+    assert not (tmp_path / "logs").exists()
 
 
 # What cannot be resumed
@@ -508,6 +555,8 @@ def test_a_gpu_that_is_not_there(run, unfinished, tmp_path, capsys, monkeypatch)
 def test_a_run_goes_on_with_another_device(unfinished, capsys):
     record = {**settings(unfinished), "device": "cuda:3", "disable_cuda": False}
     (unfinished / "args.yaml").write_text(yaml.safe_dump(record))
+    content = torch.load(unfinished / "checkpoint.pt", weights_only=True)
+    torch.save({**content, "settings": record}, unfinished / "checkpoint.pt")
     refused(resume(capsys, unfinished), "cuda:3", "not here", "--disable_cuda")
     status, _, error = resume(capsys, unfinished, "--disable_cuda --epochs 3")
     assert status == 0 and "device cpu in place of cuda:3" in error
@@ -562,12 +611,12 @@ def code(file):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (truncate, ("checkpoint.pt", "damaged", "--overwrite")),
+        (truncate, ("checkpoint.pt", "damaged", "start a new run")),
         (other_format, ("checkpoint.pt", f"format {FORMAT + 1}", f"format {FORMAT}")),
         (foreign, ("checkpoint.pt", "not a checkpoint of a run")),
         (other_model, ("another model",)),
         (code, ("checkpoint.pt", "damaged")),
-        (Path.unlink, ("no checkpoint", "--overwrite")),
+        (Path.unlink, ("no checkpoint", "start a new run")),
     ],
 )
 @pytest.mark.parametrize("flags", ["", "--test"])

@@ -23,7 +23,7 @@ from stn.learning_rates import LearningRate, NonMonotonicDecay
 from stn.recorder import Diverged
 from stn.runs.checkpoints import read_checkpoint
 from stn.schedules import Constant
-from stn.training import final_result, restore
+from stn.training import Plan, final_result, restore
 
 NAN = math.nan
 
@@ -416,6 +416,30 @@ def test_a_checkpoint_of_another_model_is_refused(trainer):
     other.model = torch.nn.Linear(2, 1)
     with pytest.raises(UserError, match="another model"):
         trainer(other, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        ({"train_steps": 0}, "train_steps is 0"),
+        ({"val_steps": -1}, "val_steps is -1"),
+        ({"epochs": 1.5}, "epochs is 1.5"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"patience": 0}, "patience is 0"),
+        ({"warmup_steps": -1}, "warmup_steps is -1"),
+    ],
+)
+def test_a_plan_that_cannot_be(number, words):
+    with pytest.raises(ValueError, match=words):
+        Plan(**{"epochs": 3, **number})
+
+
+@pytest.mark.parametrize("part", ["train_step", "epoch", "best_loss", "best"])
+@pytest.mark.parametrize("value", ["x", -1, NAN, [1]])
+def test_a_checkpoint_with_a_part_of_another_type_is_refused(trainer, part, value):
+    fresh = trainer(Scripted())
+    with pytest.raises(UserError, match="start a new run"):
+        fresh.load_state_dict({**fresh.state_dict(), part: value})
 
 
 def test_a_checkpoint_that_lacks_a_part_is_refused(trainer):

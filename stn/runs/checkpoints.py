@@ -17,7 +17,7 @@ from stn.runs.tables import Extent, table_files
 FORMAT = 4
 KIND = "stn run checkpoint"
 CHECKPOINT = "checkpoint.pt"
-NEW_RUN = "start a new run (with --overwrite or another --prefix, where the script has them)"
+NEW_RUN = "start a new run"
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,8 @@ def save(content: dict, file: BinaryIO) -> None:
         raise
 
 
-def read_checkpoint(folder: Path | str) -> Checkpoint:
-    """A run's checkpoint, its tensors on the CPU, leaving the run as it is.
-
-    Raises UserError where there is no checkpoint, or it is damaged, foreign or of another format.
-    """
-    path = Path(folder) / CHECKPOINT
-    if not path.exists():
-        raise UserError(f"{folder} has no checkpoint yet, the run ended too early: {NEW_RUN}")
+def load(path: Path, otherwise: str, remedy: str) -> Any:
+    """What `torch.save` has written, its tensors on the CPU. Raises UserError where the file is damaged or foreign."""
     with explaining_os_errors(path, "read"):
         path.open("rb").close()
     try:
@@ -66,20 +60,36 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile("wrong checksum")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # damage shows as almost anything: bad zip, pickle, key, seek, …
-        raise UserError(f"{path} is damaged or no checkpoint ({one_line(error)}): {NEW_RUN}") from error
+        raise UserError(f"{path} is damaged or {otherwise} ({one_line(error)}): {remedy}") from error
+
+
+def read_checkpoint(folder: Path | str) -> Checkpoint:
+    """A run's checkpoint, its tensors on the CPU, leaving the run as it is.
+
+    Raises UserError where there is no checkpoint, or it is damaged, foreign or of another format.
+    """
+    path = Path(folder) / CHECKPOINT
+    with explaining_os_errors(path, "read"):
+        if not path.exists():
+            raise UserError(f"{folder} has no checkpoint yet, the run ended too early: {NEW_RUN}")
+    content = load(path, "no checkpoint", NEW_RUN)
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise UserError(f"{path} is not a checkpoint of a run: {NEW_RUN}")
     if (found := content.get("format")) != FORMAT:
         raise UserError(f"{path} has format {found}, this version reads format {FORMAT}: {NEW_RUN}")
-    try:
-        tables = {name: Extent(*extent) for name, extent in content["tables"].items()}
-        return Checkpoint(content["state"], content["settings"], tables, content["events"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} lacks a part of a checkpoint ({one_line(error)}): {NEW_RUN}") from error
+    state, settings, tables, events = (content.get(part) for part in ("state", "settings", "tables", "events"))
+    dictionaries = all(isinstance(part, dict) for part in (state, settings, tables)) and isinstance(events, list)
+    if not dictionaries or not all(map(_is_extent, tables.values())) or {*map(type, [*tables, *events])} - {str}:
+        raise UserError(f"{path} lacks a part of a checkpoint: {NEW_RUN}")
+    return Checkpoint(state, settings, {name: Extent(*extent) for name, extent in tables.items()}, events)
+
+
+def _is_extent(value: object) -> bool:
+    return isinstance(value, tuple) and [type(part) for part in value] == [int, str]
 
 
 def refuse_changed_tables(folder: Path, tables: Mapping[str, Extent]) -> None:
@@ -99,7 +109,8 @@ def refuse_changed_tables(folder: Path, tables: Mapping[str, Extent]) -> None:
 def rewind_tables(folder: Path, tables: Mapping[str, Extent]) -> None:
     """Cut each table back to what it was when the checkpoint was taken."""
     for file in table_files(folder):
-        if file.name in tables:
-            os.truncate(file, tables[file.name].length)
-        else:
-            file.unlink()
+        with explaining_os_errors(file):
+            if file.name in tables:
+                os.truncate(file, tables[file.name].length)
+            else:
+                file.unlink()

@@ -17,6 +17,7 @@ them back to where its checkpoint was taken, so that no step is in them twice; o
 import contextlib
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class RunFolder:
         self.resumed = resumed
         self.changes: Mapping[str, Any] = {}
         self._checkpoint: Checkpoint | None = None  # read, and not gone back to yet
+        self._ready = not resumed  # whether a table may grow
+        self._marked = ""  # the status that this process has set
         self._tables: dict[str, Table] = {}
         self._events = Events(path)
         self._lock = _lock(path)
@@ -65,6 +68,8 @@ class RunFolder:
         there, but no file that a run does not write. Raises UserError where a run is there and overwrite is
         False, where another process uses the folder, or where it cannot be written.
         """
+        if not str(path):
+            raise UserError("the path of the run's folder is empty: name a folder")
         path = Path(path)
         with explaining_os_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -95,7 +100,7 @@ class RunFolder:
     def change_settings(self, changes: Mapping[str, Any]) -> None:
         """Set some settings anew, in `settings` and args.yaml."""
         text = yaml.safe_dump({**self.settings, **changes}, sort_keys=False, allow_unicode=True)
-        self.settings = yaml.safe_load(text)  # as whoever reads the file has them
+        self.settings = yaml.load(text, Loader=LOADER)  # as whoever reads the file has them
         write_atomically(self.path / ARGS, lambda file: file.write(text.encode()))
 
     def keep_schedule(self, file: Path) -> None:
@@ -114,6 +119,7 @@ class RunFolder:
         if status not in STATUSES:
             raise ValueError(f"status {status!r} is none of {STATUSES}")
         write_atomically(self.path / STATUS, lambda file: file.write(f"{status}\n".encode()))
+        self._marked = status
 
     def log(self, table: str, row: Mapping[str, Any]) -> None:
         """Append a row to <table>.csv, the header before the first; with the operating system on return.
@@ -141,7 +147,8 @@ class RunFolder:
         self._require_open()
         self._events.flush()
         with explaining_os_errors(self.path):
-            tables = {file.name: self._table(file).sync() for file in table_files(self.path)}
+            files = {*table_files(self.path), *(table.path for table in self._tables.values())}
+            tables = {file.name: self._table(file).sync() for file in sorted(files)}
         self._checkpoint, checkpoint = None, Checkpoint(dict(state), self.settings, tables, self._events.files())
         checkpoints.write_checkpoint(self.path, checkpoint)
 
@@ -168,13 +175,24 @@ class RunFolder:
         self._require_open()
         checkpoint, self._checkpoint = self.read_checkpoint(), None
         self._close_tables()
-        with explaining_os_errors(self.path):
+        status = self.status
+        try:
             self.mark("running")
-            checkpoints.rewind_tables(self.path, checkpoint.tables)
-            for name in (_RESULT, *_TEMPORARY):
-                (self.path / name).unlink(missing_ok=True)
-            if self.changes:
-                self.change_settings(self.changes)
+            with explaining_os_errors(self.path):
+                checkpoints.rewind_tables(self.path, checkpoint.tables)
+                for name in (_RESULT, *_TEMPORARY):
+                    (self.path / name).unlink(missing_ok=True)
+            if any(checkpoint.settings.get(name) != value for name, value in self.changes.items()):
+                # The checkpoint first: it is what counts where a process is killed in between.
+                changed = {**checkpoint.settings, **self.changes}
+                checkpoints.write_checkpoint(self.path, replace(checkpoint, settings=changed))
+            self.settings = checkpoint.settings
+            self.change_settings(self.changes)
+        except BaseException:
+            with contextlib.suppress(UserError):
+                self.mark(status)
+            raise
+        self._ready = True
         self._events.rewind(checkpoint.events)
         return checkpoint.state
 
@@ -201,13 +219,25 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Close, and say how a run ended that still says "running", if this process has said so."""
+        try:
+            if self._marked == "running":
+                stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
+                with contextlib.suppress(UserError):
+                    self.mark("finished" if kind is None else "interrupted" if stopped else "failed")
+        finally:
+            self.close()
 
     def _table(self, path: Path) -> Table:
         if path.stem not in self._tables:
             self._require_open()
-            self._tables[path.stem] = Table(path)
+            if not self._ready:
+                raise ValueError(
+                    f"the run in {self.path} was there before: go back to its checkpoint before it goes on"
+                )
+            with explaining_os_errors(path):
+                self._tables[path.stem] = Table(path)
         return self._tables[path.stem]
 
     def _require_open(self) -> None:
@@ -234,6 +264,7 @@ def read_yaml(file: Path) -> dict:
     with explaining_os_errors(file, "read"):
         try:
             settings = yaml.load(file.read_text(encoding="utf-8"), Loader=LOADER)
+            repr(settings)  # fails where it is nested too deeply to be compared or told
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"{file} is not valid YAML ({one_line(error)}): mend it, or {NEW_RUN}") from error
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
@@ -265,7 +296,7 @@ def claimed(
         lock = _lock(parent, _CLAIM_SECONDS)
     try:
         with explaining_os_errors(parent):
-            path = next(path for path in (parent / name for name in names) if _is_free(path) or _holds(path, same))
+            path = next(path for path in (parent / name for name in names) if _holds(path, same) or _is_free(path))
         yield path
     finally:
         lock.release()
@@ -278,8 +309,20 @@ def _holds(path: Path, same: Callable[[Mapping[str, Any]], bool]) -> bool:
 
 
 def _is_free(path: Path) -> bool:
-    """Whether no run is there; a status or a temporary file alone is what a start that failed leaves behind."""
-    return {file.name for file in _own_files(path)} <= {STATUS, *_TEMPORARY}
+    """Whether no run is there, nor a process that is about to start one."""
+    return not _holds_run(path) and (not path.exists() or _is_unused(path))
+
+
+def _holds_run(path: Path) -> bool:
+    """Whether there is anything that a run could go on from; settings alone are what a start that failed leaves."""
+    return not {file.name for file in _own_files(path)} <= {STATUS, ARGS, SCHEDULE, *_TEMPORARY}
+
+
+def _is_unused(path: Path) -> bool:
+    with contextlib.suppress(UserError):
+        _lock(path).release()
+        return True
+    return False
 
 
 def wait_until_free(path: Path | str, seconds: float) -> None:
@@ -298,15 +341,16 @@ def _own_files(folder: Path) -> list[Path]:
 
 
 def _refuse_existing(path: Path) -> None:
-    if _is_free(path):
+    if not _holds_run(path):
         return
+    redo = "redo it with --overwrite, or start the new run with another --prefix"
     if not (path / ARGS).exists():
-        raise UserError(f"{path} holds logs of a run without {ARGS}: move them away, or {NEW_RUN}")
+        raise UserError(f"{path} holds logs of a run without {ARGS}: move them away, or {redo}")
     status = read_status(path)
     if status == "finished":
         longer = "train it on with --resume and more epochs"
-        raise UserError(f"{path} holds a finished run{_result_in_words(path)}: {longer}, or {NEW_RUN}")
-    raise UserError(f"{path} holds an unfinished run ({status}): continue it with --resume, {NEW_RUN}")
+        raise UserError(f"{path} holds a finished run{_result_in_words(path)}: {longer}, or {redo}")
+    raise UserError(f"{path} holds an unfinished run ({status}): continue it with --resume, or {redo}")
 
 
 def _result_in_words(path: Path) -> str:

@@ -7,12 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from stn.errors import UserError, one_line
+from stn.files import explaining_os_errors
 from stn.hyperparameters import Hyperparameters, Tuned
-from stn.runs.checkpoints import CHECKPOINT, KIND, read_checkpoint
+from stn.runs.checkpoints import CHECKPOINT, KIND, load, read_checkpoint
 from stn.schedules import Constant
 
 MODEL = "model.pt"
@@ -48,6 +48,8 @@ def load_model(path: Path | str, model: nn.Module | None = None) -> tuple[nn.Mod
 
     Raises UserError where there is no model, or it is damaged, foreign or another than the one given.
     """
+    if not str(path):
+        raise UserError("the path of the model is empty: give a run's folder")
     path = Path(path)
     packed = _read_packed(path)
     try:
@@ -67,18 +69,21 @@ def load_model(path: Path | str, model: nn.Module | None = None) -> tuple[nn.Mod
 
 def _read_packed(path: Path) -> Mapping[str, Any]:
     """What `pack` has made. Raises UserError where there is none."""
-    if (path / CHECKPOINT).exists():
-        best = read_checkpoint(path).state.get("best")
+    with explaining_os_errors(path, "read"):
+        file = path / MODEL if path.is_dir() else path
+        whole_run, there = (path / CHECKPOINT).exists(), file.exists()
+    if whole_run:
+        try:
+            best = read_checkpoint(path).state.get("best")
+        except UserError as error:
+            hint = f"; there is {file}, too: give that" if there else ""
+            raise UserError(f"{error}{hint}") from error
         if best is None:
             raise UserError(f"no epoch of the run in {path} has ended, so that it has no best model: let it train on")
         return best
-    file = path / MODEL if path.is_dir() else path
-    try:
-        packed = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist: give the folder of a run that has a checkpoint or a model") from None
-    except Exception as error:  # damage shows as almost anything
-        raise UserError(f"{file} is damaged or no model ({one_line(error)}): get another copy") from error
+    if not there:
+        raise UserError(f"{file} does not exist: give the folder of a run that has a checkpoint or a model")
+    packed = load(file, "no model", "get another copy")
     if not isinstance(packed, dict) or "hyperparameters" not in packed:
         hint = f"give the run's folder, {file.parent}" if _is_checkpoint(packed) else "give one that a run has written"
         raise UserError(f"{file} is no model file: {hint}")

@@ -57,7 +57,13 @@ class Table:
         self._columns = columns
 
     def sync(self) -> Extent:
-        """How far the table goes; on return all of that is on disk."""
+        """How far the table goes; on return all of that is on disk, in its file, even if somebody has removed that."""
+        if not self.path.exists():
+            self._file.seek(0)
+            content = self._file.read(self.length)
+            self._file.close()
+            self.path.write_bytes(content)
+            self._file = self.path.open("r+b", buffering=0)
         os.fsync(self._file.fileno())
         return Extent(self.length, self._checksum.hexdigest())
 

@@ -15,6 +15,7 @@ from stn.runs.folder import RunFolder, read_settings
 from stn.runs.provenance import provenance
 from stn.scripts.course import evaluate_best, train
 from stn.scripts.declared import Sources, Values
+from stn.scripts.flags import refuse_idle
 from stn.scripts.options import exit_status
 from stn.scripts.output import Lines, complain
 from stn.scripts.records import read_config, refuse_other_runs, resumed_values, same_configuration
@@ -77,17 +78,18 @@ def resume(script: Script, given: Mapping[str, Any]) -> int:
     lengthened = any(flag.name in given for flag in longer)
     path = script.find_run(given, unfinished=not lengthened)
     with RunFolder.open(path) as run:
-        refuse_other_runs(script, run.settings)
+        kept = run.read_checkpoint().settings
+        refuse_other_runs(script, kept)
         if run.status == "finished" and not lengthened:
             flags = " or ".join(f"--{flag.name}" for flag in longer)
             raise UserError(f"the run in {path} is finished: give more {flags} to train it on")
-        values = resumed_values(script, path, run.settings, run.read_checkpoint().settings, given)
+        values = resumed_values(script, path, run.settings, kept, given)
         settings = script.make(values)
         values = script.chosen(values, settings)
         warn_without_gpu(script, given, values)
         for name in ("device", "threads"):
-            if values[name] != run.settings[name]:
-                change = f"{name} {values[name]} in place of {run.settings[name]}"
+            if values[name] != (before := kept[name]):
+                change = f"{name} {values[name]} in place of {before}"
                 complain(script.name, f"going on with {change}: the numbers' last digits may differ from here on")
         run.changes = {name: values[name] for name in script.changeable}
         return follow(script, settings, script.sources(values), lambda _: run)
@@ -100,6 +102,8 @@ def warn_without_gpu(script: Script, given: Mapping[str, Any], values: Values) -
 
 def test(script: Script, given: Mapping[str, Any]) -> int:
     """Evaluate a run's best model without training or touching the run; the exit status."""
+    idle = dict.fromkeys(script.changeable - {"data", "device", "threads", "gpu"}, "--test trains nothing")
+    refuse_idle(given.keys() - {script.settings.cpu_flag}, idle)
     path = script.find_run(given, unfinished=False)
     checkpoint = read_checkpoint(path)
     values = resumed_values(script, path, read_settings(path), checkpoint.settings, given)

@@ -1,7 +1,6 @@
 """A training run from beginning to end: the function that every script, and whoever else trains, calls."""
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -70,13 +69,12 @@ def train(
     """
     data, hyper, task = build(settings, sources)
     with run(data) as folder:
-        with explaining_out_of_memory(OUT_OF_MEMORY):
-            trainer = settings.trainer(task, hyper, folder, progress, stop)
-            if folder.resumed:  # one that cannot go on is left as it is, its status too
-                trainer.load_state_dict(folder.read_checkpoint().state)
-                folder.load_checkpoint()
         try:
             with explaining_out_of_memory(OUT_OF_MEMORY):
+                trainer = settings.trainer(task, hyper, folder, progress, stop)
+                if folder.resumed:  # one that cannot go on is left as it is, its status too
+                    trainer.load_state_dict(folder.read_checkpoint().state)
+                    folder.load_checkpoint()
                 progress.started(trainer, folder, data)
                 completed = trainer.train()
             record = trainer.recorder.state_dict()
@@ -86,10 +84,6 @@ def train(
                 folder.save_model(trainer.best or pack(task.model, hyper), settings.model_file)
             result = evaluated(task, hyper, record, completed, folder.path)
             folder.write_result(result.row())
-        except BaseException as error:
-            with suppress(UserError):
-                folder.mark("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
         finally:
             progress.close()
         folder.mark("finished" if completed else "interrupted")
@@ -99,15 +93,18 @@ def train(
 def evaluate_best(settings: Settings, sources: Sources, state: Mapping) -> Result:
     """The result of a checkpoint's best model, without training."""
     _, hyper, task = build(settings, sources)
-    restore(task, hyper, state["best"] or state)
-    return evaluated(task, hyper, state["recorder"], completed=True)
+    restore(task, hyper, state.get("best") or state)
+    return evaluated(task, hyper, state.get("recorder"), completed=True)
 
 
 def evaluated(task: Task, hyper: Hyperparameters, record: Mapping, completed: bool, path: Path | None = None) -> Result:
     """The result of the model in place, of a run whose recorder is in this state."""
-    last = record["best"] or record["values"]
-    hyperparameters = {name: last[name] for name in hyper.names}
-    return Result(final_result(task, hyper), completed, record["best"], hyperparameters, record["elapsed"], path)
+    try:
+        best, seconds = record["best"], record["elapsed"]
+        hyperparameters = {name: (best or record["values"])[name] for name in hyper.names}
+    except (KeyError, TypeError) as error:
+        raise UserError("the checkpoint lacks what was recorded: start a new run") from error
+    return Result(final_result(task, hyper), completed, best, hyperparameters, seconds, path)
 
 
 def build(settings: Settings, sources: Sources) -> tuple[Data, Hyperparameters, Task]:
@@ -117,4 +114,7 @@ def build(settings: Settings, sources: Sources) -> tuple[Data, Hyperparameters, 
     precision.use_tensor_cores()
     data = settings.load()
     hyper = Hyperparameters(**sources).to(settings.device)
-    return data, hyper, settings.task(data, hyper.num_tuned)
+    task = settings.task(data, hyper.num_tuned)
+    _, steps = task.position
+    settings.plan(task).refuse_misfit(steps, tuned=hyper.num_tuned > 0)
+    return data, hyper, task

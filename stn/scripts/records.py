@@ -1,11 +1,12 @@
 """args.yaml as a script reads it: of a run that goes on, or of one whose settings a new one takes."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stn.errors import UserError
+from stn.errors import UserError, one_line
 from stn.kernels import precision
 from stn.runs.folder import ARGS, SCHEDULE, read_yaml
 from stn.scripts.declared import Values
@@ -51,15 +52,18 @@ def resumed_values(
 ) -> dict[str, Any]:
     """All values of a run that goes on: those in its args.yaml, but for those given that may change.
 
-    record, kept: what args.yaml and the checkpoint say. Raises UserError where they differ, where the run is
-    another script's, its settings are not possible, or a flag was given that may not change.
+    record, kept: what args.yaml and the checkpoint say; the checkpoint counts. Raises UserError where they differ in
+    what may not change, where the run is another script's, its settings are not possible, or a flag was given that may
+    not change.
     """
-    refuse_other_runs(script, record)
-    for name in sorted({*record, *kept} - script.changeable):
-        if record.get(name) != kept.get(name):
-            change = f"{name}: {record.get(name)!r}, where the run has {kept.get(name)!r}"
-            raise UserError(f"{path / ARGS} was changed: it says {change}: put that back, or start a new run")
-    values = {**script.defaults(), **record}
+    refuse_other_runs(script, kept)
+    for name in sorted(name for name in {*record, *kept} if record.get(name) != kept.get(name)):
+        found, right = (one_line(repr(settings.get(name))) for settings in (record, kept))
+        change = f"{path / ARGS} was changed: it says {name}: {found}, where the run has {right}"
+        if name not in script.changeable:
+            raise UserError(f"{change}: put that back, or start a new run")
+        warnings.warn(f"{change}, and goes on with that", stacklevel=2)
+    values = {**script.defaults(), **kept}
     refuse_impossible(script, values)
     refuse_changes(script, values, given)
     values |= {name: value for name, value in given.items() if name in script.flags and script.flags[name].may_change}
@@ -71,6 +75,8 @@ def resumed_values(
         values["data"], _ = script.settings.locate(given["data"])
     if values.get("load_schedule"):
         values["load_schedule"] = str(path / SCHEDULE)
+        if not (path / SCHEDULE).is_file():
+            raise UserError(f"{path / SCHEDULE}, which the run replays, is not there: restore it, or start a new run")
     return values
 
 
@@ -100,10 +106,11 @@ def refuse_changes(script: Script, values: Values, given: Mapping[str, Any]) -> 
     """Raise UserError for flags that were given with another value than the run's, and may not change."""
     if "overwrite" in given:
         raise UserError("--overwrite redoes a run, --resume and --test take one as it is: give one of them")
+    free = {"data", *script.settings.PLACES}  # these found the run
     differing = [
         f"--{name} {given[name]} (the run has {values[name]})"
         for name, flag in sorted(script.flags.items())
-        if name in given and name != "data" and not flag.may_change and given[name] != values[name]
+        if name in given and name not in free and not flag.may_change and given[name] != values[name]
     ]
     if differing:
         raise UserError(f"cannot continue with {', '.join(differing)}: leave that out, or start a new run")

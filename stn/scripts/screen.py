@@ -43,6 +43,7 @@ class Screen:
     ):
         self.lines, self.unit = lines or Lines("stn"), unit
         self.introduction, self.why_dtype, self.at_end = introduction, why_dtype, at_end
+        self.trainer: Trainer | None = None
         self.names: tuple[str, ...] = ()  # of the hyperparameters to show
         self.bars: Bars | None = None
         self.shown = time.monotonic()  # when something was last shown
@@ -72,7 +73,9 @@ class Screen:
         self.say(f"logs in {run.path}")
 
     def update(self, status: Status) -> None:
-        if not self.warm and status.train_step >= (steps := self.trainer.plan.warmup_steps):
+        if self.trainer is None:
+            raise ValueError("the screen does not know the run yet: call its `started` first")
+        if not self.warm and status.train_step > (steps := self.trainer.plan.warmup_steps):
             self.warm = True
             self.close()
             self.say(f"epoch {status.epoch:3d}  warm-up is over since weight step {steps}: tuning has started")

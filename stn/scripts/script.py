@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stn.errors import UserError
 from stn.kernels import precision
 from stn.scripts.declared import Sources, Table, Values
 from stn.scripts.flags import Flag, parse, refuse_idle
@@ -92,6 +93,13 @@ class Script:
         they ask for is not there.
         """
         self.refuse_idle_gpu(given)
+        for name, value in given.items():
+            try:
+                str(value).encode()
+            except UnicodeEncodeError:
+                raise UserError(
+                    f"--{name} is not UTF-8, so that the run could not be read again: rename that"
+                ) from None
         values = self.resolve({**self.defaults(), **given}, {*given})
         data, description = self.settings.locate(values["data"])
         values |= {"data": data, "device": None, "data_checksum": data_checksum}

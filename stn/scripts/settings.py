@@ -20,7 +20,7 @@ from stn.runs.folder import RunFolder
 from stn.scripts.declared import Values
 from stn.scripts.flags import MACHINE, MODEL, TRAINING, TUNING, flag, flags_of
 from stn.scripts.options import named, nonnegative, nonnegative_int, one_of, positive_int
-from stn.training import Stop, Trainer
+from stn.training import Plan, Stop, Trainer
 
 # The flags' groups in the help.
 of_model, of_training, of_tuning, of_machine = (
@@ -57,6 +57,7 @@ class Settings:
     newest: ClassVar[str] = "the newest"  # which run is resumed where none is named
     cpu_flag: ClassVar[str] = "disable_cuda"  # what keeps a run off GPUs
     overwrites: ClassVar[bool] = False  # whether a new run may lie where one is
+    PLACES: ClassVar[tuple[str, ...]]  # settings that say where runs lie
     DERIVED: ClassVar[tuple[str, ...]] = ("device", "data_checksum")  # settings that no flag sets, in args.yaml
 
     nonmono: int = of_training(
@@ -118,11 +119,15 @@ class Settings:
         """The data. Raises UserError where it cannot be used, or is not what the run was started on."""
         data = self.read_data()
         if self.data_checksum not in (None, data.checksum):
-            raise UserError(f"{self.data} does not hold what the run was started on: restore it, or start a new run")
+            remedy = "restore it, name the folder that holds it by --data, or start a new run"
+            raise UserError(f"{self.data} does not hold what the run was started on: {remedy}")
         return data
 
     def task(self, data: Any, num_hyper: int) -> Task:
         """Model and task, on the device. Raises UserError where they do not fit into memory."""
+
+    def plan(self, task: Any) -> Plan:
+        """How long the run trains, and how its steps alternate."""
 
     def trainer(self, task: Any, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop) -> Trainer:
         """The loop with its method, learning rate and recorder."""

@@ -77,7 +77,8 @@ class Interrupt:
         if self._before is None:
             self._before = handle(self._ask)
         parent = os.environ.get(PARENT)
-        return bool(self.number) or (parent is not None and parent != str(os.getppid()))
+        orphaned = parent is not None and parent.isdigit() and parent != str(os.getppid())
+        return bool(self.number) or orphaned
 
     def __enter__(self) -> "Interrupt":
         return self
