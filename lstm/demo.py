@@ -48,7 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = options.OneLineParser(prog="demo.py", description=__doc__)
     parser.add_argument("--overwrite", action="store_true", help="redo the runs that are there")
     parser.add_argument("--quick", action="store_true", help="a few seconds at a tiny size, to see that it works")
-    parser.add_argument("--save_dir", help="the runs' folder below logs/ (default: demo, or demo_quick with --quick)")
+    parser.add_argument(
+        "--save_dir",
+        type=options.named,
+        help="the runs' folder below logs/ (default: demo, or demo_quick with --quick)",
+    )
     args = parser.parse_args(argv)
     save_dir = args.save_dir or ("demo_quick" if args.quick else "demo")
     work = partial(demo, save_dir, args.quick, args.overwrite)

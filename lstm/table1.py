@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--seeds", type=options.positive_int, default=1, metavar="K", help="runs for each row, of seeds 1 to K")
     add("--jobs", type=options.positive_int, default=1, metavar="N", help="runs at once, which share the CPU's cores")
     add("--overwrite", action="store_true", help="redo the runs that are there")
-    add("--save_dir", default=None, help="the runs' folder below logs/ (default: table1/SIZE)")
+    add("--save_dir", type=options.named, default=None, help="the runs' folder below logs/ (default: table1/SIZE)")
     args = parser.parse_args(argv)
     return options.exit_status(parser.prog, lambda: table1(**vars(args)), "start it again to continue")
 

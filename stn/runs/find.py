@@ -1,5 +1,6 @@
 """Where a run's folder lies, and which run below a folder is the newest."""
 
+import os
 import re
 from collections.abc import Iterator
 from datetime import date as Date
@@ -25,6 +26,7 @@ def newest_run(parent: Path | str, prefix: str | None, unfinished: bool = False)
     """
     name = re.compile(r"(\d{4}-\d{2}-\d{2})(?:\.(\d+))?" + re.escape(_suffix(prefix)), re.ASCII)
     with explaining_os_errors(Path(parent), "read"):
+        _require_access(Path(parent))
         named = [(name.fullmatch(file.parent.name), file.parent) for file in Path(parent).glob(f"*/{ARGS}")]
     runs = [path for _, _, path in sorted((own[1], int(own[2] or 1), path) for own, path in named if own)]
     if not runs:
@@ -44,6 +46,7 @@ def last_started(parent: Path | str, unfinished: bool = False, remedy: str = "ch
     where there is none.
     """
     with explaining_os_errors(Path(parent), "read"):
+        _require_access(Path(parent))
         files = sorted(sorted(Path(parent).glob(f"**/{ARGS}")), key=lambda file: file.stat().st_mtime)
     runs = [file.parent for file in files if not (unfinished and read_status(file.parent) == "finished")]
     if not runs:
@@ -51,6 +54,12 @@ def last_started(parent: Path | str, unfinished: bool = False, remedy: str = "ch
         longer = "; to train a finished one on, give it more epochs" if files else ""
         raise UserError(f"there is {kind} in {parent}: {remedy}{longer}")
     return runs[-1]
+
+
+def _require_access(folder: Path) -> None:
+    """Raise OSError for a folder that cannot be listed, in which `glob` would find nothing."""
+    if folder.is_dir():
+        os.scandir(folder).close()
 
 
 def _suffix(prefix: str | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stn.errors import UserError
-from stn.files import explaining_os_errors
+from stn.files import cause, explaining_os_errors
 from stn.scripts.output import complain
 from stn.scripts.signals import BROKEN_PIPE, Stopped
 
@@ -39,6 +39,9 @@ def exit_status(script: str, work: Callable[[], int | None], where_it_stands: st
         return stopped.status if isinstance(stopped, Stopped) else Stopped().status
     except BrokenPipeError:
         return BROKEN_PIPE
+    except OSError as error:
+        complain(script, f"cannot use {error.filename or 'a file'}: {cause(error)}")
+        return 2
 
 
 def find(path: str, what: str) -> Path:
