@@ -26,7 +26,7 @@ def raising(error):
         (
             PermissionError(errno.EACCES, "Permission denied", "/some/file"),
             2,
-            "/some/file: Permission denied; get access",
+            "/some/file: Permission denied; get",
         ),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left on device; free some space"),
         (KeyboardInterrupt(), 130, "stopped; go on"),
