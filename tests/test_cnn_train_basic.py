@@ -275,9 +275,15 @@ def test_flags_their_short_names_and_defaults(name, short, default, value):
         ("--brightness 1.2 --saturation 2 --contrast 3", {"bright": 1.2, "sat": 2.0, "contrast": 3.0}),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.* overrules ")
 def test_values_that_flags_give(flags, changed):
     assert constants(flags) == {**DEFAULTS, **changed}
     assert list(constants(flags)) == ALEXNET_NAMES
+
+
+def test_a_rate_that_is_overruled_is_told():
+    with pytest.warns(UserWarning, match=r"^--dropout 0\.5 overrules --dropout1, --dropout2$"):
+        constants("-drop 0.5 --dropout1 0.1 --dropout2 0.1")
 
 
 def test_training_stops_below_1e_7():

@@ -152,7 +152,7 @@ def test_an_interrupted_run_leaves_a_result_and_goes_on(corpus, alone, tmp_path)
 
 def test_a_second_interrupt_stops_at_once(corpus, tmp_path):
     """The first would have it evaluated; both come between the same two looks."""
-    run = start(corpus, tmp_path, "--train_steps", 10**6, "--warmup_steps", 0)
+    run = start(corpus, tmp_path, "--val_steps", 10**6, "--warmup_steps", 0)
     wait_until(lambda: size(tmp_path, "checkpoint.pt"), run)
     time.sleep(0.1)
     os.kill(run.pid, signal.SIGINT)

@@ -320,9 +320,9 @@ def test_a_replay_whose_copy_was_changed_is_refused(run, recorded, tmp_path):
     copy.write_text(text.replace("0.", "0.0"))
     refused(run(resume), copy, "not what the run was started with", script="train_basic.py")
     copy.unlink()
-    refused(run(resume), copy, "cannot read", script="train_basic.py")
+    refused(run(resume), copy, "is not there", "restore it", script="train_basic.py")
     copy.mkdir()
-    refused(run(resume), copy, "cannot read", script="train_basic.py")
+    refused(run(resume), copy, "is not there", "restore it", script="train_basic.py")
 
 
 # Flags
@@ -408,7 +408,11 @@ def test_a_run_goes_on_with_the_script_that_started_it(run, tmp_path):
 
 
 def rename_script(folder, name):
-    (folder / "args.yaml").write_text(yaml.safe_dump({**settings(folder), "script": name}))
+    """As though another script had made the run."""
+    changed = {**settings(folder), "script": name}
+    (folder / "args.yaml").write_text(yaml.safe_dump(changed))
+    content = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save({**content, "settings": changed}, folder / "checkpoint.pt")
 
 
 @pytest.mark.parametrize("flags", ["--epochs 2", "--test"])
