@@ -42,6 +42,11 @@ def cuts_out(run: Run, by: str = "train_step") -> bool:
     return {*CUTOUT} <= {*run.on(by)}
 
 
+def _all_off(run: Run, names: Sequence[str], by: str, reason: str) -> str | None:
+    """Why a run whose hyperparameters of these names are off is left out; None for one that has no such ones."""
+    return f"{run.path} {reason}" if {*names} & {*run.curves(by)} else None
+
+
 @styled
 def dropouts(runs: Sequence[Run]) -> Drawing:
     """The dropout rates of the layers, a panel for each run; the axis is that of `schedules`.
@@ -50,7 +55,8 @@ def dropouts(runs: Sequence[Run]) -> Drawing:
     warm-up of each run is marked. Raises UserError where no run has such rates, or all are 0.
     """
     by = schedule_axis(runs)
-    drawn, skipped = select(runs, partial(rates, by=by), "holds no dropout rates of layers")
+    reason = "has no dropout rate of a layer that is ever other than 0: give others"
+    drawn, skipped = select(runs, partial(rates, by=by), partial(_all_off, names=RATES, by=by, reason=reason))
     figure, panels, spare = grid(len(drawn), height=1.7, sharey=True, wide=len(drawn) > 1)
     if len(drawn) > 1:
         names = dict(zip(runs, labels(runs), strict=True))
@@ -84,7 +90,8 @@ def cutout(runs: Sequence[Run]) -> Drawing:
     Axis and band are those of `schedules`. Raises UserError where no run cuts out.
     """
     by = schedule_axis(runs)
-    drawn, skipped = select(runs, partial(cuts_out, by=by), "cuts no holes")
+    reason = "cuts no holes: give others"
+    drawn, skipped = select(runs, partial(cuts_out, by=by), partial(_all_off, names=CUTOUT, by=by, reason=reason))
     figure, panels, _ = grid(len(CUTOUT), height=1.7, wide=len(drawn) > 1)
     set_titles(figure, panels, [WORDS[name] for name in CUTOUT])
     styles = moving_styles(runs, by)

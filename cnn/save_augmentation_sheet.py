@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from cnn.hyperparameters import TABLE, names_of
@@ -25,6 +23,7 @@ from cnn.task import augmented, scaled, unnormalized
 from stn.errors import UserError
 from stn.figures import style
 from stn.hyperparameters import Hyperparameters, Tuned
+from stn.runs.folder import ARGS
 from stn.runs.history import Run, read_run
 from stn.schedules import SCALE, Constant
 from stn.scripts import figures, options
@@ -36,7 +35,8 @@ MOST_IMAGES = 30  # beyond which they are too small to see
 MARGIN, LARGEST, LINE, GAP, TOP = 1.45, 0.6, 0.13, 0.12, 0.03
 # What `augmented` reads, by what it is called in the sheet.
 LABELS = {name: TABLE[name].label for name in names_of("small", shared_dropout=True) if name != "dropout"}
-NEEDED = ("data", "data_checksum", "model", "percent_valid", "batch_size")  # of args.yaml
+# Of args.yaml, by what they are.
+NEEDED = {"data": str, "data_checksum": str, "model": str, "percent_valid": float, "batch_size": int}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = options.OneLineParser(prog=NAME, description=__doc__)
     add = parser.add_argument
     add("run", type=options.named, metavar="RUN", help="the folder of an image classifier's run")
-    figures.add_out(parser, "plots/augmentation", "PATH", "the figure's path, but for .pdf and .png")
+    figures.add_out(parser, "plots/augmentation", "PATH", "the figure's path, with or without .pdf or .png")
     add("--images", type=options.positive_int, default=12, metavar="N", help="how many images, a column each")
     add("--seed", type=options.nonnegative_int, default=0, help="which images, and their random augmentation")
     args = parser.parse_args(argv)
@@ -55,7 +55,7 @@ def draw(run: str, out: Path, images: int, seed: int) -> None:
     """Draw the sheet. Raises UserError where the run, its data or its epochs are not there, or it is of no images."""
     if images > MOST_IMAGES:
         raise UserError(f"--images {images} is more than a page has room for: give at most {MOST_IMAGES}")
-    history = read_run(options.find(run, "the run"), TABLE)
+    history = read_run(figures.find_run(run), TABLE)
     epochs = epochs_to_draw(history)
     pixels = some_images(history.settings, images, seed)
     blocks = [augmented_rows(pixels, drawer(row, history.settings), seed) for row in epochs]
@@ -67,14 +67,31 @@ def epochs_to_draw(run: Run) -> list[dict[str, float]]:
 
     Raises UserError where no epoch has ended, or the run is of no image classifier.
     """
-    if [name for name in NEEDED if name not in run.settings] or run.settings["model"] not in MODELS:
+    if [name for name in NEEDED if name not in run.settings] or run.settings["model"] not in [*MODELS]:
         raise UserError(f"{run.path} is no run of an image classifier: give one of cnn/hypertrain.py")
+    for name, kind in NEEDED.items():
+        if not isinstance(run.settings[name], kind) or not run.settings[name]:
+            cause = f"{run.path / ARGS} says {name}: {run.settings[name]!r}"
+            raise UserError(f"{cause}: mend it, or give another run")
     if run.epoch.empty:
         raise UserError(f"no epoch of {run.path} has ended yet: let it train first")
     if missing := [name for name in LABELS if name not in run.epoch]:
         raise UserError(f"{run.path / 'epoch.csv'} has no column {missing[0]}: give a run of cnn/hypertrain.py")
     last = len(run.epoch) - 1
-    return [run.epoch.iloc[place].to_dict() for place in sorted({0, last // 2, last})]
+    rows = [run.epoch.iloc[place].to_dict() for place in sorted({0, last // 2, last})]
+    for row in rows:
+        check_ranges(run, row)
+    return rows
+
+
+def check_ranges(run: Run, row: Mapping[str, float]) -> None:
+    """Raise UserError where an epoch's row has a value that was not in the range in which it was tuned."""
+    for name in LABELS:
+        low, high = run.settings.get("ranges", {}).get(name, (-math.inf, math.inf))
+        if not low < row[name] < high:
+            place = f"not inside its range ({low:g}, {high:g})"
+            cause = f"{run.path / 'epoch.csv'} holds a {name} of {row[name]:g}, {place}"
+            raise UserError(f"{cause}: mend it, or give another run")
 
 
 def some_images(settings: Mapping, count: int, seed: int) -> Tensor:
@@ -112,7 +129,7 @@ def augmented_rows(pixels: Tensor, hyper: Hyperparameters, seed: int) -> Tensor:
 
 
 @style.styled
-def sheet(originals: Tensor, blocks: Sequence[Tensor], epochs: Sequence[Mapping[str, float]]) -> Figure:
+def sheet(originals: Tensor, blocks: Sequence[Tensor], epochs: Sequence[Mapping[str, float]]) -> style.Figure:
     """A row of originals (N, 3, 32, 32), and a block of rows (ROWS, N, 3, 32, 32) for each epoch; all in [0, 1].
 
     epochs: rows of epoch.csv, whose values stand beside the blocks.
@@ -125,7 +142,7 @@ def sheet(originals: Tensor, blocks: Sequence[Tensor], epochs: Sequence[Mapping[
     pairs = zip(blocks, texts, strict=True)
     heights = [max(len(block) * side, (1 + len(values)) * LINE) for block, (_, values) in pairs]
     width, height = MARGIN + len(originals) * side, TOP + sum(heights) + GAP * (len(blocks) - 1)
-    figure = Figure(figsize=(width, height))
+    figure = style.Figure(figsize=(width, height))
     top = height - TOP
     for block, tall, text in zip(blocks, heights, texts, strict=True):
         high = len(block) * side
@@ -141,7 +158,7 @@ def in_use(name: str, value: float) -> str:
     return str(math.floor(value)) if TABLE[name].discrete else f"{value:.3f}"
 
 
-def draw_block(panel: Axes, block: Tensor) -> None:
+def draw_block(panel: style.Axes, block: Tensor) -> None:
     """block: (R, N, 3, 32, 32) in [0, 1], as one picture of 34 pixels an image, with white between them."""
     padded = torch.nn.functional.pad(block, (1, 1, 1, 1), value=1.0)
     rows, count, channels, high, wide = padded.shape
@@ -150,7 +167,7 @@ def draw_block(panel: Axes, block: Tensor) -> None:
     panel.set_axis_off()
 
 
-def write_label(figure: Figure, top: float, heading: str, values: Mapping[str, str]) -> None:
+def write_label(figure: style.Figure, top: float, heading: str, values: Mapping[str, str]) -> None:
     """A heading in the margin, `top` inches above the bottom; below it names on the left, values on the right."""
     width, height = figure.get_size_inches()
     figure.text(0.0, top / height, heading, va="top", weight="bold")

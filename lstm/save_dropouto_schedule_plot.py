@@ -15,7 +15,7 @@ from lstm.hyperparameters import TABLE
 from stn.errors import UserError
 from stn.figures import schedules
 from stn.runs.find import last_started
-from stn.runs.history import Run, read_run
+from stn.runs.history import Run, only_reading, read_run
 from stn.scripts import figures, options
 from stn.scripts.options import ROOT
 from stn.scripts.output import complain
@@ -35,28 +35,32 @@ def parser() -> options.OneLineParser:
     parser.usage = "%(prog)s [RUN ...] [flags]"
     words = f"a run's folder (default: the newest of each logs/{LOGS})"
     parser.add_argument("runs", nargs="*", type=options.named, metavar="RUN", help=words)
-    figures.add_labels(parser, "their initial values; runs of one name share a line of the legend")
-    figures.add_out(parser, "plots/stn_dropouto_schedules", "PATH", "the figure's path, but for .pdf and .png")
+    figures.add_labels(parser, "their initial values", "one name for seeds of one configuration")
+    figures.add_out(parser, "plots/stn_dropouto_schedules", "PATH", "the figure's path, with or without .pdf or .png")
     return parser
 
 
 def draw(paths: list[str], labels: list[str] | None, out: Path) -> int:
     """Draw the runs that are there; the exit status, 2 where one was left out, which is said."""
-    runs, left_out = figures.read_runs(paths, labels, read)
+    runs, left_out = figures.read_runs(paths, labels, read, shared=True)
     for line in left_out:
         complain(NAME, f"left out: {line}")
     if not runs:
         return 2
+    figures.warn_of_many(NAME, len({run.name or run.settings.get("dropouto") for run in runs if run.tuned("dropouto")}))
     figure, without_steps = schedules.initial_values(runs, "dropouto", TABLE["dropouto"].label)
-    for line in without_steps:
-        complain(NAME, f"left out: {line}: let it train on")
+    for line in without_steps.values():
+        complain(NAME, f"left out: {line}")
+    figures.warn_of_boxes(NAME, [figure])
     figures.write(figure, out)
     return 2 if left_out or without_steps else 0
 
 
 def read(path: str) -> Run:
     """A run; of a folder of runs, the one started last. Raises UserError where there is none."""
-    return read_run(last_started(options.find(path, "the run")), TABLE)
+    with only_reading("check the path"):
+        folder = last_started(options.find(path, "the run"))
+    return read_run(folder, TABLE)
 
 
 def find_runs() -> list[str]:

@@ -1,5 +1,7 @@
 """What the tests of figures share: made-up run folders, and what is in a figure of them."""
 
+from typing import NamedTuple
+
 import numpy
 import yaml
 
@@ -84,8 +86,16 @@ def image_step_values(name, column=5):
     return [row[column + STEPPED.index(name)] for row in IMAGE_STEPS]
 
 
+class Drawn(NamedTuple):
+    """A figure, and what is said of the runs that are not in it."""
+
+    figure: object
+    skipped: list[str]
+
+
 def draw(kind, *paths):
-    return kind([history.read_run(path) for path in paths])
+    figure, skipped = kind([history.read_run(path) for path in paths])
+    return Drawn(figure, [line for line in skipped.values() if line])
 
 
 def panels(figure):

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import numpy
 import pytest
+from matplotlib import rc_context
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -51,3 +52,27 @@ def lab(color, vision):
 def test_colours_are_apart_with_any_colour_vision(vision):
     seen = [lab(color, vision) for color in style.COLORS]
     assert min(numpy.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 15
+
+
+def test_nothing_of_a_users_own_style_is_in_a_figure():
+    @style.styled
+    def drawn():
+        figure, panels, _ = style.grid(1)
+        style.set_titles(figure, panels, ["title"])
+        return panels[0].title, panels[0].get_facecolor()
+
+    expected = drawn()[1]
+    with rc_context({"text.usetex": True, "axes.facecolor": "red", "font.family": "serif"}):
+        title, color = drawn()
+    assert not title.get_usetex() and color == expected and title.get_fontfamily() == ["sans-serif"]
+
+
+def test_letters_that_the_font_does_not_have_are_known():
+    figure = Figure()
+    figure.text(0, 0, "ab±学\n")
+    figure.legend(handles=[style.key("习 c")])
+    assert style.boxes(figure) == {"学", "习"}
+
+
+def test_bytes_that_are_no_text_are_drawn_as_a_letter():
+    assert style.wrapped("a\udcff\x1b b\nc", 40) == "a?? b c"

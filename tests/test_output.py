@@ -62,3 +62,13 @@ def test_lines_know_that_nobody_reads_them(monkeypatch, capsys):
         lines.say("first")
         lines.say("second")
     assert lines.lost and lines.broken and capsys.readouterr().err == ""
+
+
+def test_a_complaint_is_one_line_that_cannot_upset_a_terminal(capsys):
+    complain("train.py", UserError("no folder a\nb\x1b[31m\udcff: mend it"))
+    assert capsys.readouterr().err == "train.py: no folder a?b?[31m?: mend it\n"
+
+
+def test_a_table_keeps_its_lines(capsys):
+    say("one ±\n two\x1b[2J")
+    assert capsys.readouterr().out == "one ±\n two?[2J\n"

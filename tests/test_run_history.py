@@ -1,5 +1,8 @@
 """Runs read back as tables: which columns are hyperparameters."""
 
+import math
+import os
+
 import pytest
 import yaml
 from run_folders import refused
@@ -86,3 +89,81 @@ def test_a_table_without_its_axis_is_refused(made, table, column):
     header, rows = file.read_text().split("\n", 1)
     file.write_text(header.replace(column, f"no_{column}") + "\n" + rows)
     refused(lambda: read_run(file.parent), file, f"no column {column}")
+
+
+STEPS = "train_step,time,a\n3,1,0\n"
+DAMAGE = {
+    "one cell more": ("5,2,0.5,7\n", "line 3 has 4 cells, the header 3"),
+    "two cells more": ("5,2,0.5,7,8\n", "line 3 has 5 cells, the header 3"),
+    "a cell less": ("5,2\n", "line 3 has 2 cells, the header 3"),
+    "an empty cell": ("5,2,\n", "line 3 has an empty cell"),
+    "a blank line": ("\n5,2,0.5\n", "line 3 has 0 cells"),
+    "a word": ("5,2,half\n", "half"),
+    "no value": ("5,2,nan\n", "nan as a"),
+    "an infinite value": ("5,2,inf\n", "inf as a"),
+    "a value that is too large": ("5,2,1e308\n", "1e+308 as a"),
+    "a negative step": ("-5,2,0.5\n", "-5 as train_step"),
+    "a time without end": ("5,inf,0.5\n", "inf as time"),
+}
+
+
+@pytest.mark.parametrize(("row", "words"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_row_that_training_does_not_write_is_named(made, row, words):
+    file = made(hyperparameters=["a"]) / "val.csv"
+    file.write_text(STEPS + row)
+    refused(lambda: read_run(file.parent), file, words, "leave that run out")
+
+
+def test_two_columns_of_one_name_are_refused(made):
+    file = made(hyperparameters=["a"]) / "val.csv"
+    file.write_text("train_step,time,a,a\n3,1,0,1\n")
+    refused(lambda: read_run(file.parent), file, "one name")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_folder_is_no_table(made, make):
+    file = made(hyperparameters=["a"]) / "val.csv"
+    file.unlink()
+    make(file)
+    refused(lambda: read_run(file.parent), file, "a folder or a pipe")
+
+
+@pytest.mark.parametrize("text", [None, "", "epoch,time,val_loss\n"])
+def test_a_finished_run_has_epochs(made, text):
+    file = made(hyperparameters=["a"]) / "epoch.csv"
+    (file.parent / "status").write_text("finished\n")
+    assert read_run(file.parent).finished
+    file.unlink() if text is None else file.write_text(text)
+    refused(lambda: read_run(file.parent), file, "no rows", "finished", "restore it")
+    (file.parent / "status").write_text("running\n")
+    assert read_run(file.parent).epoch.empty and not read_run(file.parent).finished
+
+
+def test_a_finished_runs_table_is_not_cut_off(made):
+    file = made(hyperparameters=["a"]) / "val.csv"
+    file.write_text(STEPS + "5,2,0.")
+    assert len(read_run(file.parent).steps) == 1
+    (file.parent / "status").write_text("finished\n")
+    refused(lambda: read_run(file.parent), file, "cut off")
+
+
+def test_scores_that_are_not_finite_are_gaps(made):
+    path = made(hyperparameters=["a"])
+    (path / "epoch.csv").write_text("epoch,time,val_loss,a\n0,1,inf,0\n1,2,nan,0\n2,3,7,0\n3,4,1e300,0\n")
+    run = read_run(path)
+    assert [*map(math.isfinite, run.epoch["val_loss"])] == [False, False, True, False] and run.best() == 2
+    (path / "epoch.csv").write_text("epoch,time,val_loss,a\n0,1,inf,0\n1,2,nan,0\n")
+    assert read_run(path).best() == 0
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(made):
+    file = made(hyperparameters=["a"]) / "val.csv"
+    file.write_text(STEPS, encoding="utf-8-sig")
+    assert curves(read_run(file.parent), "train_step") == {"a": ([3], [0])}
+
+
+def test_settings_that_cannot_be_read_have_a_readers_remedy(made):
+    path = made(hyperparameters=["a"])
+    (path / "args.yaml").write_text("a: [")
+    assert "--overwrite" not in refused(lambda: read_run(path), path, "YAML", "leave that run out")
+    assert "--prefix" not in refused(lambda: read_run(path / ("x" * 300)), "too long", "leave that run out")

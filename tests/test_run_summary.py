@@ -1,6 +1,7 @@
 """Runs gathered in tables: what they have come to, what differs between them, and means over seeds."""
 
 import math
+import os
 import statistics
 
 import pytest
@@ -215,6 +216,9 @@ DAMAGE = {
     "short row": ("epoch.csv", HEADER + "0,60.0\n1,120.0,5.0,148.0\n", "numbers"),
     "words": ("epoch.csv", HEADER + "0,60.0,five,148.0\n", "five"),
     "another table": ("epoch.csv", "epoch,time,loss\n0,60.0,5.0\n", "val_loss"),
+    "wide row": ("epoch.csv", HEADER + "0,60.0,5.0,148.0,1.0\n", "5 cells"),
+    "blank line": ("epoch.csv", HEADER + "\n0,60.0,5.0,148.0\n", "line 2 has 0 cells"),
+    "negative time": ("epoch.csv", HEADER + "0,-60.0,5.0,148.0\n", "-60 as time"),
     "zeros": ("epoch.csv", b"\0" * 100 + b"\n", "no rows"),
     "binary": ("epoch.csv", b"\xff\xff\n\xff\n", "numbers"),
     "empty result": ("result.csv", "", "result.csv"),
@@ -233,11 +237,11 @@ def test_damage_is_named_and_the_other_runs_are_there(logs, file, text, word):
     assert str(logs / "bad" / file) in problem and word in problem and "\n" not in problem
 
 
-def test_runs_that_say_little_are_each_of_a_seed_of_their_own(logs):
+def test_runs_that_do_not_say_their_seed_are_each_by_itself(logs):
     for name, settings in (("a", {}), ("b", {}), ("c", {"script": "rnn/train.py"})):
         write_run(logs / name, settings=settings, val=1.0, test=1.0)
     (summary,), problems = summarize(logs)
-    assert problems == [] and rows(summary.gathered(), "run", "seeds") == [("{a,b}", 2), ("c", 1)]
+    assert problems == [] and rows(summary.gathered(), "run", "seeds") == [("a", 1), ("b", 1), ("c", 1)]
 
 
 def test_what_has_no_status_is_no_run(logs):
@@ -273,3 +277,44 @@ def test_settings_of_any_form_can_be_compared(logs):
         write(write_run(logs / name), "args.yaml", yaml.safe_dump({**LANGUAGE, "milestones": value}))
     summary = only(logs).gathered().ordered("milestones")
     assert sorted(map(str, summary.settings["milestones"])) == ["1 3", "None", "nan", "{'x': 1}"]
+
+
+@pytest.mark.parametrize("name", ["epoch.csv", "result.csv"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_a_folder_is_no_table(logs, name, make):
+    file = write_run(logs / "a", val=1.0, test=1.0) / name
+    file.unlink()
+    make(file)
+    _, (problem,) = summarize(logs)
+    assert str(file) in problem and "folder" in problem and "file that is in the way" not in problem
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(logs):
+    file = write_run(logs / "a") / "epoch.csv"
+    file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert rows(only(logs), "done", "val") == [(3, 181)]
+
+
+@pytest.mark.parametrize("name", ["script", "seed", "data"])
+def test_a_setting_that_is_a_list_is_a_setting(logs, name):
+    path = write_run(logs / "a", val=1.0, test=1.0)
+    write_run(logs / "b", val=1.0, test=1.0)
+    (path / "args.yaml").write_text(yaml.safe_dump({**LANGUAGE, name: [1]}))
+    assert len(only(logs).gathered().scores) in (1, 2)
+
+
+def test_links_are_followed_once(logs, tmp_path):
+    write_run(logs / "here", val=1.0, test=1.0)
+    write_run(tmp_path / "elsewhere" / "b", lr=1.0, val=1.0, test=1.0)
+    (logs / "again").symlink_to(logs / "here")
+    (logs / "linked").symlink_to(tmp_path / "elsewhere")
+    (logs / "here" / "loop").symlink_to(logs)
+    (logs / "up").symlink_to(tmp_path)
+    (logs / "gone").symlink_to(tmp_path / "nowhere")
+    assert sorted(rows(only(logs), "run")) == [("here",), ("linked/b",)]
+
+
+def test_a_damaged_runs_remedy_is_a_readers(logs):
+    write(write_run(logs / "a"), "args.yaml", "a: [")
+    _, (problem,) = summarize(logs)
+    assert "move the run away" in problem and "--overwrite" not in problem

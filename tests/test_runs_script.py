@@ -181,7 +181,9 @@ def test_a_folder_without_runs_is_refused(tmp_path, capsys, name, word):
     (tmp_path / "file").touch()
     (tmp_path / "none").mkdir()
     refused(execute(command, [name and tmp_path / name], capsys), word, script="python -m stn.runs")
-    refused(execute(command, ["x" * 5000], capsys), "too long", script="python -m stn.runs")
+    outcome = execute(command, ["x" * 5000], capsys)
+    refused(outcome, "too long", "check the folder's name", script="python -m stn.runs")
+    assert "--prefix" not in outcome[2]
 
 
 def test_the_default_folder_is_logs(logs, capsys, monkeypatch):
@@ -221,3 +223,17 @@ def test_a_locked_run_is_listed(logs, capsys):
         run.log("epoch", {"epoch": 0, "time": 3661.0, "val_loss": 2.0, "val_ppl": 7.389})
         lines = listed(logs, capsys)
     assert cells(lines[2]) == ["7.39", "–", "0", "1", "1:01:01", "running", "a"]
+
+
+def test_what_to_sort_by_is_not_empty_and_the_seed_is_of_each(logs, capsys):
+    for seed in (1, 2):
+        write_run(logs / str(seed), seed=seed, val=1.0, test=1.0)
+    refused(execute(command, [logs, "--sort", ""], capsys), "--sort", "empty", script="python -m stn.runs")
+    refused(execute(command, [logs, "--sort", "seed"], capsys), "add --each", script="python -m stn.runs")
+
+
+def test_runs_whose_settings_say_nothing_are_a_line_each(logs, capsys):
+    for name in ("a", "b"):
+        write_run(logs / name, settings={}, status="interrupted")
+    lines = listed(logs, capsys)
+    assert [cells(line)[-2:] for line in lines[2:]] == [["interrupted", "a"], ["interrupted", "b"]]

@@ -193,7 +193,7 @@ def test_bad_input_is_one_line(make_run, tmp_path, capsys):
     path = make_run()
     for words, arguments in (
         (["does not exist", "nowhere"], [tmp_path / "nowhere"]),
-        (["there is no run"], [tmp_path]),
+        (["holds runs", path], [tmp_path]),
         (["no epoch", path], [path]),
         (["--images 31"], [path, "--images", 31]),
         (["--images"], [path, "--images", 0]),
@@ -210,7 +210,10 @@ def test_bad_input_is_one_line(make_run, tmp_path, capsys):
         ({"alpha": 1.0}, {}, ["no column hue"]),
         ({**MILD, **SCALES}, {"data_checksum": "another"}, ["does not hold"]),
         ({**MILD, **SCALES}, {"data": "/nowhere/cifar10"}, ["/nowhere/cifar10"]),
-        ({**MILD, **SCALES, "hue": 0.75}, {}, ["hue", "range"]),
+        ({**MILD, **SCALES, "hue": 0.75}, {}, ["epoch.csv", "hue", "0.75", "range (0, 0.5)"]),
+        ({**MILD, **SCALES, "hue": -1}, {}, ["epoch.csv holds a hue of -1"]),
+        ({**MILD, **SCALES}, {"data": None}, ["args.yaml says data: None"]),
+        ({**MILD, **SCALES}, {"batch_size": None}, ["args.yaml says batch_size: None"]),
     ],
 )
 def test_a_run_that_cannot_be_drawn_is_one_line(make_run, tmp_path, capsys, row, settings, words):
@@ -223,3 +226,10 @@ def test_more_images_than_there_are(make_run, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(script, "MOST_IMAGES", 100)
     path = make_run({**MILD, **SCALES})
     refused(run(capsys, path, "--images", 33, "--out", tmp_path / "sheet"), "32 training images", script=script.NAME)
+
+
+def test_a_path_that_cannot_be_is_refused_before_the_work(make_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(script, "draw", lambda **_: pytest.fail("it worked"))
+    path = make_run({**MILD, **SCALES})
+    refused(run(capsys, path, "--out", tmp_path / ("x" * 300)), "--out", "too long", script=script.NAME)
+    refused(run(capsys, path, "--out", f"{tmp_path}/"), "--out", "is a folder", script=script.NAME)

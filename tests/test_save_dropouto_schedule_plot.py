@@ -120,3 +120,41 @@ def test_what_is_replaced_is_said(make_run, tmp_path, capsys):
     (tmp_path / "figure.png").touch()
     pdf, png = (tmp_path / f"figure.{kind}" for kind in ("pdf", "png"))
     assert execute(script, command, capsys)[1].splitlines() == [f"wrote {pdf}", f"wrote {png} (replaced)"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "val", "words"),
+    [
+        ({"ranges": {}}, VAL, "did not tune dropouto"),
+        ({"ranges": None}, VAL, "does not say what it tuned"),
+        ({}, "global_step,time,dropouto,train_step\n3,1,nan,2\n", "nan as dropouto"),
+        ({}, "global_step,time,alpha,train_step\n3,1,1,2\n", "no column dropouto"),
+        ({}, None, "yet: let it train on"),
+    ],
+)
+def test_what_is_left_out_has_the_true_reason(make_run, drawn, tmp_path, capsys, settings, val, words):
+    odd = make_run("odd", 0.5, val=val)
+    known = yaml.safe_load((odd / "args.yaml").read_text()) | settings
+    known = {name: value for name, value in known.items() if value is not None}
+    (odd / "args.yaml").write_text(yaml.safe_dump(known))
+    outcome = execute(script, [odd, make_run("mine", 0.3), "--out", tmp_path / "figure"], capsys)
+    refused(outcome, odd, words, script=script.NAME)
+    assert ("train on" in outcome[2]) == ("train on" in words) and drawn == [["0.3"]]
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "png"])
+def test_a_suffix_is_not_added_twice(make_run, tmp_path, capsys, suffix):
+    out = execute(script, [make_run("mine", 0.5), "--out", tmp_path / f"a.b.{suffix}"], capsys)[1]
+    assert out.splitlines() == [f"wrote {tmp_path}/a.b.pdf", f"wrote {tmp_path}/a.b.png"]
+
+
+def test_a_folder_is_no_figures_path(make_run, tmp_path, capsys):
+    run = make_run("mine", 0.5)
+    for out in (f"{tmp_path}/new/", tmp_path):
+        refused(execute(script, [run, "--out", out], capsys), "is a folder", "name", script=script.NAME)
+
+
+def test_seeds_of_one_configuration_may_have_one_label(make_run, drawn, tmp_path, capsys):
+    runs = [make_run("a", 0.5), make_run("b", 0.3)]
+    assert execute(script, [*runs, "--labels", "ours", "ours", "--out", tmp_path / "figure"], capsys)[0] == 0
+    assert drawn == [["ours", "ours"]]

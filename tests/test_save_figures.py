@@ -127,7 +127,7 @@ def test_one_error_is_one_line(make_run, tmp_path, capsys):
         ("no column time", [make_run("timeless", epoch=EPOCH_CSV.replace("time", "hour"))]),
         ("hyperparameters", [make_run("odd", hyperparameters=[["alpha"]])]),
         ("ranges", [make_run("ranges", ranges={"alpha": ["low", "high"]})]),
-        ("outside", [make_run("outside", ranges={"dropouto": [0.6, 0.7]}, epoch=SCALED)]),
+        ("not inside", [make_run("outside", ranges={"dropouto": [0.6, 0.7]}, epoch=SCALED)]),
     ):
         refused(execute(command, ["--out", tmp_path / "out", *arguments], capsys), words, script=NAME)
 
@@ -140,8 +140,9 @@ def test_where_nothing_can_be_written_one_line_says_so(make_run, monkeypatch, tm
     refused(execute(command, [make_run(), "--out", tmp_path], capsys), "No space", tmp_path, script=NAME)
 
 
-def test_runs_of_different_kinds_are_drawn_each_in_its_own_figures(make_run, image_run, saved, capsys):
-    assert execute(command, [make_run(), image_run()], capsys)[0] == 0
+def test_runs_of_different_kinds_are_drawn_each_in_its_own_figures_without_a_word(make_run, image_run, saved, capsys):
+    status, _, error = execute(command, [make_run(), image_run()], capsys)
+    assert (status, error) == (0, "")
     assert [*saved] == ["schedules", "perplexities", "accuracies"]
 
 
@@ -236,3 +237,88 @@ def test_what_a_run_records_goes_before_its_experiments_table(make_run, saved, c
 @pytest.mark.parametrize("script", [lstm_figures, cnn_figures])
 def test_each_experiments_script_names_itself(script, tmp_path, capsys):
     refused(execute(script, [tmp_path / "nowhere"], capsys), "nowhere", script="save_figures.py")
+
+
+def test_a_run_that_is_in_no_figure_is_named_with_the_true_reason(make_run, saved, capsys):
+    unknown = make_run("unknown", epoch="epoch,time\n0,1\n", hyperparameters=["hidden"], val=None)
+    outcome = execute(command, [make_run(), unknown], capsys)
+    refused(outcome, unknown, "no column of its hyperparameters (hidden)", script=NAME)
+    assert "train on" not in outcome[2] and [*saved] == ["schedules", "perplexities"]
+
+
+@pytest.mark.usefixtures("saved")
+def test_only_a_run_that_is_not_finished_is_to_train_on(make_run, capsys):
+    begun = make_run("begun", epoch=None)
+    assert "yet: let it train on" in execute(command, [make_run(), begun], capsys)[2]
+    empty = make_run("empty", hyperparameters=[])
+    (empty / "status").write_text("finished\n")
+    status, _, error = execute(command, [make_run("other"), empty], capsys)
+    assert (status, error.count("\n")) == (0, 1)  # it has perplexities
+    assert "none at all" in error and "train on" not in error
+
+
+@pytest.mark.usefixtures("saved")
+def test_a_column_that_is_missing_is_named(make_run, capsys):
+    lossless = make_run("lossless", epoch=EPOCH_CSV.replace("val_loss", "other"))
+    _, _, error = execute(command, [make_run(), lossless], capsys)
+    assert error.count("\n") == 1 and "epoch.csv has no column val_loss" in error
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [(["a", "a"], "one name"), (["a", " "], "empty"), (["a", "\udcff"], "cannot be printed"), (["a", "\n"], "empty")],
+)
+def test_labels_that_tell_nothing_are_refused(make_run, saved, capsys, labels, words):
+    refused(execute(command, [make_run("x"), make_run("y"), "--labels", *labels], capsys), words, script=NAME)
+    assert not saved
+
+
+def test_a_run_that_is_given_twice_has_not_two_labels(make_run, capsys):
+    run = make_run()
+    refused(execute(command, [run, run, "--labels", "a", "b"], capsys), run, "twice", script=NAME)
+
+
+@pytest.mark.parametrize(("count", "said"), [(12, ""), (13, f"{NAME}: more than 12 runs: colours repeat\n")])
+def test_more_runs_than_colours_are_drawn_and_said(make_run, saved, capsys, count, said):
+    runs = [make_run(f"run{number}") for number in range(count)]
+    status, _, error = execute(command, runs, capsys)
+    assert (status, error, [*saved]) == (0, said, ["schedules", "perplexities"])
+
+
+def test_a_folder_of_runs_is_not_a_run_but_names_them(make_run, tmp_path, capsys):
+    run = make_run()
+    refused(execute(command, [tmp_path], capsys), f"holds runs: give {run}", script=NAME)
+    for number in range(4):
+        make_run(f"run{number}")
+    assert execute(command, [tmp_path], capsys)[2].endswith("…\n")
+
+
+def test_a_path_that_is_too_long_is_refused_with_a_remedy_that_fits(make_run, tmp_path, capsys):
+    refused(execute(command, [make_run(), "--out", tmp_path / ("x" * 300)], capsys), "--out", "too long", script=NAME)
+    outcome = execute(command, ["x" * 300], capsys)
+    refused(outcome, "too long; check the path", script=NAME)
+    assert "--prefix" not in outcome[2]
+
+
+def test_no_setting_of_the_shell_or_of_python_gets_in_the_way(make_run, tmp_path):
+    """A notebook's backend, and warnings as errors, with letters that the font does not have."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "module://not_installed.backend"}
+    start = [sys.executable, "-W", "error", "-m", "stn.figures", make_run("a"), make_run("b")]
+    start += ["--labels", "学", "习", "--out", tmp_path / "out"]
+    done = subprocess.run([*map(str, start)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, f"{NAME}: the font does not have 习 学: drawn as boxes\n")
+
+
+ODD = {
+    "negative": EPOCH_CSV.replace(",365.0", ",-365.0").replace(",181.3", ",-20.0").replace(",200.3", ",-1.0"),
+    "infinite": EPOCH_CSV.replace("5.3", "inf").replace("200.3", "inf"),
+    "no number": EPOCH_CSV.replace("5.3", "nan").replace("200.3", "nan"),
+    "too large": EPOCH_CSV.replace("5.3", "600").replace("200.3", "1e304"),
+}
+
+
+@pytest.mark.parametrize("epoch", ODD.values(), ids=ODD.keys())
+def test_odd_scores_are_drawn_without_a_warning(make_run, tmp_path, capsys, recwarn, epoch):
+    status, out, error = execute(command, [make_run(epoch=epoch), "--out", tmp_path / "out"], capsys)
+    assert (status, error, out.count("wrote")) == (0, "", 4)
+    assert not recwarn

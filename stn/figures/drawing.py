@@ -15,21 +15,24 @@ Styles = Mapping[Run, Mapping]  # how each run's line is drawn
 
 
 class Drawing(NamedTuple):
-    """A figure, and one line for each run that is not in it: which and why."""
+    """A figure, and the runs that are not in it: of each a line that says why, or None where it has no place there."""
 
     figure: Figure
-    skipped: list[str]
+    skipped: dict[Run, str | None]
 
 
-def select(runs: Sequence[Run], fits: Callable[[Run], object], otherwise: str) -> tuple[list[Run], list[str]]:
-    """The runs that fit, and a line for each other one; otherwise: what that one does.
+def select(
+    runs: Sequence[Run], fits: Callable[[Run], object], why_not: Callable[[Run], str | None]
+) -> tuple[list[Run], dict[Run, str | None]]:
+    """The runs that fit, and why the others do not: in a line that names the run, or None for one of another kind.
 
     Raises UserError where none fits.
     """
     selected = [run for run in runs if fits(run)]
-    skipped = [f"{run.path} {otherwise}" for run in runs if run not in selected]
+    skipped = {run: why_not(run) for run in runs if run not in selected}
     if not selected:
-        raise UserError(f"nothing to draw: {'; '.join(skipped) or 'no run is given'}: let it train on, or give others")
+        lines = [line or f"{run.path} is of another kind: give others" for run, line in skipped.items()]
+        raise UserError(f"nothing to draw: {'; '.join(lines) or 'no run is given'}")
     return selected, skipped
 
 

@@ -1,6 +1,7 @@
 """Schedules: the values of hyperparameters against weight steps, or against epochs where steps are not known."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import cycle
 
 import numpy
@@ -28,6 +29,7 @@ from stn.figures.style import (
     styled,
     wrapped,
 )
+from stn.runs.folder import ARGS
 from stn.runs.history import Run, words_for
 
 INITIAL_LABEL = 30  # characters of a line in the legend of initial values
@@ -45,7 +47,7 @@ def schedules(runs: Sequence[Run], order: Sequence[str] = ()) -> Drawing:
     where no run has a row yet.
     """
     by = schedule_axis(runs)
-    drawn, skipped = select(runs, lambda run: run.curves(by), "holds no whole row of values yet")
+    drawn, skipped = select(runs, lambda run: run.curves(by), partial(without_curves, by=by))
     on = [name for run in drawn for name in run.on(by)]
     names = dict.fromkeys(on or [name for run in drawn for name in run.curves(by)])
     names = sorted(names, key=lambda name: order.index(name) if name in order else len(order))
@@ -65,7 +67,7 @@ def initial_values(runs: Sequence[Run], name: str, label: str) -> Drawing:
     is marked. label: what the hyperparameter is called in the figure. Raises UserError where no run has a step of it
     yet.
     """
-    drawn, skipped = select(runs, lambda run: run.tuned(name), f"holds no steps that tuned {name} yet")
+    drawn, skipped = select(runs, lambda run: run.tuned(name), partial(without_steps, name=name))
     figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
     panel = figure.subplots()
     groups: dict[str, list[Run]] = {}
@@ -87,6 +89,30 @@ def initial_values(runs: Sequence[Run], name: str, label: str) -> Drawing:
     title = None if any(run.name for run in drawn) else "initial value"
     legend(figure, None, keys, loc="outside upper center", title=title, title_fontsize=STYLE["legend.fontsize"])
     return Drawing(figure, skipped)
+
+
+def without_curves(run: Run, by: str) -> str:
+    """Why a run has no curves."""
+    table = run.epoch if by == "epoch" or run.steps.empty else run.steps
+    if table.empty:
+        return run.lacks("whole row of values")
+    asked = ", ".join(run.hyperparameters) or "none at all"
+    return f"{run.path} has no column of its hyperparameters ({asked}): mend its {ARGS}, or leave that run out"
+
+
+def without_steps(run: Run, name: str) -> str:
+    """Why a run cannot show how it tuned this hyperparameter."""
+    if run.steps.empty and (run.settings.get("ranges") or run.epoch.empty) and not run.finished:
+        return run.lacks(f"steps that tuned {name}")
+    if name not in run.settings.get("ranges", {}):
+        cause = f"did not tune {name}" if "ranges" in run.settings else "does not say what it tuned, in what range"
+    elif run.steps.empty:
+        cause = "holds no steps, though it is finished"
+    elif name not in run.steps:
+        cause = f"has no column {name} in its table of steps"
+    else:
+        cause = f"does not say from where it tuned {name} ({ARGS} has {run.settings.get(name)!r})"
+    return f"{run.path} {cause}: leave that run out"
 
 
 def schedule_axis(runs: Iterable[Run]) -> str:

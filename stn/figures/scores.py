@@ -1,6 +1,7 @@
 """Scores of training and validation: perplexities, losses and accuracies, after each epoch."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import cycle
 
 import numpy
@@ -38,7 +39,7 @@ def _scores(runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str) -
     """Measures of training and validation, a panel each. curves: (one of MEASURES, "epoch" or "time")."""
     needed = {"epoch", "time", "val_loss"}
     needed |= {f"{split}_{measure}" for split in ("train", "val") for measure, _ in curves}
-    missing = f"holds no {what} of a whole epoch yet"
+    missing = partial(_without_scores, needed=sorted(needed), what=what)
     drawn, skipped = select(runs, lambda run: len(run.epoch) and needed <= {*run.epoch}, missing)
     same = len({measure for measure, _ in curves}) == 1
     styles = line_styles(runs)
@@ -66,6 +67,17 @@ def _scores(runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str) -
     return Drawing(figure, skipped)
 
 
+def _without_scores(run: Run, needed: Sequence[str], what: str) -> str | None:
+    """Why a run has no such scores; None for one of another kind."""
+    if run.epoch.empty:
+        return run.lacks(f"{what} of a whole epoch")
+    own = [name for name in needed if name.startswith("val_") and name != "val_loss"]
+    if not {*own} & {*run.epoch}:
+        return None
+    lacking = next(name for name in needed if name not in run.epoch)
+    return f"{run.path / 'epoch.csv'} has no column {lacking}: mend it, or leave that run out"
+
+
 def _best_markers(runs: Sequence[Run], styles: Styles) -> dict[Run, dict]:
     """The marker of each run's best epoch: hollow and larger where the lines have markers themselves."""
     hollow = {"markersize": 5, "markerfacecolor": "white", "markeredgewidth": 0.8}
@@ -91,7 +103,7 @@ def _scale_score(panel: Axes, measure: str, runs: Sequence[Run]) -> None:
         panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     values = numpy.concatenate([run.epoch[[f"train_{measure}", f"val_{measure}"]].to_numpy().ravel() for run in runs])
     values = values[numpy.isfinite(values)]
-    if measure != "ppl" or not len(values) or values.max() < LOG_FACTOR * values.min():
+    if measure != "ppl" or not len(values) or values.min() <= 0 or values.max() < LOG_FACTOR * values.min():
         return
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))

@@ -4,6 +4,7 @@ Nothing here needs a display, nor touches pyplot's global state.
 """
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from stn.errors import UserError
 from stn.files import explaining_os_errors, write_atomically
@@ -59,7 +62,9 @@ STYLE = {
     "savefig.dpi": 300,
     "pdf.fonttype": 42,  # letters, not outlines, as journals ask
 }
-styled = matplotlib.rc_context(STYLE)  # decorates what draws
+# Nothing of a user's own matplotlibrc, which might ask for LaTeX or for fonts that are not there.
+DEFAULTS = {name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")}
+styled = matplotlib.rc_context(DEFAULTS | STYLE)  # decorates what draws
 
 
 @styled
@@ -70,8 +75,19 @@ def save(figure: Figure, path: Path | str) -> list[Path]:
     with explaining_os_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         for file in files:
-            write_atomically(file, lambda new, file=file: figure.savefig(new, format=file.suffix[1:]))
+            with warnings.catch_warnings():
+                # `boxes` says which letters they are.
+                warnings.filterwarnings("ignore", "Glyph .* missing")
+                write_atomically(file, lambda new, file=file: figure.savefig(new, format=file.suffix[1:]))
     return files
+
+
+@styled
+def boxes(figure: Figure) -> set[str]:
+    """The letters in a figure that the font does not have, and that are drawn as boxes."""
+    letters = {letter for text in figure.findobj(Text) for letter in text.get_text() if not letter.isspace()}
+    has = get_font(findfont(FontProperties())).get_charmap()
+    return {letter for letter in letters if ord(letter) not in has}
 
 
 def files_of(path: Path | str) -> list[Path]:
@@ -116,7 +132,8 @@ def set_titles(figure: Figure, panels: Sequence[Axes], titles: Sequence[str]) ->
 
 
 def wrapped(label: str, width: int) -> str:
-    """In lines, which may end after an underscore."""
+    """In lines, which may end after an underscore; without what is no letter, such as bytes of no encoding."""
+    label = "".join(letter if letter.isprintable() or letter.isspace() else "?" for letter in label)
     return "\n".join(line.replace("_ ", "_") for line in textwrap.wrap(label.replace("_", "_ "), width))
 
 

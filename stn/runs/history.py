@@ -1,12 +1,15 @@
-"""Runs read back from their folders, as tables to draw.
+"""Runs read back from their folders, as tables to draw or to list.
 
-A run may be under way, interrupted, or killed while it wrote a row: only whole rows count.
+A run may be under way, interrupted, or killed while it wrote a row: only whole rows count. Whatever else is not as this
+version writes it is an error, and never drawn or listed as something else.
 """
 
-import io
+import csv
 import math
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +17,15 @@ import numpy
 import pandas
 
 from stn.errors import UserError, one_line
+from stn.files import cause
 from stn.hyperparameters import neighbourhood
-from stn.runs.folder import ARGS, read_settings
+from stn.runs.checkpoints import NEW_RUN
+from stn.runs.folder import ARGS, read_settings, read_status
 from stn.schedules import SCALE
 
+AXES = ("epoch", "time", "global_step", "train_step")  # columns that hold numbers of 0 or more
+LARGEST = 1e30  # what is drawn: beyond it the arithmetic of a figure, some of it in float32, overflows
+LEAVE_OUT = "leave that run out"
 FLAGS_AND_TIME = re.compile(r"(.*)_(\d\d:\d\d:\d\d)")  # how an image classifier's folder is named
 
 
@@ -26,9 +34,10 @@ class Run:
     """A run's settings and tables.
 
     hyperparameters: the names of the columns that are hyperparameters, in order; not every table has all of them.
-    epoch, steps: the whole rows of epoch.csv and of val.csv (an image classifier's valid.csv), every column a number;
-    empty where there are none. words: what people call the hyperparameters, as far as that is known. name: what people
-    call the run; without one, figures tell it by its path.
+    epoch, steps: the whole rows of epoch.csv and of val.csv (an image classifier's valid.csv), every column a number,
+    NaN for a score that is infinite or beyond LARGEST; empty where there are none. words: what people call the
+    hyperparameters, as far as that is known. name: what people call the run; without one, figures tell it by its path.
+    finished: it trains no more.
     """
 
     path: Path
@@ -38,10 +47,16 @@ class Run:
     steps: pandas.DataFrame
     words: Mapping[str, str] = field(default_factory=dict)
     name: str | None = None
+    finished: bool = False
 
     def best(self) -> int:
-        """Index in `epoch` of the row with the lowest validation loss."""
-        return int(self.epoch["val_loss"].to_numpy().argmin())
+        """Index in `epoch` of the row with the lowest validation loss; 0 where none is finite."""
+        return int(self.epoch["val_loss"].fillna(math.inf).to_numpy().argmin())
+
+    def lacks(self, what: str) -> str:
+        """One line that names the run: it holds no such rows, and what to do."""
+        remedy = "though it is finished: leave it out" if self.finished else "yet: let it train on"
+        return f"{self.path} holds no {what} {remedy}"
 
     def curves(self, by: str) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
         """Each hyperparameter's x and values: by "train_step" from `steps`, by "epoch" from `epoch`.
@@ -58,7 +73,7 @@ class Run:
 
     def tuned(self, name: str) -> bool:
         """Whether there are steps that tuned this hyperparameter, and the settings say where it started."""
-        known = name in self.settings.get("ranges", {}) and isinstance(self.settings.get(name), int | float)
+        known = name in self.settings.get("ranges", {}) and self._setting(name) is not None
         return known and len(self.steps) > 0 and {"train_step", name} <= {*self.steps.columns}
 
     def warm_up(self, by: str) -> float | None:
@@ -77,9 +92,10 @@ class Run:
             return numpy.interp(self.steps["time"].iloc[0], self.epoch["time"], self.epoch["epoch"]) if known else None
         return self._steps_before_tuning() if steps is None else steps
 
-    def band(self, name: str, by: str) -> tuple[list[float], list[float]] | None:
+    def band(self, name: str, by: str) -> list[numpy.ndarray] | None:
         """One scale of a tuned hyperparameter's perturbation below and above its curve; None where it is not known.
 
+        NaN where that is beyond LARGEST.
         A language model's scale is in epoch.csv alone; between the ends of epochs it is interpolated. Raises UserError
         for a value that is not inside its range.
         """
@@ -88,12 +104,13 @@ class Run:
         known = table if name + SCALE in table else self.epoch
         if not bounds or table.empty or known.empty or name + SCALE not in known:
             return None
+        values, (low, high) = table[name], bounds
+        for value in values[~values.between(low, high, inclusive="neither")]:
+            cause = f"{self.path} holds a {name} of {value:g}, not inside its range ({low:g}, {high:g})"
+            raise UserError(f"{cause}: mend it, or {LEAVE_OUT}")
         scales = numpy.interp(table["time"], known["time"], known[name + SCALE])
-        try:
-            return neighbourhood(table[name].tolist(), scales.tolist(), tuple(bounds))
-        except UserError as error:
-            cause = f"{self.path} holds a value of {name} outside of its range ({error})"
-            raise UserError(f"{cause}: mend it, or leave that run out") from error
+        sides = map(numpy.array, neighbourhood(values.tolist(), scales.tolist(), (low, high)))
+        return [numpy.where(abs(side) <= LARGEST, side, math.nan) for side in sides]
 
     def _steps_before_tuning(self) -> float | None:
         """Weight steps before the first round of weight and hyperparameter steps, from the first row of `steps`.
@@ -108,9 +125,9 @@ class Run:
         return max(0.0, first["train_step"] - rounds * weight)
 
     def _setting(self, name: str) -> float | None:
-        """A setting that is a finite number; None where there is no such one."""
+        """A setting that is a number of a size that can be drawn; None where there is no such one."""
         value = self.settings.get(name)
-        return value if isinstance(value, int | float) and math.isfinite(value) else None
+        return value if _is_small(value) else None
 
 
 def read_run(path: Path | str, names: Iterable[str] | None = None, words: Mapping[str, str] | None = None) -> Run:
@@ -121,18 +138,82 @@ def read_run(path: Path | str, names: Iterable[str] | None = None, words: Mappin
     of it is not a table of numbers.
     """
     path = Path(path).resolve()
-    settings = read_settings(path)
+    with only_reading(LEAVE_OUT):
+        settings = read_settings(path)
     known = settings.get("hyperparameters")
     names = known if isinstance(known, list) and all(isinstance(name, str) for name in known) else names
     if names is None:
         cause = f"{path / ARGS} does not say which columns are hyperparameters (it is of an older version)"
         raise UserError(f"{cause}: draw it with the save_figures.py of its experiment")
+    names = [*names]
     _check(path, "ranges", settings.get("ranges", {}), _is_range)
     _check(path, "labels", settings.get("labels", {}), lambda label: isinstance(label, str) and label.strip())
     words = {**(words or {}), **settings.get("labels", {})}
-    epoch = _read_table(path / "epoch.csv", "epoch")
-    steps = [_read_table(path / f"{name}.csv", "train_step") for name in ("val", "valid")]
-    return Run(path, settings, [*names], epoch, next((table for table in steps if len(table)), steps[0]), words)
+    finished = read_status(path) == "finished"
+    epoch = _drawable(path / "epoch.csv", read_epochs(path, finished, LEAVE_OUT), "epoch", names)
+    steps = [_read_steps(path / f"{name}.csv", finished, names) for name in ("val", "valid")]
+    steps = next((table for table in steps if len(table)), steps[0])
+    return Run(path, settings, names, epoch, steps, words, finished=finished)
+
+
+def read_epochs(path: Path, finished: bool, remedy: str) -> pandas.DataFrame:
+    """A run's epoch.csv, as `read_table` reads it; empty where no epoch has ended.
+
+    Raises UserError where a run that is finished has none, too.
+    """
+    table = read_table(path / "epoch.csv", not finished, remedy)
+    if finished and (table is None or table.empty):
+        raise UserError(f"{path / 'epoch.csv'} has no rows, though the run is finished: restore it, or {remedy}")
+    return pandas.DataFrame() if table is None else table
+
+
+def read_table(file: Path, growing: bool, remedy: str, may_be_empty: Collection[str] = ()) -> pandas.DataFrame | None:
+    """A table of a run, every column as numbers, NaN and infinity among them; None where it is not there.
+
+    growing: what follows the last newline was cut off, or is being written, and does not count. may_be_empty: columns
+    whose cells may be empty, which are NaN then. Raises UserError, which ends with the remedy, where the file cannot be
+    read, a row is of another width than the header or holds what is no number, or one of AXES is not 0 or more.
+    """
+    text = _read_text(file, growing, remedy)
+    if text is None:
+        return None
+    try:
+        header, *rows = list(csv.reader(text.splitlines(), strict=True)) or [[]]
+        if len({*header}) < len(header):
+            raise ValueError("two columns have one name")
+        for line, row in enumerate(rows, start=2):
+            if len(row) != len(header):
+                raise ValueError(f"line {line} has {len(row)} cells, the header {len(header)}")
+            if any(not cell and name not in may_be_empty for name, cell in zip(header, row, strict=True)):
+                raise ValueError(f"line {line} has an empty cell")
+        cells = [[float(cell or "nan") for cell in row] for row in rows]
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{file} is not a table of numbers ({one_line(error)}): mend it, or {remedy}") from error
+    table = pandas.DataFrame(cells, columns=header, dtype=float)
+    for name in set(AXES) & set(header):
+        for value in table[name][~table[name].between(0, LARGEST)]:
+            if not (name in may_be_empty and math.isnan(value)):
+                raise UserError(f"{file} holds {value:g} as {name}: mend it, or {remedy}")
+    return table
+
+
+def require(file: Path, table: pandas.DataFrame, names: Iterable[str], remedy: str) -> None:
+    """Raise UserError where a table that has rows lacks a column."""
+    for name in names:
+        if len(table) and name not in table:
+            raise UserError(f"{file} has no column {name}: mend it, or {remedy}")
+
+
+@contextmanager
+def only_reading(remedy: str) -> Iterator[None]:
+    """Give what other modules say of files the remedy of those who write nothing there."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error).replace(NEW_RUN, remedy)
+        if isinstance(error.__cause__, OSError):
+            text = text.replace(cause(error.__cause__), f"{error.__cause__.strerror}; {remedy}")
+        raise UserError(text) from error.__cause__
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
@@ -200,11 +281,17 @@ def _tell_apart(names: Sequence[str]) -> bool:
 def _check(path: Path, setting: str, mapping: object, fits: Callable[[object], object]) -> None:
     """Raise UserError for a setting in a run's args.yaml that does not map names to what fits."""
     if not isinstance(mapping, dict) or not all(isinstance(name, str) and fits(of) for name, of in mapping.items()):
-        raise UserError(f"{path / ARGS} says {setting}: {one_line(repr(mapping))}: mend it, or leave that run out")
+        raise UserError(f"{path / ARGS} says {setting}: {one_line(repr(mapping))}: mend it, or {LEAVE_OUT}")
 
 
 def _is_range(ends: object) -> bool:
-    return isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends)
+    """Whether these are two numbers, either of which may be infinite."""
+    return isinstance(ends, list) and len(ends) == 2 and all(type(end) is float or _is_small(end) for end in ends)
+
+
+def _is_small(value: object) -> bool:
+    """Whether this is a number that a figure can do with."""
+    return isinstance(value, int | float) and abs(value) <= LARGEST
 
 
 def _num_common(paths: Sequence[Sequence[str]]) -> int:
@@ -213,22 +300,38 @@ def _num_common(paths: Sequence[Sequence[str]]) -> int:
     return shared.index(False) if False in shared else len(shared)
 
 
-def _read_table(file: Path, position: str) -> pandas.DataFrame:
-    """A table of numbers with the columns `position` and time; empty where there is no whole row."""
+def _read_steps(file: Path, finished: bool, names: Sequence[str]) -> pandas.DataFrame:
+    table = read_table(file, not finished, LEAVE_OUT)
+    return _drawable(file, pandas.DataFrame() if table is None else table, "train_step", names)
+
+
+def _drawable(file: Path, table: pandas.DataFrame, position: str, names: Sequence[str]) -> pandas.DataFrame:
+    """The table, NaN for scores that are too large to draw, as those of a run that diverged may be.
+
+    Raises UserError where it has no axis, or a hyperparameter that is not finite, which training never writes.
+    """
+    require(file, table, (position, "time"), LEAVE_OUT)
+    small = table.abs() <= LARGEST
+    for name in table.columns.intersection([*names, *(name + SCALE for name in names)]):
+        for value in table[name][~small[name]]:
+            raise UserError(f"{file} holds {value:g} as {name}: mend it, or {LEAVE_OUT}")
+    return table.where(small)
+
+
+def _read_text(file: Path, growing: bool, remedy: str) -> str | None:
+    """The whole lines of a text file; None where it is not there."""
     try:
+        if not file.exists():
+            return None
+        if not file.is_file():  # reading a pipe would wait for whoever writes to it
+            raise UserError(f"{file} is a folder or a pipe, not a table: restore the table, or {remedy}")
         content = file.read_bytes()
-    except FileNotFoundError:
-        return pandas.DataFrame()
+        # A byte order mark is what some editors leave.
+        whole = content[: content.rfind(b"\n") + 1].decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"cannot read {file} ({error.strerror}): mend this, or leave that run out") from error
-    # A row ends with its newline: what follows the last one was cut off.
-    whole = content[: content.rfind(b"\n") + 1]
-    try:
-        table = pandas.read_csv(io.BytesIO(whole), dtype=float).dropna() if whole else pandas.DataFrame()
-    except ValueError as error:
-        cause = f"{file} is not a table of numbers ({one_line(error)})"
-        raise UserError(f"{cause}: mend it, or leave that run out") from error
-    for name in (position, "time"):
-        if len(table) and name not in table:
-            raise UserError(f"{file} has no column {name}: mend it, or leave that run out")
-    return table
+        raise UserError(f"cannot read {file} ({os.strerror(error.errno)}): mend this, or {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not a table of numbers ({one_line(error)}): mend it, or {remedy}") from error
+    if not (growing or content.endswith(b"\n") or not content):
+        raise UserError(f"{file} is cut off within a row: restore it, or {remedy}")
+    return whole

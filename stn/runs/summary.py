@@ -1,20 +1,17 @@
 """What the runs below a folder have come to, as tables: a row for each run, or for all seeds of one configuration."""
 
-import contextlib
-import csv
-import io
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas
 
-from stn.errors import UserError, one_line
-from stn.files import cause
+from stn.errors import UserError
 from stn.runs.folder import ARGS, STATUS, read_settings, read_status
+from stn.runs.history import only_reading, read_epochs, read_table, require
 
 # Settings that say nothing about a configuration: where a run lies, what it computes on and how often it logs, or what
 # follows from other settings. The checksums tell what --data and --load_schedule name.
@@ -23,8 +20,10 @@ MACHINE = {"device", "threads", "gpu", "disable_cuda", "no_cuda", "no_cuda_graph
 LOGGING = {"log_interval", "train_log_interval", "val_log_interval"}
 DERIVED = {"hyperparameters", "labels", "ranges", "data_checksum", "schedule_checksum"}
 UNTOLD = {"seed", *PLACING, *MACHINE, *LOGGING, *DERIVED}
+MOVE_AWAY = "move the run away"
 SHORTEST, LONGEST = 2, 24  # runs that are named together, and characters of what tells their paths apart
 
+UNSET = ("best_epoch", "best_time", "time")  # of result.csv: a run without an epoch has no best one
 MEANS = ["val", "test", "best", "done", "time"]
 COLUMNS = ["val", "val_deviation", "test", "test_deviation", "best", "done", "time", "status", "seeds", "run"]
 
@@ -68,11 +67,12 @@ class Summary:
         """A row for each configuration: means over the seeds that are finished, with sample standard deviations.
 
         A seed that was run more than once counts once, with the mean of its runs. Where there is but one run, its row
-        stays as it is, finished or not.
+        stays as it is, finished or not; so does that of a run whose seed is not known.
         """
         groups: dict[tuple, list[int]] = {}
         for index, values in enumerate(self.settings.itertuples(index=False, name=None)):
-            groups.setdefault(values, []).append(index)
+            alone = index if pandas.isna(self.scores["seed"].iloc[index]) else None
+            groups.setdefault((alone, *values), []).append(index)
         scores = pandas.DataFrame([_gather(self.scores.iloc[rows]) for rows in groups.values()], columns=COLUMNS)
         settings = self.settings.iloc[[rows[0] for rows in groups.values()]].reset_index(drop=True)
         return Summary(self.kind, scores, settings)
@@ -104,21 +104,38 @@ def summarize(folder: Path) -> tuple[list[Summary], list[str]]:
             scores["run"] = str(path.relative_to(folder))
             found.append((kind, scores, settings))
     # A run that has no score yet is of the kind of its script's others.
-    kinds = {settings.get("script"): kind for kind, _, settings in found if kind}
+    kinds = {_plain(settings.get("script")): kind for kind, _, settings in found if kind}
     of_kind: dict[Kind, list[tuple[dict, dict]]] = {}
     for kind, scores, settings in found:
-        of_kind.setdefault(kind or kinds.get(settings.get("script"), UNSCORED), []).append((scores, settings))
+        of_kind.setdefault(kind or kinds.get(_plain(settings.get("script")), UNSCORED), []).append((scores, settings))
     return [_summary(kind, of_kind[kind]) for kind in (*KINDS, UNSCORED) if kind in of_kind], problems
 
 
 def find_runs(folder: Path) -> tuple[list[Path], list[str]]:
-    """The folders with settings at any depth, sorted; and which folders cannot be read."""
+    """The folders with settings at any depth, sorted; and which folders cannot be read.
+
+    Links are followed, but to folders that are found without them, or that hold the folder itself.
+    """
     problems: list[str] = []
+    found, seen, starts = [], set(), [folder]
 
     def note(error: OSError) -> None:
-        problems.append(f"cannot read {error.filename}: {cause(error)}")
+        problems.append(f"cannot read {error.filename} ({error.strerror}): get access to it, or move it away")
 
-    return sorted(Path(path) for path, _, files in os.walk(folder, onerror=note) if ARGS in files), problems
+    # Links come after all that lies below what they are in.
+    while starts:
+        start = starts.pop(0)
+        if start is not folder and folder.resolve().is_relative_to(start.resolve()):
+            continue
+        for path, below, files in os.walk(start, onerror=note):
+            if (real := os.path.realpath(path)) in seen:
+                below.clear()
+                continue
+            seen.add(real)
+            starts += [link for name in sorted(below) if (link := Path(path, name)).is_symlink()]
+            if ARGS in files:
+                found.append(Path(path))
+    return sorted(found), problems
 
 
 def read_scores(path: Path) -> tuple[Kind | None, dict[str, Any], dict[str, Any]]:
@@ -127,43 +144,39 @@ def read_scores(path: Path) -> tuple[Kind | None, dict[str, Any], dict[str, Any]
     result.csv is believed where it speaks, else epoch.csv. Raises UserError where they, or the settings, are not what
     this version writes.
     """
-    settings = read_settings(path)
+    with only_reading(MOVE_AWAY):
+        settings = read_settings(path)
     if not (path / STATUS).exists():
         raise UserError(f"{path} has {ARGS}, but no {STATUS}, and is no run: move it away")
-    kind, status = _kind(path), read_status(path)
-    names = [f"{split}_{(kind or UNSCORED).measure}" for split in ("val", "test")]
-    columns = dict.fromkeys(["epoch", "time", "val_loss", names[0]])
-    epochs = _read(path / "epoch.csv", list(columns), growing=status != "finished")
-    results = _read(path / "result.csv", names, ["best_epoch", "time"])
-    if status == "finished" and not epochs:
-        raise UserError(f"{path / 'epoch.csv'} has no rows, though the run is finished: restore it")
+    status = read_status(path)
+    epochs = read_epochs(path, status == "finished", MOVE_AWAY)
+    results = read_table(path / "result.csv", False, MOVE_AWAY, UNSET)
     if results is not None and len(results) != 1:
-        raise UserError(f"{path / 'result.csv'} has not just one row of results: restore it")
-    (result,) = results or [{}]
-    epochs, factor = epochs or [], (kind or UNSCORED).factor
-    best = min(epochs, key=lambda row: (math.isnan(row["val_loss"]), row["val_loss"]), default={})
-    last = epochs[-1] if epochs else {}
+        raise UserError(f"{path / 'result.csv'} has not just one row of results: restore it, or {MOVE_AWAY}")
+    kind = next((kind for table in (epochs, results) for kind in KINDS if _has(table, kind)), None)
+    names = [f"{split}_{(kind or UNSCORED).measure}" for split in ("val", "test")]
+    require(path / "epoch.csv", epochs, ["epoch", "time", "val_loss", names[0]], MOVE_AWAY)
+    if results is not None:
+        require(path / "result.csv", results, names, MOVE_AWAY)
+    (result,) = [{}] if results is None else results.to_dict("records")
+    rows, factor = epochs.to_dict("records"), (kind or UNSCORED).factor
+    best = min(rows, key=lambda row: (math.isnan(row["val_loss"]), row["val_loss"]), default={})
+    last = rows[-1] if rows else {}
     scores = {
         "val": factor * _known(result.get(names[0]), best.get(names[0])),
         "test": factor * _known(result.get(names[1])),
         "best": _known(result.get("best_epoch"), best.get("epoch")),
-        "done": float(len(epochs)),
+        "done": float(len(rows)),
         "time": _known(result.get("time"), last.get("time")),
         "status": status,
-        "seed": settings.get("seed"),
+        "seed": _plain(settings.get("seed")),
         "seeds": int(status == "finished"),
     }
     return kind, scores, settings
 
 
-def _kind(path: Path) -> Kind | None:
-    """By the columns of the tables that are there."""
-    for file in (path / "epoch.csv", path / "result.csv"):
-        with contextlib.suppress(OSError), file.open("rb") as table:
-            header = table.readline().decode(errors="replace").strip().split(",")
-            if kind := next((kind for kind in KINDS if f"val_{kind.measure}" in header), None):
-                return kind
-    return None
+def _has(table: pandas.DataFrame | None, kind: Kind) -> bool:
+    return table is not None and f"val_{kind.measure}" in table
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -217,10 +230,9 @@ def _summary(kind: Kind, runs: Sequence[tuple[dict, dict]]) -> Summary:
 def _gather(rows: pandas.DataFrame) -> dict[str, Any]:
     if len(rows) == 1:
         return rows.iloc[0].to_dict()
-    seeds = rows["seed"].fillna(rows["run"])  # a run whose seed is not known is of one of its own
-    by_seed = rows[rows["status"] == "finished"].groupby(seeds)[MEANS].mean()
+    by_seed = rows[rows["status"] == "finished"].groupby("seed")[MEANS].mean()
     deviations = by_seed.std(ddof=1)
-    finished, all_seeds = len(by_seed), seeds.nunique()
+    finished, all_seeds = len(by_seed), rows["seed"].nunique()
     return {
         **by_seed.mean(),
         "val_deviation": deviations["val"],
@@ -267,41 +279,3 @@ def _place(value: Any, sign: int) -> tuple:
 def _known(*values: float | None) -> float:
     """The first number that is known."""
     return next((value for value in values if value is not None and not math.isnan(value)), math.nan)
-
-
-def _read(
-    file: Path, needed: Sequence[str], optional: Sequence[str] = (), growing: bool = False
-) -> list[dict[str, float]] | None:
-    """These columns of a table's rows, as numbers, of the optional ones those it has; None if it is not there.
-
-    An optional cell may be empty. growing: the last row may be cut off, and then does not count. Raises UserError where
-    the file cannot be read or is no such table.
-    """
-    remedy = "mend it, or move the run away"
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {cause(error)}") from error
-    # A row ends with its newline: what follows the last one was cut off, or is being written.
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content and not growing:
-        raise UserError(f"{file} is cut off within a row: restore it, or move the run away")
-    try:
-        header, *rows = list(csv.reader(io.StringIO(whole.decode()))) or [[]]
-        parse = {name: _number if name in optional else float for name in (*needed, *optional)}
-        columns = [name for name in parse if name in header or name in needed]
-        return [_parse(dict(zip(header, row, strict=True)), columns, parse) for row in rows]
-    except KeyError as error:
-        raise UserError(f"{file} has no column {error.args[0]}: {remedy}") from error
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{file} is not a table of numbers ({one_line(error)}): {remedy}") from error
-
-
-def _parse(cells: Mapping[str, str], names: Iterable[str], parse: Mapping[str, Callable]) -> dict[str, float]:
-    return {name: parse[name](cells[name]) for name in names}
-
-
-def _number(cell: str) -> float:
-    return float(cell) if cell else math.nan

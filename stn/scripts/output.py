@@ -9,10 +9,18 @@ from stn.errors import UserError
 from stn.files import cause
 
 
-def say(line: str) -> None:
-    """One line on stdout, at once. Raises BrokenPipeError where its reader has gone, UserError where it is full."""
+def printable(text: str) -> str:
+    """Without what would upset a terminal or a line; a file may be called anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def say(text: str) -> None:
+    """A line on stdout, or several, at once.
+
+    Raises BrokenPipeError where its reader has gone, UserError where it is full.
+    """
     try:
-        print(line, flush=True)
+        print("\n".join(map(printable, text.split("\n"))), flush=True)
     except BrokenPipeError:
         silence(sys.stdout)
         raise
@@ -24,7 +32,7 @@ def say(line: str) -> None:
 def complain(script: str, error: object) -> None:
     """One line on stderr that names the script; nothing where that cannot be written."""
     with suppress(OSError):
-        print(f"{script}: {error}", file=sys.stderr, flush=True)
+        print(printable(f"{script}: {error}"), file=sys.stderr, flush=True)
 
 
 class Lines:

@@ -18,9 +18,10 @@ import pandas
 
 from stn.errors import UserError
 from stn.files import explaining_os_errors
+from stn.runs.history import only_reading
 from stn.runs.summary import COLUMNS, Summary, common_start, summarize
 from stn.scripts.options import ROOT, OneLineParser, exit_status, find, named
-from stn.scripts.output import complain, say
+from stn.scripts.output import complain, printable, say
 
 SCRIPT = "python -m stn.runs"
 UNKNOWN = "–"
@@ -36,14 +37,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", type=named, metavar="FOLDER", help="where the runs lie (default: logs)")
     parser.add_argument("--each", action="store_true", help="a line for each run, with its seed")
     by = "order by this column, settings too (default: by script, then val); val and test the best first"
-    parser.add_argument("--sort", metavar="COLUMN", help=by)
+    parser.add_argument("--sort", type=named, metavar="COLUMN", help=by)
     parser.add_argument("--csv", action="store_true", help="print CSV, every number in full, time in seconds")
     args = parser.parse_args(argv)
 
     def work() -> int:
         summaries, problems = summarize(existing_folder(args.folder))
         for problem in problems:
-            complain(SCRIPT, f"left out: {printable(problem)}")
+            complain(SCRIPT, f"left out: {problem}")
         if not (summaries or problems):
             raise UserError(f"there is no run in {args.folder or ROOT / 'logs'}: check the folder's name")
         chosen = [summary if args.each else summary.gathered() for summary in summaries]
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def existing_folder(path: str | None) -> Path:
     """The folder that the user gave, or the default one. Raises UserError where it is none."""
-    with explaining_os_errors(Path(path or "logs"), "read"):
+    with only_reading("check the folder's name"), explaining_os_errors(Path(path or "logs"), "read"):
         folder = find(path, "the folder") if path else ROOT / "logs"
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file: name a folder of runs")
@@ -67,6 +68,8 @@ def in_order(summaries: Sequence[Summary], column: str | None) -> list[Summary]:
     """Each by the column, where it has it. Raises UserError where none has."""
     columns = [{*summary.scores, *summary.settings} for summary in summaries]
     if column and not any(column in own for own in columns):
+        if column == "seed":
+            raise UserError("--sort seed: a line stands for several seeds: add --each")
         others = sorted(set().union(*columns) - {*COLUMNS})
         raise UserError(f"--sort {column}: there is no such column: give one of {', '.join([*COLUMNS, *others])}")
     return [summary.ordered(column if column in own else None) for summary, own in zip(summaries, columns, strict=True)]
@@ -199,13 +202,8 @@ def number(value: float, decimals: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Hours, minutes and seconds, of 0 or more."""
     if not math.isfinite(seconds):
         return UNKNOWN
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
-def printable(text: str) -> str:
-    """Without what would upset a terminal or a line; a file may be called anything."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
