@@ -274,8 +274,9 @@ def read_yaml(file: Path) -> dict:
 
 def read_status(path: Path | str) -> str:
     """One of STATUSES, without taking the lock; "interrupted" where the folder does not say."""
+    file = Path(path) / STATUS
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        word = (Path(path) / STATUS).read_text(encoding="utf-8").strip()
+        word = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
         if word in STATUSES:
             return word
     return "interrupted"
