@@ -77,7 +77,7 @@ def sources(values: Values) -> Sources:
     return {name: TABLE[name].tuned(values) if name in tuned else Constant(off[name]) for name in names}
 
 
-def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
+def resolve(values: dict[str, Any], given: set[str], decided: set[str]) -> dict[str, Any]:  # noqa: ARG001
     """With the name of the run's folder, and what --tune_all and --tune_jitters stand for.
 
     Raises UserError where nothing is tuned, flags contradict each other or have nothing to act on, or a start is not
@@ -89,8 +89,8 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
             f"--total_epochs {values['total_epochs']} ends before anything is tuned, after --warmup_epochs "
             f"{values['warmup_epochs']}: raise the one, or lower the other"
         )
-    for flag in sorted(given & {"tune_dropoutl", "tune_all"}):
-        if values["tune_dropout"]:
+    for flag in ("tune_all", "tune_dropoutl"):
+        if values["tune_dropout"] and values[flag]:
             raise UserError(f"--tune_dropout is one rate for all layers, --{flag} brings one for each: leave one out")
     everything = (*ALL, "tune_fcdropout") if FULLY_CONNECTED[values["model"]] else ALL
     values |= dict.fromkeys(everything if values["tune_all"] else JITTERS if values["tune_jitters"] else (), True)

@@ -167,7 +167,7 @@ def _parent(logdir: str, folder: str, subdir: str) -> Path:
 def run_names(values: Values, given: set[str]) -> Values:
     """How a new run's folder is called: by its flags, in a subfolder by the date unless one is given."""
     placing = {"logdir", "dir", "subdir", "data", "threads"}
-    words = []
+    words = [values["label"]] if "label" in values else []  # of the run that this one follows
     for name in sorted(given - placing):
         value = str(values[name])
         short = value != "True" and value.replace(".", "").replace("-", "").isalnum()

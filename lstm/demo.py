@@ -21,7 +21,6 @@ from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import first_lines
 from stn.figures.schedules import schedules
 from stn.figures.scores import perplexities
-from stn.runs import history
 from stn.scripts import figures, options
 from stn.scripts.jobs import Job, finish
 from stn.scripts.options import ROOT
@@ -76,7 +75,7 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
     say(table(*jobs))
     say("")
     for draw in (schedules, perplexities):
-        figure, _ = draw([history.read_run(job.path, TABLE) for job in jobs])
+        figure, _ = draw([job.read(TABLE) for job in jobs])
         figures.write(figure, folder / draw.__name__)
 
 
@@ -86,7 +85,7 @@ def table(fixed: Job, tuned: Job) -> str:
     lines = [f"{'':<22}{'fixed':>9}{'tuned':>9}"]
     for split, column in (("validation", "val_ppl"), ("test", "test_ppl")):
         lines.append(f"{f'{split} perplexity':<22}" + "".join(f"{result[column]:>9.1f}" for result in results))
-    run = history.read_run(tuned.path, TABLE)
+    run = tuned.read(TABLE)
     found = run.epoch.iloc[run.best()]
     lines += ["", f"{'hyperparameter':<22}{'initial':>9}{'found':>9}"]
     lines += [f"{name:<22}{run.settings[name]:>9.3f}{found[name]:>9.3f}" for name in TABLE]

@@ -34,7 +34,6 @@ from stn.datasets.text import first_lines
 from stn.errors import UserError
 from stn.figures import schedules, style
 from stn.files import write_atomically
-from stn.runs import history
 from stn.scripts import options
 from stn.scripts.jobs import Job, finish
 from stn.scripts.options import ROOT
@@ -190,7 +189,7 @@ def corpus(size: Size, folder: Path) -> Path:
 
 def final_value(stn: Job) -> float:
     """The output dropout that a finished STN ended at. Raises UserError where its folder does not say."""
-    epochs = history.read_run(stn.path, TABLE).epoch
+    epochs = stn.read(TABLE).epoch
     if epochs.empty or "dropouto" not in epochs:
         raise UserError(f"{stn.path}/epoch.csv does not hold the STN's schedule: remove that folder and start again")
     return float(epochs["dropouto"].iloc[-1])
@@ -241,7 +240,7 @@ def write(plan: Plan, folder: Path) -> list[Path]:
     files = [folder / "table1.csv", folder / "table1.md"]
     for file, text in zip(files, (results(plan).to_csv(index=False), markdown(plan) + "\n"), strict=True):
         write_atomically(file, lambda new, text=text: new.write(text.encode()))
-    finished = [history.read_run(job.path, TABLE) for job in plan.initial.values() if job.finished]
+    finished = [job.read(TABLE) for job in plan.initial.values() if job.finished]
     if finished:
         figure, skipped = schedules.initial_values(finished, "dropouto", TABLE["dropouto"].label)
         for line in skipped:

@@ -110,7 +110,6 @@ class Hyperparameters(nn.Module):
         self.sources: Mapping[str, Tuned | Schedule] = dict(sources)
         self.schedules = {name: source for name, source in sources.items() if not isinstance(source, Tuned)}
         tuned = {name: source for name, source in sources.items() if isinstance(source, Tuned)}
-        self.tuned = tuned
         self.columns = {name: column for column, name in enumerate(tuned)}
         self.shared = frozenset(name for name, source in tuned.items() if not source.per_example)
 
@@ -228,7 +227,7 @@ class Hyperparameters(nn.Module):
     def _described(self, name: str) -> str:
         if name in self.schedules:
             return str(self.schedules[name])
-        spec, scale = self.tuned[name], self.scale[self.columns[name]]
+        spec, scale = self.sources[name], self.scale[self.columns[name]]
         low, high = spec.range
         words = [f"{_shown(self.current()[name])} in ({low:g}, {high:g}), scale={_shown(scale)}"]
         words += ["discrete"] * spec.discrete + ["shared"] * (not spec.per_example)
@@ -288,6 +287,8 @@ def _affine(bounds: tuple[float, float]) -> tuple[float, float]:
 def _unconstrain(name: str, spec: Tuned) -> float:
     """The inverse of the map, in double precision."""
     low, high = spec.range
+    if not low < high:
+        raise UserError(f"{name} has the range ({low:g}, {high:g}), which is empty: give the lower end first")
     value = spec.initial + 0.5 if spec.discrete else spec.initial
     if not low < value < high:
         raise UserError(

@@ -20,7 +20,7 @@ class Shuffled:
             )
         if len(lengths := {len(tensor) for tensor in tensors}) != 1 or 0 in lengths:
             raise ValueError(
-                f"the tensors of a data set have {sorted(lengths)} examples: they need as many, at least one"
+                f"the tensors of a data set have {sorted(lengths)} examples: all need the same number, at least one"
             )
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}: it must be a whole number above 0")

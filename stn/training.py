@@ -64,6 +64,8 @@ class Trainer:
     ):
         self.task, self.hyper, self.method, self.learning_rate = task, hyper, method, learning_rate
         self.recorder, self.plan, self.stop = recorder, plan, stop
+        if "warmup_steps" not in recorder.run.settings:
+            recorder.run.change_settings({"warmup_steps": plan.warmup_steps})
         self.train_step = self.global_step = 0  # weight steps, and steps of both kinds
         self.epoch = 0  # epochs evaluated
         self.best_loss, self.epochs_since_best = math.inf, 0

@@ -459,6 +459,13 @@ def test_the_settings_of_an_earlier_run_reproduce_it(tmp_path, finished):
     assert hypertrain.main(f"--config {finished} --logdir {tmp_path / 'logs'}".split()) == 0
     again = only_run(tmp_path)
     assert same(everything(again), everything(finished))
+    assert again.name.rpartition("_")[0] == finished.name.rpartition("_")[0]
+    assert again.parent.name == f"{datetime.now():%Y%m%d}"
+    status = hypertrain.main(
+        f"--config {finished} --logdir {tmp_path / 'other'} --total_epochs 2 --subdir mine".split()
+    )
+    (other,) = (tmp_path / "other").glob("*/mine/*/")
+    assert status == 0 and settings(other)["label"] == f"{settings(finished)['label']}_total_epochs2"
 
 
 @pytest.mark.parametrize("stop_at", [0, 3, 6, 8])

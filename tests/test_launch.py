@@ -22,7 +22,7 @@ def start(tmp_path):
     def make(script, *arguments, torch=None, **options):
         path = [str(ROOT)]
         if torch is not None:
-            (tmp_path / "stand_in").mkdir()
+            (tmp_path / "stand_in").mkdir(exist_ok=True)
             (tmp_path / "stand_in" / "torch.py").write_text(torch)
             path.insert(0, str(tmp_path / "stand_in"))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), **options.pop("env", {})}
@@ -52,6 +52,13 @@ def test_what_is_not_installed_is_named_with_the_remedy(start, script):
     assert process.returncode == 2 and out == ""
     assert error.startswith(f"{Path(script).name}: No module named 'torch': install") and error.count("\n") == 1
     assert f"-m pip install -r {ROOT / 'requirements.txt'}" in error
+
+
+def test_a_defect_of_ours_is_not_taken_for_a_missing_package(start):
+    for broken in ("import stn.nothing_like_it", "from math import nothing_like_it"):
+        process = start("lstm/train.py", "--help", torch=broken)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 1 and "Traceback" in error and "nothing_like_it" in error
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "cnn/train_basic.py"])

@@ -31,3 +31,9 @@ def test_files_named_in_the_layout_exist():
     layout = re.findall(r"^    ((?:stn|lstm|cnn)/\S*) ", README, re.MULTILINE)
     assert layout
     assert [path for path in layout if not (ROOT / path).exists()] == []
+
+
+def test_modules_are_named_in_the_layout():
+    layout = re.findall(r"^    ((?:stn|lstm|cnn)/\S*) ", README, re.MULTILINE)
+    files = [f"{folder}/{file.name}" for folder in ("stn", "lstm", "cnn") for file in (ROOT / folder).glob("*.py")]
+    assert [file for file in files if file not in layout and not file.endswith("__init__.py")] == []

@@ -148,8 +148,8 @@ def test_one_finished_seed_has_no_deviation_and_none_no_mean(logs):
     write_run(logs / "x", seed=1, lr=1.0, status="running")
     write_run(logs / "y", seed=2, lr=1.0, status="running")
     gathered = only(logs).gathered()
-    assert rows(gathered, "status") == [("1/2 finished",), ("0/2 finished",)]
-    assert gathered.scores["val"].tolist()[0] == 100 and math.isnan(gathered.scores["val"][1])
+    assert rows(gathered, "run", "status") == [("{1,2}", "1/2 finished"), ("x", "running"), ("y", "running")]
+    assert gathered.scores["val"].tolist()[0] == 100
     assert gathered.scores["val_deviation"].isna().all()
 
 

@@ -78,9 +78,10 @@ def status(position=50, epoch=0, seconds=30.0, values=None):
 # On a terminal
 
 
+@pytest.mark.parametrize("rows", [0, 1, 24])
 @pytest.mark.parametrize("columns", [0, 1, 5, 19, 20, 40, 80, 300])
-def test_values_are_cut_between_words(terminal, columns):
-    terminal(columns)
+def test_values_are_cut_between_words(terminal, columns, rows):
+    terminal(columns, rows)
     screen = started(dict.fromkeys(ALEXNET_NAMES, Tuned(0.05, (0, 1))))
     for position in (1, 2):
         screen.update(status(position, seconds=0.3 * position, values=dict.fromkeys(ALEXNET_NAMES, 0.05)))
@@ -193,12 +194,34 @@ def test_first_and_last_lines(capsys):
     best = {"epoch": 7, "time": 1234.0}
     screen.result(Result(measures, True, best, {"rate": 0.25, "dropouto": 0.5}, 2000.0), "in logs/here")
     assert capsys.readouterr().out.splitlines() == [
-        "best model, of epoch 7, after 1,234 of 2,000 s, in logs/here:",
+        "best model, of epoch 7, after 21 min of 33 min, in logs/here:",
         "           valid loss 0.2500, accuracy 50.00%; test loss 0.7500, accuracy 12.50%",
         "           rate .250 dropo .500",
     ]
     screen.result(Result(measures, False, None, {"rate": 0.25}, 3.0), "of logs/here")
     assert capsys.readouterr().out.startswith("current model, as no epoch has ended yet, after 3 s, of logs/here:\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, []),
+        ({"threads": 2}, ["2 CPU threads"]),
+        ({"seed": 0, "dtype": "float32"}, ["seed 0", "products in float32"]),
+    ],
+)
+def test_what_a_run_of_ones_own_recorded_is_shown(capsys, settings, words):
+    screen = started()
+    capsys.readouterr()
+    run = SimpleNamespace(path="logs/here", resumed=False, settings=settings)
+    screen.started(screen.trainer, run)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in lines[2:-1]] == words
+
+
+def test_a_screen_must_know_its_run():
+    with pytest.raises(ValueError, match="call its `started` first"):
+        Screen().update(status())
 
 
 def test_values_in_words():

@@ -235,7 +235,20 @@ def test_the_settings_of_an_earlier_run_reproduce_it(finished, tmp_path, folder)
     for table in ("epoch", "val"):
         assert without_time(again / f"{table}.csv") == without_time(finished / f"{table}.csv")
     now, before = settings(again), settings(finished)
-    assert {**now, "save_dir": None, "data_checksum": None} == {**before, "save_dir": None, "data_checksum": None}
+    assert {**now, "save_dir": None, "prefix": None} == {**before, "save_dir": None, "prefix": None}
+    assert again.name == f"{date.today():%Y-%m-%d}"
+
+
+def test_what_was_given_against_the_published_values_is_reproduced(run, tmp_path):
+    for flags in ("--drop_transform none --alpha 0.5 --seed 1", "--seed 2"):
+        assert run(f"--tune_all {flags} --epochs 1")[0] == 0
+    first, second = sorted((tmp_path / "logs").glob("*/"))
+    assert execute_plain(f"--config {first} --save_dir {tmp_path}/logs --seed 2") == 0  # neither of these two
+    assert execute_plain(f"--config {first} --save_dir {tmp_path}/again") == 0
+    (again,) = (tmp_path / "again").glob("*/")
+    assert settings(again)["drop_transform"] == "none" and settings(again)["alpha"] == 0.5
+    assert without_time(again / "val.csv") == without_time(first / "val.csv")
+    refused(run(f"--config {second} --seed 1 --drop_transform none --alpha 0.5"), f"{first} holds")
 
 
 def execute_plain(flags):

@@ -259,16 +259,16 @@ def read_settings(path: Path | str) -> dict:
     return read_yaml(file)
 
 
-def read_yaml(file: Path) -> dict:
+def read_yaml(file: Path, remedy: str = f"mend it, or {NEW_RUN}") -> dict:
     """The values in a YAML file, by name. Raises UserError where it cannot be read, or does not map names to values."""
     with explaining_os_errors(file, "read"):
         try:
             settings = yaml.load(file.read_text(encoding="utf-8"), Loader=LOADER)
             repr(settings)  # fails where it is nested too deeply to be compared or told
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"{file} is not valid YAML ({one_line(error)}): mend it, or {NEW_RUN}") from error
+            raise UserError(f"{file} is not valid YAML ({one_line(error)}): {remedy}") from error
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
-        raise UserError(f"{file} does not map names to values: mend it, or {NEW_RUN}")
+        raise UserError(f"{file} does not map names to values: {remedy}")
     return settings
 
 
@@ -344,7 +344,7 @@ def _own_files(folder: Path) -> list[Path]:
 def _refuse_existing(path: Path) -> None:
     if not _holds_run(path):
         return
-    redo = "redo it with --overwrite, or start the new run with another --prefix"
+    redo = "redo it with --overwrite, or tell the new run from it by another --seed or --prefix"
     if not (path / ARGS).exists():
         raise UserError(f"{path} holds logs of a run without {ARGS}: move them away, or {redo}")
     status = read_status(path)
@@ -358,7 +358,8 @@ def _result_in_words(path: Path) -> str:
     with contextlib.suppress(OSError, ValueError, TypeError, StopIteration, csv.Error):
         with (path / _RESULT).open(newline="", encoding="utf-8") as file:
             row = next(csv.DictReader(file))
-        return f" ({', '.join(f'{name} {float(value):.4g}' for name, value in row.items())})"
+        scores = {name: float(value) for name, value in row.items() if name.startswith(("val_", "test_"))}
+        return f" ({', '.join(f'{name} {value:.4g}' for name, value in scores.items())})"
     return ""
 
 

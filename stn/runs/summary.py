@@ -66,15 +66,19 @@ class Summary:
     def gathered(self) -> "Summary":
         """A row for each configuration: means over the seeds that are finished, with sample standard deviations.
 
-        A seed that was run more than once counts once, with the mean of its runs. Where there is but one run, its row
-        stays as it is, finished or not; so does that of a run whose seed is not known.
+        A seed that was run more than once counts once, with the mean of its runs. Where there is but one run, or none
+        is finished, rows stay as they are; so does that of a run whose seed is not known.
         """
         groups: dict[tuple, list[int]] = {}
         for index, values in enumerate(self.settings.itertuples(index=False, name=None)):
             alone = index if pandas.isna(self.scores["seed"].iloc[index]) else None
             groups.setdefault((alone, *values), []).append(index)
-        scores = pandas.DataFrame([_gather(self.scores.iloc[rows]) for rows in groups.values()], columns=COLUMNS)
-        settings = self.settings.iloc[[rows[0] for rows in groups.values()]].reset_index(drop=True)
+        finished = self.scores["status"] == "finished"
+        rows: list[list[int]] = []
+        for group in groups.values():
+            rows += [group] if finished.iloc[group].any() else [[index] for index in group]
+        scores = pandas.DataFrame([_gather(self.scores.iloc[own]) for own in rows], columns=COLUMNS)
+        settings = self.settings.iloc[[own[0] for own in rows]].reset_index(drop=True)
         return Summary(self.kind, scores, settings)
 
     def ordered(self, column: str | None = None) -> "Summary":

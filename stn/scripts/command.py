@@ -3,7 +3,8 @@
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,12 @@ from stn.scripts.signals import BROKEN_PIPE, Interrupt, Stopped
 def run(script: Script, argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 128 + its signal where stopped."""
     hint = "a run that has begun to train continues with --resume"
-    return exit_status(script.name, lambda: _run(script, argv), hint)
+    with told_in_lines(script.name):
+        return exit_status(script.name, lambda: _run(script, argv), hint)
 
 
 def _run(script: Script, argv: list[str] | None) -> int:
     keep_freed_memory()
-    threading.excepthook = hide_write_errors
-    warnings.showwarning = lambda message, *_, **__: complain(script.name, message)
     given = script.parse(argv)
     for course in ("resume", "test"):
         if {course, "config"} <= given.keys():
@@ -49,7 +49,7 @@ def _run(script: Script, argv: list[str] | None) -> int:
 def start(script: Script, given: Mapping[str, Any]) -> int:
     """A new run; the exit status."""
     config, checksum = read_config(script, given)
-    values, description, why = script.prepare({**config, **given}, checksum)
+    values, description, why = script.prepare(given, config, checksum)
     warn_without_gpu(script, given, values)
     settings, sources = script.make(values), script.sources(values)
 
@@ -63,7 +63,8 @@ def start(script: Script, given: Mapping[str, Any]) -> int:
             "ranges": {name: [*source.range] for name, source in sources.items() if isinstance(source, Tuned)},
             "versions": provenance(),
         }
-        with settings.new_folder(lambda other: same_configuration(script, record, other, "seed" in given)) as path:
+        seeded = "seed" in {**config, **given}
+        with settings.new_folder(lambda other: same_configuration(script, record, other, seeded)) as path:
             run = RunFolder.create(path, record, values.get("overwrite", False))
         if schedule := values.get("load_schedule"):
             run.keep_schedule(Path(schedule))
@@ -132,6 +133,18 @@ def follow(
     if result.completed:
         return 0
     return BROKEN_PIPE if screen.lines.broken else Stopped(interrupt.number or signal.SIGINT).status
+
+
+@contextmanager
+def told_in_lines(name: str) -> Iterator[None]:
+    """Within this context warnings are lines of the script, and errors of TensorBoard's thread are not shown."""
+    before = threading.excepthook, warnings.showwarning
+    threading.excepthook = hide_write_errors
+    warnings.showwarning = lambda message, *_, **__: complain(name, message)
+    try:
+        yield
+    finally:
+        threading.excepthook, warnings.showwarning = before
 
 
 def hide_write_errors(failure: threading.ExceptHookArgs) -> None:

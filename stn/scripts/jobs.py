@@ -14,6 +14,7 @@ import pandas
 
 from stn.errors import UserError
 from stn.runs.folder import read_settings, read_status, wait_until_free
+from stn.runs.history import LEAVE_OUT, Run, read_run
 from stn.scripts.options import ROOT
 from stn.scripts.output import Lines, say
 from stn.scripts.script import Script
@@ -110,6 +111,13 @@ class Job:
             raise KeyboardInterrupt
         if status:
             raise UserError(f"the run {self.name} failed: {last}")
+
+    def read(self, names: Iterable[str]) -> Run:
+        """The run read back; names: its hyperparameters. Raises UserError where a file of it is damaged."""
+        try:
+            return read_run(self.path, names)
+        except UserError as error:
+            raise UserError(str(error).replace(LEAVE_OUT, "remove that folder and start again")) from error
 
     def result(self) -> pandas.Series:
         """The row of result.csv. Raises UserError where it is missing, cut off or holds no numbers."""

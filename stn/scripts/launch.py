@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from stn.scripts.output import complain, open_streams
-from stn.scripts.signals import Stopped, end_by_signals
+from stn.scripts.signals import Stopped, end_by_signals, handle
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
 
@@ -25,9 +25,11 @@ def launch(module: str, name: str | None = None) -> NoReturn:
     except Stopped as stopped:
         complain(name, "stopped before it began: start it again")
         sys.exit(stopped.status)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] == module.partition(".")[0] or str(error.name).startswith("stn"):
+            raise  # a defect of ours
         complain(name, f"{error}: install what it needs with {sys.executable} -m pip install -r {REQUIREMENTS}")
         sys.exit(2)
     status = main()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to stop but Python's own end
+    handle(signal.SIG_DFL)  # nothing is left to stop but Python's own end
     sys.exit(status)

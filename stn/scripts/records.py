@@ -14,29 +14,34 @@ from stn.scripts.options import find
 from stn.scripts.script import Script
 
 # What args.yaml holds besides flags.
-RECORDED = ("script", "schedule_checksum", "hyperparameters", "labels", "ranges", "versions")
+RECORDED = ("script", "schedule_checksum", "hyperparameters", "labels", "ranges", "warmup_steps", "versions")
 
 
 def read_config(script: Script, given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """The flags that the file which --config names sets, and the checksum of its run's data; those given go first.
+    """The settings in the file that --config names, but for where the run lies, and the checksum of its data.
 
-    Raises UserError where it is of another script, or says what no flag can.
+    The latter is None where other data is given. Raises UserError where the file is of another script, or says what no
+    flag can.
     """
     if "config" not in given:
         return {}, None
     path = find(given["config"], "--config")
     file = path / ARGS if path.is_dir() else path
-    record = read_yaml(file)
+    record = read_yaml(file, "give a run's folder, or the args.yaml in it")
     if record.get("script", script.path) != script.path:
         raise UserError(f"{file} is of {record['script']}, not of {script.path}: give it to that")
     if unknown := sorted(record.keys() - script.flags.keys() - {*script.settings.DERIVED, *RECORDED}):
         raise UserError(f"{file} sets {unknown[0]}, which {script.path} has no flag for: mend it")
-    flags = {name: flag for name, flag in script.flags.items() if name in record}
-    for name, flag in flags.items():
-        if not flag.accepts(record[name]):
-            raise UserError(f"{file} says {name}: {record[name]!r}: mend it")
-    config = {name: record[name] for name, flag in flags.items() if record[name] != flag.default}
-    if "load_schedule" in config and (copy := file.with_name(SCHEDULE)).exists():
+    taken = record.keys() & {*script.flags, *script.settings.DERIVED} - {
+        *script.settings.PLACES,
+        "data_checksum",
+        "device",
+    }
+    config = {name: record[name] for name in taken}
+    for name in sorted(config.keys() & script.flags.keys()):
+        if not script.flags[name].accepts(config[name]):
+            raise UserError(f"{file} says {name}: {one_line(repr(config[name]))}: mend it")
+    if config.get("load_schedule") and (copy := file.with_name(SCHEDULE)).exists():
         config["load_schedule"] = str(copy)
     return config, None if "data" in given else record.get("data_checksum")
 

@@ -34,6 +34,7 @@ SHORTEST = 24  # characters of a path that are always shown
 def main(argv: list[str] | None = None) -> int:
     """Print the table; the exit status, 2 where a run had to be left out or there is none."""
     parser = OneLineParser(prog=SCRIPT, description=__doc__)
+    parser.usage = "%(prog)s [FOLDER] [flags]"
     parser.add_argument("folder", nargs="?", type=named, metavar="FOLDER", help="where the runs lie (default: logs)")
     parser.add_argument("--each", action="store_true", help="a line for each run, with its seed")
     by = "order by this column, settings too (default: by script, then val); val and test the best first"

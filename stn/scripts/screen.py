@@ -1,5 +1,6 @@
 """What a run shows: its first lines, its progress within an epoch, a line after each, its result."""
 
+import math
 import os
 import sys
 import textwrap
@@ -18,6 +19,8 @@ from stn.scripts.settings import Data
 from stn.training import Trainer
 
 WIDTH, NARROWEST = 80, 20  # columns: of a terminal that does not say, and below which one is taken for that
+ROWS = 24  # for tqdm, which would hide its bars where a terminal says that it has none
+REDRAWN = 0.1  # seconds between two looks of a bar, at least
 EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 INDENT = " " * 11
 RESULTS = {"loss": "loss {:.4f}", "ppl": "ppl {:.2f}", "acc": "accuracy {:.2%}"}
@@ -67,9 +70,12 @@ class Screen:
         if not self.warm:
             steps, (_, length) = trainer.plan.warmup_steps, trainer.task.position
             self.say(f"warm-up until weight step {steps}, in epoch {steps // length}; tuning starts after it")
-        if threads := settings.get("threads"):
-            self.say(f"{settings['device']}, {threads} CPU thread{'s' * (threads > 1)}, seed {settings['seed']}")
-            self.say(f"products in {settings['dtype']}, {self.why_dtype}")
+        known = {name: settings[name] for name in ("device", "threads", "seed", "dtype") if name in settings}
+        words = {"device": "{}", "threads": "{} CPU thread" + "s" * (known.get("threads") != 1), "seed": "seed {}"}
+        if machine := [words[name].format(value) for name, value in known.items() if name in words]:
+            self.say(", ".join(machine))
+        if "dtype" in known:
+            self.say(f"products in {known['dtype']}, {self.why_dtype}")
         self.say(f"logs in {run.path}")
 
     def update(self, status: Status) -> None:
@@ -123,11 +129,11 @@ class Screen:
             split, _, measure = name.partition("_")
             splits[split].append(RESULTS[measure].format(value))
         words = "; ".join(f"{name} {', '.join(splits[split])}" for split, name in (("val", "valid"), ("test", "test")))
-        total = f"{result.seconds:,.0f} s"
+        total = duration(result.seconds)
         if result.best is None:
             of = f"current model, as no epoch has ended yet, after {total}"
         else:
-            of = f"best model, of epoch {result.best['epoch']}, after {result.best['time']:,.0f} of {total}"
+            of = f"best model, of epoch {result.best['epoch']}, after {duration(result.best['time'])} of {total}"
         self.say(f"{of}, {where}:")
         self.say(filled(words))
         self.say(filled(in_words(tuple(result.hyperparameters), result.hyperparameters)))
@@ -151,23 +157,25 @@ class Bars:
     def __init__(self, status: Status):
         layout = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} {unit}"
         self.bars: list[tqdm] = []
+        self.drawn = -math.inf  # when
         with suppress(OSError):
-            self.bars.append(
-                tqdm(total=status.length, desc=f"epoch {status.epoch}", bar_format=layout, leave=False, unit="")
-            )
-            self.bars += [tqdm(bar_format="{desc}", position=line, leave=False) for line in (1, 2)]
+            own = {"leave": False, "nrows": ROWS}
+            self.bars.append(tqdm(total=status.length, desc=f"epoch {status.epoch}", bar_format=layout, unit="", **own))
+            self.bars += [tqdm(bar_format="{desc}", position=line, **own) for line in (1, 2)]
 
     def show(self, position: int, left: str, *lines: str) -> None:
         """left: the time that is. lines: below the bar, cut between words where they are too long."""
+        if time.monotonic() - self.drawn < REDRAWN:
+            return
+        self.drawn = time.monotonic()
         with suppress(OSError):
             for bar, line in zip(self.bars, (left, *lines), strict=False):
                 bar.ncols = width()
                 if bar is self.bars[0]:
-                    bar.unit = line
-                    bar.update(position - bar.n)
+                    bar.unit, bar.n = line, position
                 else:
                     bar.set_description_str(textwrap.shorten(line, width() - 1, placeholder=" …"), refresh=False)
-                    bar.update(0)
+                bar.refresh()
 
     def close(self) -> None:
         for bar in reversed(self.bars):

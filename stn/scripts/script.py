@@ -22,8 +22,9 @@ class Script:
 
     table: the experiment's hyperparameters. settings: the family's. setting_flags: those of its flags that the script
     has. hyper_flags: its own, of hyperparameters and their sources. resolve: completes and checks the flags of a new
-    run, given the values of all and the names of those that were given. sources: each hyperparameter's source, from
-    these values. constants: settings that the script has no flag for.
+    run, from the values of all, the names of those that were given, and of those that are decided, by that or by a
+    config. sources: each hyperparameter's source, from these values. constants: settings that the script has no flag
+    for.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Script:
     settings: type[Settings]
     setting_flags: Sequence[Flag]
     hyper_flags: Sequence[Flag]
-    resolve: Callable[[dict[str, Any], set[str]], dict[str, Any]]
+    resolve: Callable[[dict[str, Any], set[str], set[str]], dict[str, Any]]
     sources: Callable[[Values], Sources]
     constants: Mapping[str, Any] = field(default_factory=dict)
 
@@ -48,11 +49,11 @@ class Script:
         may_differ = ", ".join(f"--{flag.name}" for flag in self.flags.values() if flag.may_change)
         resume = f"continue an unfinished run {newest}; only {may_differ} may differ"
         test = f"train nothing: evaluate the best model of the run that --resume names {newest}"
-        config = "take the settings of an earlier run's args.yaml, where no flag says otherwise"
+        config = "take the settings of an earlier run, by its folder or args.yaml, where no flag says otherwise"
         overwrite = Flag("overwrite", "redo the run of this configuration that is there, removing what it wrote")
         return [
             *([overwrite] if self.settings.overwrites else []),
-            Flag("config", config, named, None, metavar="FILE"),
+            Flag("config", config, named, None, metavar="RUN"),
             Flag("resume", resume, named, None, metavar="FOLDER", optional=True),
             Flag("test", test),
         ]
@@ -86,12 +87,16 @@ class Script:
         own = {name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names}
         return self.settings(**self.constants, **own)
 
-    def prepare(self, given: Mapping[str, Any], data_checksum: str | None = None) -> tuple[dict[str, Any], str, str]:
+    def prepare(
+        self, given: Mapping[str, Any], config: Values | None = None, data_checksum: str | None = None
+    ) -> tuple[dict[str, Any], str, str]:
         """All values of a new run, and in words which data it is and why its type of number was chosen.
 
-        data_checksum: of the data that it must be, if any. Raises UserError where flags cannot go together, or what
-        they ask for is not there.
+        config: the settings of an earlier run that it follows where no flag is given, if any. data_checksum: of the
+        data that it must be, if any. Raises UserError where flags cannot go together, or what they ask for is not
+        there.
         """
+        config = config or {}
         self.refuse_idle_gpu(given)
         for name, value in given.items():
             try:
@@ -100,7 +105,8 @@ class Script:
                 raise UserError(
                     f"--{name} is not UTF-8, so that the run could not be read again: rename that"
                 ) from None
-        values = self.resolve({**self.defaults(), **given}, {*given})
+        typed = given.keys() - self.course
+        values = self.resolve({**self.defaults(), **config, **given}, typed, typed | config.keys())
         data, description = self.settings.locate(values["data"])
         values |= {"data": data, "device": None, "data_checksum": data_checksum}
         settings = self.make(values)
