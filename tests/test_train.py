@@ -294,7 +294,7 @@ def test_config_is_for_new_runs(finished, tmp_path, capsys):
     file = tmp_path / "list.yaml"
     for text in ("- 1", "a: [", ""):
         file.write_text(text)
-        refused(execute(train, ["--config", str(file)], capsys), file, "mend it")
+        refused(execute(train, ["--config", str(file)], capsys), file, "give a run's folder")
     file.write_bytes(b"\xff\xfe")
     refused(execute(train, ["--config", str(file)], capsys), file)
 
