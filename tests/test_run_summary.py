@@ -259,6 +259,14 @@ def test_a_run_without_a_score_is_listed_with_its_scripts_others(logs):
     assert both.kind.unit == "perplexity" and {*rows(both, "run", "done")} >= {("begun", 0)}
 
 
+def test_the_score_of_a_model_without_an_epoch_is_none(logs):
+    header, row = "val_loss,val_ppl,test_loss,test_ppl,best_epoch,best_time,time", "5.0,148.0,5.0,148.0,,,1.5"
+    folder = write_run(logs / "a", status="interrupted", result=f"{header}\n{row}\n")
+    (folder / "epoch.csv").unlink()
+    ((summary,), problems) = summarize(logs)
+    assert problems == [] and summary.scores[["val", "test", "best"]].isna().all(axis=None)
+
+
 def test_a_finished_run_without_epochs_is_damaged(logs):
     (write_run(logs / "a", val=1.0, test=1.0) / "epoch.csv").unlink()
     with pytest.raises(UserError, match=r"epoch\.csv"):

@@ -163,6 +163,8 @@ def read_scores(path: Path) -> tuple[Kind | None, dict[str, Any], dict[str, Any]
     if results is not None:
         require(path / "result.csv", results, names, MOVE_AWAY)
     (result,) = [{}] if results is None else results.to_dict("records")
+    if math.isnan(result.get("best_epoch", 0.0)):  # of a model that no epoch has trained
+        result = {}
     rows, factor = epochs.to_dict("records"), (kind or UNSCORED).factor
     best = min(rows, key=lambda row: (math.isnan(row["val_loss"]), row["val_loss"]), default={})
     last = rows[-1] if rows else {}
