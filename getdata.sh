@@ -173,13 +173,12 @@ finish() { # at the end of the run, whatever ended it
 
 # ---- downloads
 
-# NAME FILE: says now and then how far it is, on a terminal in a line that changes. Ends with the run, even if that is
-# killed, since its scratch folder is removed.
+# NAME FILE FIRST: says now and then how far it is, FIRST being the bytes that were there before; on a terminal in a line
+# that changes. Ends with the run, even if that is killed, since its scratch folder is removed.
 progress() {
-    local first began=$SECONDS said=$SECONDS line
-    first=$(bytes "$2")
+    local began=$SECONDS said=$SECONDS line
     while sleep 1 >/dev/null 2>&1 && [[ -d $scratch ]] && alive $$; do
-        line="$1: $(progress_of "$2" "$first" $((SECONDS - began)) 2>/dev/null)"
+        line="$1: $(progress_of "$2" "$3" $((SECONDS - began)) 2>/dev/null)"
         if on_terminal; then
             printf '\r%s\033[K' "$line" >&2 || true
         elif ((SECONDS - said >= 5)); then
@@ -263,7 +262,7 @@ attempt() { # URL PART: once, resuming PART. Sets problem: to nothing, 'retry', 
 }
 
 fetch() { # NAME URL ARCHIVE: sets part to where it is, or fails and sets problem
-    local try first began=$SECONDS
+    local try first held began=$SECONDS
     part=$scratch/$3.part
     mv "$data/.$3.part" "$part" 2>/dev/null || true # taken by this run alone
     first=$(bytes "$part")
@@ -273,7 +272,8 @@ fetch() { # NAME URL ARCHIVE: sets part to where it is, or fails and sets proble
     }
     say "$1: downloading $2"
     for try in 1 2 3; do
-        progress "$1" "$part" &
+        held=$(bytes "$part") # before the download goes on: a background command would look too late
+        progress "$1" "$part" "$held" &
         reporter=$!
         attempt "$2" "$part"
         end_progress
