@@ -133,8 +133,9 @@ def test_what_is_no_model(tmp_path, trained):
     refused(lambda: stn.load_model(tmp_path / "none"), "none", "does not exist")
     refused(lambda: stn.load_model(tmp_path), "model.pt", "does not exist", "a checkpoint or a model")
     content = bytearray(good.read_bytes())
-    content[content.index(b"layer.weight") - 500] ^= 16
+    content[content.index(trained[0].layer.weight.detach().numpy().tobytes())] ^= 16
     (tmp_path / "flipped.pt").write_bytes(content)
+    refused(lambda: stn.load_model(tmp_path / "flipped.pt", Net()), "flipped.pt", "damaged", "wrong checksum")
     refused(lambda: stn.load_model("a" * 300), "File name too long")
     (tmp_path / "text.pt").write_text("hello")
     refused(lambda: stn.load_model(tmp_path / "text.pt"), "text.pt", "damaged")
