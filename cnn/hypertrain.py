@@ -77,7 +77,7 @@ def sources(values: Values) -> Sources:
     return {name: TABLE[name].tuned(values) if name in tuned else Constant(off[name]) for name in names}
 
 
-def resolve(values: dict[str, Any], given: set[str], decided: set[str]) -> dict[str, Any]:  # noqa: ARG001
+def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """With the name of the run's folder, and what --tune_all and --tune_jitters stand for.
 
     Raises UserError where nothing is tuned, flags contradict each other or have nothing to act on, or a start is not

@@ -41,7 +41,7 @@ def value(values: Values, name: str) -> float:
     return max(float(shared[0] if shared else values[TABLE[name].fix]), 0.0)
 
 
-def resolve(values: dict[str, Any], given: set[str], decided: set[str]) -> dict[str, Any]:  # noqa: ARG001
+def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """With the name of the run's folder, and the schedule's file, if any, found.
 
     Raises UserError where flags or the schedule's columns contradict each other or have nothing to act on.

@@ -42,13 +42,17 @@ def transform(name: str) -> str:
     return "drop_transform" if is_rate(name) else "alpha_beta_transform"
 
 
-def resolve(values: dict[str, Any], given: set[str], decided: set[str]) -> dict[str, Any]:
+def implied(values: Values) -> Values:
+    """The values that --tune_all gives to flags for which nobody decides otherwise."""
+    return IMPLIED if values["tune_all"] else {}
+
+
+def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """With what --tune_all stands for, which never overrules a value that the user gave.
 
     Raises UserError where a flag has nothing to act on, or a tuned hyperparameter starts at an end of its range.
     """
     if values["tune_all"]:
-        values |= {name: value for name, value in IMPLIED.items() if name not in decided}
         values |= dict.fromkeys((declared.tune for declared in TABLE.values()), True)
     idle = {} if values["tune_scales"] else dict.fromkeys(("entropy_weight", "scale_lr"), "add --tune_scales")
     if not chosen(values, "tune"):
@@ -85,6 +89,7 @@ SCRIPT = Script(
     setting_flags=flags_of(LanguageModelSettings),
     hyper_flags=[*value_flags(), *tuning_flags()],
     resolve=resolve,
+    implied=implied,
     sources=sources,
 )
 main = partial(command.run, SCRIPT)

@@ -49,7 +49,7 @@ def own_source(values: Values, name: str) -> Schedule:
     return Gaussian(value, values["perturb_std"], bounds, seed)
 
 
-def resolve(values: dict[str, Any], given: set[str], decided: set[str]) -> dict[str, Any]:  # noqa: ARG001
+def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """With the schedule's file, if any, found.
 
     Raises UserError where flags contradict each other or have nothing to act on.

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stn.datasets import builtin_images
+from stn.scripts.signals import ENDING, give_back
 
 GOLDEN = Path(__file__).parent / "golden" / "layers.npz"
 
@@ -44,6 +45,14 @@ def golden():
 def folder(tmp_path):
     """Where a run may be started."""
     return tmp_path / "logs" / "2024-01-02"
+
+
+@pytest.fixture(autouse=True)
+def same_signals():
+    """A script that was started within a test leaves nothing behind that a signal would do to the next ones."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    give_back(before)
 
 
 @pytest.fixture(autouse=True)

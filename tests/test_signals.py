@@ -5,16 +5,9 @@ import signal
 
 import pytest
 
-from stn.scripts.signals import ENDING, PARENT, Interrupt, Stopped, end_by_signals, give_back, handle, held_back
+from stn.scripts.signals import ENDING, PARENT, Interrupt, Stopped, end_by_signals, handle, held_back
 
 each_signal = pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
-
-
-@pytest.fixture(autouse=True)
-def as_before():
-    before = {number: signal.getsignal(number) for number in ENDING}
-    yield
-    give_back(before)
 
 
 def test_there_are_three():

@@ -191,6 +191,7 @@ class RunFolder:
         except BaseException:
             with contextlib.suppress(UserError):
                 self.mark(status)
+            self._marked = ""  # it is as it was, also if that is "running" of a process that was killed
             raise
         self._ready = True
         self._events.rewind(checkpoint.events)

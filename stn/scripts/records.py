@@ -32,12 +32,8 @@ def read_config(script: Script, given: Mapping[str, Any]) -> tuple[dict[str, Any
         raise UserError(f"{file} is of {record['script']}, not of {script.path}: give it to that")
     if unknown := sorted(record.keys() - script.flags.keys() - {*script.settings.DERIVED, *RECORDED}):
         raise UserError(f"{file} sets {unknown[0]}, which {script.path} has no flag for: mend it")
-    taken = record.keys() & {*script.flags, *script.settings.DERIVED} - {
-        *script.settings.PLACES,
-        "data_checksum",
-        "device",
-    }
-    config = {name: record[name] for name in taken}
+    left = {*script.settings.PLACES, "data_checksum", "device"}
+    config = {name: record[name] for name in record.keys() & {*script.flags, *script.settings.DERIVED} - left}
     for name in sorted(config.keys() & script.flags.keys()):
         if not script.flags[name].accepts(config[name]):
             raise UserError(f"{file} says {name}: {one_line(repr(config[name]))}: mend it")

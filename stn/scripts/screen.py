@@ -50,6 +50,8 @@ class Screen:
         self.names: tuple[str, ...] = ()  # of the hyperparameters to show
         self.bars: Bars | None = None
         self.shown = time.monotonic()  # when something was last shown
+        self.warm = True  # no warm-up is under way
+        self.ended_at = self.epoch_seconds = 0.0  # when the last epoch ended, and how long it took
 
     def started(self, trainer: Trainer, run: RunFolder, data: Data | None = None) -> None:
         """The run's first lines: what is trained on what, where, and where it is logged, as far as its settings say."""
@@ -193,7 +195,7 @@ def width() -> int:
 
 
 def duration(seconds: float) -> str:
-    """In the largest unit of which there are three, or seconds: "45 s", "12 min", "3.2 d"."""
+    """In the largest unit of which there are three, or seconds: "45 s", "12 min", "3 d"."""
     for length, unit in UNITS:
         if seconds >= 3 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -22,9 +22,9 @@ class Script:
 
     table: the experiment's hyperparameters. settings: the family's. setting_flags: those of its flags that the script
     has. hyper_flags: its own, of hyperparameters and their sources. resolve: completes and checks the flags of a new
-    run, from the values of all, the names of those that were given, and of those that are decided, by that or by a
-    config. sources: each hyperparameter's source, from these values. constants: settings that the script has no flag
-    for.
+    run, from the values of all and the names of those that were given. sources: each hyperparameter's source, from
+    these values. implied: what flags imply for others that neither the command line nor a config decides. constants:
+    settings that the script has no flag for.
     """
 
     name: str
@@ -33,8 +33,9 @@ class Script:
     settings: type[Settings]
     setting_flags: Sequence[Flag]
     hyper_flags: Sequence[Flag]
-    resolve: Callable[[dict[str, Any], set[str], set[str]], dict[str, Any]]
+    resolve: Callable[[dict[str, Any], set[str]], dict[str, Any]]
     sources: Callable[[Values], Sources]
+    implied: Callable[[Values], Values] = lambda _: {}
     constants: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -106,7 +107,9 @@ class Script:
                     f"--{name} is not UTF-8, so that the run could not be read again: rename that"
                 ) from None
         typed = given.keys() - self.course
-        values = self.resolve({**self.defaults(), **config, **given}, typed, typed | config.keys())
+        decided = {**config, **given}
+        defaults = self.defaults()
+        values = self.resolve({**defaults, **self.implied({**defaults, **decided}), **decided}, typed)
         data, description = self.settings.locate(values["data"])
         values |= {"data": data, "device": None, "data_checksum": data_checksum}
         settings = self.make(values)
