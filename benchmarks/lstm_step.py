@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import cost_model
+import step_products
 import timing
 import torch
 from reference import PlainModel, training_loss
+from step_products import Product, Products
 from timing import DTYPES, ROOT, interleaved
 from torch.profiler import ProfilerActivity, profile
 
@@ -102,64 +104,40 @@ class Plain:
         self.update(loss)
 
 
-class Products:
-    """Matrix products alone, in buffers made beforehand."""
-
-    def __init__(self, dtype: torch.dtype):
-        self.dtype = dtype
-        self.calls: list[Callable[[], object]] = []
-
-    def add(self, rows: int, inner: int, columns: int, times: int = 1) -> "Products":
-        """[rows × inner × columns], `times` times one after another."""
-        a, b = (torch.randn(size).to(self.dtype) for size in ((rows, inner), (inner, columns)))
-        out = torch.empty(rows, columns, dtype=self.dtype)
-        self.calls += [partial(torch.mm, a, b, out=out)] * times
-        return self
-
-    def __call__(self) -> None:
-        for call in self.calls:
-            call()
-
-
-def weight_products(shape: Shape, dtype: torch.dtype) -> Products:
-    """A weight step's: of two layers and the decoder, forward, for the input's and for the weights' gradients."""
-    products, width, rows = Products(dtype), shape.width, (8 if shape.tuned else 4) * shape.width
-    for _ in range(2):
-        products.add(shape.tokens, width, rows).add(shape.tokens, rows, width).add(rows, shape.tokens, width)
-        products.add(shape.batch, width, rows, shape.steps).add(shape.batch, rows, width, shape.steps)
-        products.add(rows, shape.tokens, width)
-    products.add(shape.tokens, width, shape.types).add(shape.tokens, shape.types, width)
-    return products.add(shape.types, shape.tokens, width)
-
-
-def eval_products(subject: Subject, dtype: torch.dtype) -> Products:
-    """An evaluation's, the response folded into the weights."""
-    shape, batch = subject.shape, EVALUATION_BATCH["valid"]
-    products, left, width = Products(dtype), subject.eval_tokens // batch, shape.width
-    while left:
-        steps = min(left, EVALUATION_ROWS // batch)
-        for _ in range(2):
-            products.add(steps * batch, width, 4 * width).add(batch, width, 4 * width, steps)
-        products.add(steps * batch, width, shape.types)
-        left -= steps
-    return products
+def products_of(shape: Shape) -> list[Product]:
+    """A weight step's."""
+    return step_products.weight_step(shape.steps, shape.batch, shape.width, shape.types, responds=shape.tuned > 0)
 
 
 def measure(dtype: torch.dtype, rounds: int) -> tuple[timing.Seconds, dict[str, float]]:
-    """Seconds in each round of everything that the table compares, and the median speeds of training and evaluation."""
-    subject, plain = Subject(PAPER, dtype), Plain(PAPER, dtype)
+    """Seconds in each round of everything that the table compares, and medians of other units."""
+    subject, plain, products = Subject(PAPER, dtype), Plain(PAPER, dtype), products_of(PAPER)
+    evaluated = step_products.evaluation(
+        subject.eval_tokens, EVALUATION_ROWS, EVALUATION_BATCH["valid"], PAPER.width, PAPER.types
+    )
     subjects = {
-        "matmul_s": weight_products(PAPER, dtype),
+        "matmul_s": Products(products, dtype),
         "weight_step_s": subject.weight_step,
         "plain_lstm_step_s": plain.step,
         "hyper_step_s": subject.hyper_step,
-        "eval_matmul_s": eval_products(subject, dtype),
+        "eval_matmul_s": Products(evaluated, dtype),
         "eval_s": subject.eval,
     }
     if dtype == torch.float32:
         subjects["oracle_step_s"] = subject.oracle_step
-    seconds = interleaved(subjects, rounds)
+    routines = step_products.by_routine([product for product in products if product.large], dtype)
+    seconds = interleaved(subjects | routines, rounds)
+    by_routine = {key: seconds.pop(key) for key in routines}
+    best = step_products.best(by_routine)
+    flops = sum(product.flops * product.weights for product in products)
+    seconds["best_matmul_s"] = [flops / best[0].flops * time for time in by_routine[best]]
+    steps = zip(seconds["weight_step_s"], seconds["hyper_step_s"], strict=True)
+    seconds["tuned_steps_s"] = [2 * weight_step + hyper_step for weight_step, hyper_step in steps]
+    seconds["fixed_steps_s"] = [2 * step for step in seconds["plain_lstm_step_s"]]
     return seconds, {
+        "step_flops": flops,
+        "best_rate_gflops": flops / statistics.median(seconds["best_matmul_s"]) / 1e9,
+        "weight_step_over_best": statistics.median(timing.ratios(seconds, "weight_step_s", "best_matmul_s")),
         "train_tokens_per_s": PAPER.tokens / statistics.median(seconds["weight_step_s"]),
         "eval_tokens_per_s": subject.eval_tokens / statistics.median(seconds["eval_s"]),
     }
@@ -168,9 +146,11 @@ def measure(dtype: torch.dtype, rounds: int) -> tuple[timing.Seconds, dict[str, 
 # What is compared with what, and the largest ratio to aim at in float32 and bfloat16.
 RATIOS = {
     "weight step / its products": ("weight_step_s", "matmul_s", 1.25, 1.45),
+    "weight step / products at the best rate": ("weight_step_s", "best_matmul_s", 1.3, 1.25),
     "hyperparameter step / weight step": ("hyper_step_s", "weight_step_s", 0.75, 0.75),
     "weight step / step-by-step autograd": ("weight_step_s", "oracle_step_s", 0.65, None),
-    "weight step / plain nn.LSTM step": ("weight_step_s", "plain_lstm_step_s", 1.7, 1.25),
+    "weight step / plain nn.LSTM step": ("weight_step_s", "plain_lstm_step_s", 1.6, 1.6),
+    "tuned run / fixed run of nn.LSTM": ("tuned_steps_s", "fixed_steps_s", 2.0, 2.0),
     "evaluation / its products": ("eval_s", "eval_matmul_s", 1.5, 2.0),
 }
 
@@ -182,7 +162,7 @@ def sweep(dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[Shape, float]
     changes of speed are divided out.
     """
     shapes = {name: [replace(PAPER, **{name: value}) for value in values] for name, values in cost_model.SWEEPS.items()}
-    yardstick = Products(dtype).add(PAPER.tokens, PAPER.width, PAPER.types)
+    yardstick = Products([Product("yardstick", PAPER.tokens, PAPER.width, PAPER.types)], dtype)
     lengths: dict[Shape, list[float]] = {shape: [] for line in shapes.values() for shape in line}
     yardsticks = []
     for _ in range(rounds):
@@ -210,6 +190,11 @@ def main(argv: list[str] | None = None) -> None:
     add("--sweep", action="store_true", help="vary T, B, width, vocabulary and hyperparameters instead, and plot")
     out = ROOT / "plots" / "lstm_step"
     add("--out", type=Path, default=out, metavar="PATH", help="the plots' path, but for the dtype")
+    add(
+        "--products",
+        action="store_true",
+        help="show the rate of each of a step's matrix products by all routines instead",
+    )
     add("--profile", action="store_true", help="show where a weight step's time goes instead")
     args = parser.parse_args(argv)
     timing.prepare(args.threads)
@@ -226,6 +211,9 @@ def main(argv: list[str] | None = None) -> None:
         dtype = DTYPES[name]
         if args.profile:
             print(name, profiled(Subject(PAPER, dtype).weight_step), sep="\n")
+        elif args.products:
+            seconds = interleaved(step_products.by_routine(products_of(PAPER), dtype), args.rounds)
+            print(*step_products.table(name, seconds), sep="\n", flush=True)
         elif args.sweep:
             sweeps = sweep(dtype, args.rounds)
             points = [point for line in sweeps.values() for point in line]
@@ -234,11 +222,16 @@ def main(argv: list[str] | None = None) -> None:
             for file in cost_model.plot(sweeps, coefficients, args.out.with_name(f"{args.out.name}_{name}")):
                 print(f"wrote {file}")
         else:
-            seconds, speeds = measure(dtype, args.rounds)
+            seconds, others = measure(dtype, args.rounds)
             peak = timing.peak_memory(__file__, name, threads=args.threads)
-            results[name] = timing.medians(seconds) | speeds | {"peak_rss_mib": peak}
-            lines = [*timing.table(name, seconds, RATIOS), *(f"  {key:<36}{n:>10,.0f}" for key, n in speeds.items())]
-            print(*lines, timing.peak_line(peak, 1536 if name == "float32" else None), sep="\n", flush=True)
+            results[name] = timing.medians(seconds) | others | {"peak_rss_mib": peak}
+            print(
+                *timing.table(name, seconds, RATIOS),
+                *timing.number_lines(others),
+                timing.peak_line(peak, 1536 if name == "float32" else None),
+                sep="\n",
+                flush=True,
+            )
     if args.json and results:
         args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

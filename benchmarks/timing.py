@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,9 @@ from stn.scripts.options import positive_int
 ROOT = Path(__file__).resolve().parent.parent
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-Seconds = dict[str, list[float]]
+WIDTH = 40  # of the tables' first column
+
+Seconds = dict[Any, list[float]]
 # Label: numerator, denominator, and the largest ratio to aim at in each of DTYPES.
 Ratios = Mapping[str, tuple[str, str, float | None, float | None]]
 
@@ -71,24 +74,36 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def table(dtype: str, seconds: Seconds, ratios: Ratios) -> list[str]:
+def ratios(seconds: Seconds, above: str, below: str) -> list[float]:
+    """Of each round."""
+    return [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
+
+
+def table(dtype: str, seconds: Seconds, compared: Ratios) -> list[str]:
     """Lines: medians and quartiles of all times, then of the ratios, beside what to aim at."""
-    lines = [dtype, f"  {'':<36}{'median':>10}{'quartiles':>20}"]
+    lines = [dtype, f"  {'':<{WIDTH}}{'median':>10}{'quartiles':>20}"]
     for name, times in seconds.items():
         low, middle, high = quartiles(times)
-        lines.append(f"  {name:<36}{middle:>8.3f} s{f'{low:.3f} to {high:.3f} s':>20}")
-    lines.append(f"  {'':<36}{'ratio':>10}{'quartiles':>20}{'aim':>10}")
-    for label, (above, below, *aims) in ratios.items():
+        lines.append(f"  {name:<{WIDTH}}{middle:>8.3f} s{f'{low:.3f} to {high:.3f} s':>20}")
+    lines.append(f"  {'':<{WIDTH}}{'ratio':>10}{'quartiles':>20}{'aim':>10}")
+    for label, (above, below, *aims) in compared.items():
         if above in seconds and below in seconds:
             aim = aims[list(DTYPES).index(dtype)]
-            low, middle, high = quartiles([a / b for a, b in zip(seconds[above], seconds[below], strict=True)])
+            low, middle, high = quartiles(ratios(seconds, above, below))
             words = "" if aim is None else f"<= {aim}"
-            lines.append(f"  {label:<36}{middle:>10.2f}{f'{low:.2f} to {high:.2f}':>20}{words:>10}")
+            lines.append(f"  {label:<{WIDTH}}{middle:>10.2f}{f'{low:.2f} to {high:.2f}':>20}{words:>10}")
     return lines
 
 
+def number_lines(numbers: Mapping[str, float]) -> list[str]:
+    """Lines of what is not in seconds."""
+    return [
+        f"  {name:<{WIDTH}}{number:>10{',.0f' if 10 <= number < 1e7 else '.3g'}}" for name, number in numbers.items()
+    ]
+
+
 def peak_line(peak_mib: float, aim_mib: float | None) -> str:
-    return f"  {'peak_rss_mib':<36}{peak_mib:>10,.0f}{'' if aim_mib is None else f'<= {aim_mib:g}':>30}"
+    return f"  {'peak_rss_mib':<{WIDTH}}{peak_mib:>10,.0f}{'' if aim_mib is None else f'<= {aim_mib:g}':>30}"
 
 
 def peak_memory(script: Path | str, dtype: str, **sizes: int | None) -> float:

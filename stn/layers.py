@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn.kernels.products import linear
+
 GATE_STD = 0.01  # MacKay et al. 2019: small, never zero, since a zero gate would leave W' without a gradient
 
 
@@ -213,7 +215,7 @@ class HyperLinear(_HyperAffine):
         return f"in_features={self.in_features}, out_features={self.out_features}, {super().extra_repr()}"
 
     def plain_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias)
+        return linear(x, weight, bias)
 
 
 class HyperConv2d(_HyperAffine):

@@ -22,7 +22,7 @@ from torch.autograd import Function
 from stn.dropout import drop_connect
 from stn.kernels.autograd import refuse_double_backward
 from stn.kernels.graphs import graphed
-from stn.kernels.products import multiplier
+from stn.kernels.products import linear, multiplier, weight_gradient
 from stn.layers import HyperLayer, check_tensor, respond, shown
 
 State = tuple[Tensor, Tensor]
@@ -143,7 +143,7 @@ def _unrolled(x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
     """Outputs, last cell, and the intermediate results of all steps, which the backward pass needs."""
     steps, batch, hidden = len(x), len(h0), h0.shape[1]
     rows = 4 * hidden
-    products = F.linear(x, weight_ih)  # (T, B, R)
+    products = linear(x, weight_ih)  # (T, B, R)
     activations = products[..., :rows].to(c0.dtype)  # each step turns it into z_t, then the activated gates, in place
     outputs, cells = x.new_empty(steps, batch, hidden), c0.new_empty(steps, batch, hidden)
     tanh_cells = torch.empty_like(cells)
@@ -158,10 +158,11 @@ def _unrolled(x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
     z, i_and_f, (i, f, g, o) = activations.unbind(), activations[..., : 2 * hidden].unbind(), _gates(activations)
     for t in range(steps):
         product = recurrent_product(h)
-        z[t].add_(bias).add_(product[:, :rows])
+        exact = product.to(c0.dtype)
+        z[t].add_(bias).add_(exact[:, :rows])
         if gate_ih is not None:
-            z[t].addcmul_(input_response[t], gate_ih)
-            z[t].addcmul_(recurrent_response[t].copy_(product[:, rows:]), gate_hh)
+            z[t].addcmul_(input_response[t], gate_ih).addcmul_(exact[:, rows:], gate_hh)
+            recurrent_response[t] = product[:, rows:]
         i_and_f[t].sigmoid_()
         g[t].tanh_()
         o[t].sigmoid_()
@@ -184,28 +185,34 @@ def _unrolled_backward(
     # Gradients of the elementary products, the same for input and recurrence, beside those of the response
     # products: the recurrent ones during the loop, the input's after it.
     grad_products = x.new_empty(steps, batch, len(weight_hh))
+    grad_elementary, grad_response = grad_products[..., :rows], grad_products[..., rows:]
     grad_bias = h0.new_zeros(batch, rows)
     grad_gate_ih, grad_gate_hh = (None, None) if gate_ih is None else h0.new_zeros(2, batch, rows)
     grad_h, grad_c = torch.zeros_like(h0), grad_cell.clone()
     recurrent_backward = multiplier(weight_hh.T, batch)
     grad_recurrent = x.new_zeros(batch, hidden)
-    scratch = torch.empty_like(grad_c)
-    grad_z, grad_response = grad_products[..., :rows], grad_products[..., rows:]
-    (i, f, g, o), (grad_i, grad_f, grad_g, grad_o) = _gates(activations), _gates(grad_z)
-    grad_z_t, grad_response_t, tanh_c = grad_z.unbind(), grad_response.unbind(), tanh_cells.unbind()
+    i_and_f, (i, f, g, o) = activations[..., : 2 * hidden].unbind(), _gates(activations)
+    # Of one step: the gradients of the activated gates, which become that of z_t in place.
+    grad_z, scratch = h0.new_empty(batch, rows), torch.empty_like(grad_c)
+    grad_i_and_f, (grad_i, grad_f, grad_g, grad_o) = grad_z[:, : 2 * hidden], grad_z.chunk(4, -1)
     for t in reversed(range(steps)):
+        tanh_c = tanh_cells[t]
         torch.add(grad_outputs[t], grad_recurrent, out=grad_h)
-        sigmoid_backward(torch.mul(grad_h, tanh_c[t], out=scratch), o[t], grad_input=grad_o[t])
-        grad_c += tanh_backward(torch.mul(grad_h, o[t], out=scratch), tanh_c[t], grad_input=scratch)
-        sigmoid_backward(torch.mul(grad_c, g[t], out=scratch), i[t], grad_input=grad_i[t])
-        sigmoid_backward(torch.mul(grad_c, cells[t - 1] if t else c0, out=scratch), f[t], grad_input=grad_f[t])
-        tanh_backward(torch.mul(grad_c, i[t], out=scratch), g[t], grad_input=grad_g[t])
+        torch.mul(grad_h, tanh_c, out=grad_o)
+        grad_c += tanh_backward(torch.mul(grad_h, o[t], out=scratch), tanh_c, grad_input=scratch)
+        torch.mul(grad_c, g[t], out=grad_i)
+        torch.mul(grad_c, cells[t - 1] if t else c0, out=grad_f)
+        torch.mul(grad_c, i[t], out=grad_g)
         grad_c *= f[t]
-        grad_bias += grad_z_t[t]
+        sigmoid_backward(grad_i_and_f, i_and_f[t], grad_input=grad_i_and_f)
+        tanh_backward(grad_g, g[t], grad_input=grad_g)
+        sigmoid_backward(grad_o, o[t], grad_input=grad_o)
+        grad_bias += grad_z
+        grad_elementary[t] = grad_z
         if gate_ih is not None:
-            torch.mul(grad_z_t[t], gate_hh, out=grad_response_t[t])
-            grad_gate_ih.addcmul_(grad_z_t[t], input_response[t])
-            grad_gate_hh.addcmul_(grad_z_t[t], recurrent_response[t])
+            grad_gate_ih.addcmul_(grad_z, input_response[t])
+            grad_gate_hh.addcmul_(grad_z, recurrent_response[t])
+            grad_response[t] = grad_z.mul_(gate_hh)
         grad_recurrent = recurrent_backward(grad_products[t])
 
     if bias_rows == 1:
@@ -213,13 +220,14 @@ def _unrolled_backward(
     grad_x = grad_weight_ih = grad_weight_hh = None
     if needs[4]:
         previous = torch.cat([h0[None].to(x.dtype), outputs[:-1]])
-        grad_weight_hh = (grad_products.flatten(0, 1).T @ previous.flatten(0, 1)).to(c0.dtype)
+        grad_weight_hh = weight_gradient(grad_products.flatten(0, 1), previous.flatten(0, 1)).to(c0.dtype)
     if gate_ih is not None:
-        torch.mul(grad_z, gate_ih, out=grad_response)
+        for elementary, response in zip(grad_elementary, grad_response, strict=True):
+            torch.mul(elementary, gate_ih, out=response)
     if needs[0]:
-        grad_x = grad_products @ weight_ih
+        grad_x = linear(grad_products, weight_ih.T)
     if needs[3]:
-        grad_weight_ih = (grad_products.flatten(0, 1).T @ x.flatten(0, 1)).to(c0.dtype)
+        grad_weight_ih = weight_gradient(grad_products.flatten(0, 1), x.flatten(0, 1)).to(c0.dtype)
     grad_h0 = grad_recurrent.to(c0.dtype)
     return grad_x, grad_h0, grad_c, grad_weight_ih, grad_weight_hh, grad_bias, grad_gate_ih, grad_gate_hh
 

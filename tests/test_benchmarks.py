@@ -10,8 +10,10 @@ import cost_model
 import lstm_step
 import numpy
 import pytest
+import step_products
 import timing
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from cnn.hyperparameters import names_of
 from cnn.models import AlexNet
@@ -20,7 +22,8 @@ TINY = lstm_step.Shape(steps=5, batch=4, width=8, types=30)
 PEAK_MEMORY = timing.peak_memory
 KEYS = {
     "weight_step_s", "hyper_step_s", "matmul_s", "oracle_step_s", "plain_lstm_step_s", "eval_s", "eval_matmul_s",
-    "eval_tokens_per_s", "train_tokens_per_s", "peak_rss_mib",
+    "eval_tokens_per_s", "train_tokens_per_s", "peak_rss_mib", "best_matmul_s", "tuned_steps_s", "fixed_steps_s",
+    "step_flops", "best_rate_gflops", "weight_step_over_best",
 }  # fmt: skip
 
 
@@ -50,9 +53,46 @@ def test_the_table_and_its_json(tmp_path, capsys):
 
 def test_products_are_those_of_the_step():
     """336 GFLOP at paper size, two for each multiplication and addition."""
-    products = lstm_step.weight_products(lstm_step.Shape(), torch.float32)
-    flop = sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b in (call.args for call in products.calls))
-    assert flop == pytest.approx(336e9, rel=0.01)
+    products = lstm_step.products_of(lstm_step.Shape())
+    assert sum(product.flops * product.weights for product in products) == pytest.approx(336e9, rel=0.01)
+    subject = lstm_step.Subject(TINY, torch.float64)
+    with FlopCounterMode(display=False) as counted:
+        subject.weight_step()
+    gates = [weight.numel() for name, weight in subject.model.named_parameters() if "gate" in name]
+    products = [product.flops * product.weights for product in lstm_step.products_of(TINY)]
+    assert sum(products) + 2 * 2 * TINY.batch * sum(gates) == counted.get_total_flops()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_routine_computes_the_product(dtype):
+    for product in lstm_step.products_of(TINY):
+        x, weight = product.factors(dtype)
+        assert x.shape == (product.rows, product.inner) and weight.shape == (product.columns, product.inner)
+        assert x.is_contiguous() != product.gradient
+        expected = x.double() @ weight.double().T
+        for name, routine in {"as done": product.as_done, **step_products.ROUTINES}.items():
+            if name == "MKL packed" and dtype != torch.float32:
+                continue
+            found = routine(weight, product.rows)(x)
+            found = found.T if name.endswith("swapped") else found
+            torch.testing.assert_close(found, expected.to(dtype))
+
+
+def test_a_routine_that_raises_is_left_out(monkeypatch, capsys):
+    def missing(*_):
+        raise RuntimeError("not in this build")
+
+    monkeypatch.setitem(step_products.ROUTINES, "MKL packed", missing)
+    lstm_step.main(["--products", "--rounds", "1", "--dtype", "float32"])
+    heading, columns, *lines = capsys.readouterr().out.splitlines()[1:]
+    assert heading == "float32, GFLOP/s" and "MKL packed" in columns
+    assert len(lines) == 8 and all(line.count(" - ") == 1 for line in lines)
+
+
+def test_the_best_is_that_of_a_large_product():
+    large, small = step_products.Product("a", 1, 1, 1), step_products.Product("b", 1, 1, 1, large=False)
+    seconds = {(large, "plain"): [9.0, 2.0, 3.0], (large, "oneDNN"): [1.0, 4.0, 4.0], (small, "plain"): [1.0] * 3}
+    assert step_products.best(seconds) == (large, "plain")
 
 
 def test_the_sweep_and_its_plot(tmp_path, capsys):

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from stn.kernels.autograd import refuse_double_backward
-from stn.kernels.products import add_product
+from stn.kernels.products import add_weight_gradient, multiplier
 
-CHUNK_ROWS = 1400  # large, as each chunk reads and writes the weight's whole gradient
+CHUNK_ROWS = 1400  # of a product; large, as each chunk reads and writes the weight's whole gradient
+CACHED_ROWS = 64  # of what follows the product
 
 log_softmax = torch.ops.aten._log_softmax.out  # torch.log_softmax cannot write to a given tensor
 
@@ -34,31 +35,25 @@ class _LinearCrossEntropy(Function):
     def forward(ctx, x, weight, bias, targets):
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         cast_weight = weight.to(x.dtype)
+        products = multiplier(cast_weight, CHUNK_ROWS)
+        backward_products = multiplier(cast_weight.T, CHUNK_ROWS) if needs_x else None
         grad_x = torch.empty_like(x) if needs_x else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias) if needs_bias else None
-        losses, ones = weight.new_empty(len(x)), weight.new_ones(len(x))
-        products = x.new_empty(min(CHUNK_ROWS, len(x)), len(weight))
-        buffer = products if x.dtype == weight.dtype else products.to(weight.dtype)
+        losses = weight.new_empty(len(x))
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            target = targets[rows, None]
-            product = torch.mm(x[rows], cast_weight.T, out=products[: len(target)])
-            logits = torch.add(product, bias, out=buffer[: len(target)])
-            log_probabilities = log_softmax(logits, 1, False, out=logits)
-            losses[rows] = -log_probabilities.gather(1, target)[:, 0]
-            if needs_x or needs_weight or needs_bias:
-                # The gradient of a row's loss in its logits: softmax - one-hot.
-                grad_logits = log_probabilities.exp_()
-                grad_logits.scatter_add_(1, target, grad_logits.new_full((1, 1), -1.0).expand_as(target))
+            product = products(x[rows])
+            parts = (tensor.split(CACHED_ROWS) for tensor in (product, targets[rows], losses[rows]))
+            for part, target, loss in zip(*parts, strict=True):
+                grad_logits = _losses_and_gradient(part.to(weight.dtype).add_(bias), target, loss)
                 if needs_bias:
-                    grad_bias.addmv_(grad_logits.T, ones[: len(target)])
-                if x.dtype != weight.dtype:
-                    grad_logits = product.copy_(grad_logits)
+                    grad_bias += grad_logits.sum(0)
+                part.copy_(grad_logits)
             if needs_x:
-                torch.mm(grad_logits, cast_weight, out=grad_x[rows])
+                grad_x[rows] = backward_products(product)
             if needs_weight:
-                add_product(grad_weight, grad_logits.T, x[rows])
+                add_weight_gradient(grad_weight, product, x[rows])
         ctx.save_for_backward(grad_x, grad_weight, grad_bias)
         ctx.rows = len(x)
         return losses.mean()
@@ -69,3 +64,11 @@ class _LinearCrossEntropy(Function):
         scale = grad_loss / ctx.rows
         gradients = (None if grad is None else grad * scale for grad in ctx.saved_tensors)
         return *gradients, None
+
+
+def _losses_and_gradient(logits: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
+    """Write the losses (N,) of logits (N, V); the logits become the gradient of their sum, softmax − one-hot."""
+    log_probabilities = log_softmax(logits, 1, False, out=logits)
+    torch.neg(log_probabilities.gather(1, targets[:, None])[:, 0], out=losses)
+    probabilities = log_probabilities.exp_()
+    return probabilities.scatter_add_(1, targets[:, None], probabilities.new_full((1, 1), -1.0).expand(len(targets), 1))

@@ -1,26 +1,118 @@
-"""Matrix products that `a @ b` computes too slowly or in the wrong dtype."""
+"""Matrix products, by oneDNN where PyTorch's own are slower.
 
+On CPUs PyTorch multiplies float32 by the routines of MKL or another BLAS, which on some processors reach little more
+than half of oneDNN's rate; and no product of PyTorch's keeps a factor that is used many times in the order in which the
+routine reads it. `benchmarks/lstm_step.py --products` measures these functions beside what else there is.
+"""
+
+import functools
+import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import Function
+
+MIN_ENTRIES = 2**16  # of the weight: with fewer, oneDNN's fixed cost per call, some 10 µs, exceeds what it saves
+MIN_ROWS_TO_PACK = 1000  # of x: with fewer, it takes longer to rearrange the weight than that saves
 
 
 def multiplier(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
     """The function x -> x weightᵀ, to be called for many x (rows, F); weight (R, F) must not change meanwhile.
 
-    With few rows, rearranging the weight in memory takes as long as multiplying; here it is rearranged only once.
+    The weight is rearranged in memory only once, which with few rows takes as long as multiplying. Other numbers of
+    rows will do, but rows are what it is rearranged for. Without gradients.
     """
-    if weight.dtype == torch.float32 and weight.device.type == "cpu" and torch.backends.mkl.is_available():
-        packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
-        return lambda x: torch.ops.mkl._mkl_linear(x, packed, weight, None, rows)
-    transposed = weight.T.contiguous()
-    return lambda x: x @ transposed
+    if not _suits_onednn(weight):
+        transposed = weight.T.contiguous()
+        return lambda x: x @ transposed
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return lambda x: _onednn_linear(x, packed)
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b, the product in the dtype of a and b and the sum in that of total."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`: x weightᵀ + bias for x (…, F), weight (R, F) and bias (R,), all of one dtype."""
+    # PyTorch's own product of bfloat16 is oneDNN's, and autocast may make it one.
+    if x.dtype != torch.float32 or not _suits_onednn(weight) or torch.is_autocast_enabled("cpu"):
+        return F.linear(x, weight, bias)
+    y = _Linear.apply(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
+    return y if bias is None else y + bias
+
+
+def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient gradᵀ x (R, F) of the weight of `linear`, for the gradient of its output (N, R) and x (N, F)."""
+    return linear(grad.T, x.T)
+
+
+def add_weight_gradient(total: Tensor, grad: Tensor, x: Tensor) -> None:
+    """total += gradᵀ x, the product in the dtype of grad and x and the sum in that of total."""
+    total += weight_gradient(grad, x)
+
+
+class _Linear(Function):
+    """x weightᵀ for x (N, F) and weight (R, F); differentiable any number of times, backwards and forwards."""
+
+    @staticmethod
+    def forward(x, weight):
+        return _product(x, weight)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight = ctx.needs_input_grad
+        return linear(grad, weight.T) if needs_x else None, weight_gradient(grad, x) if needs_weight else None
+
+    @staticmethod
+    def jvp(ctx, tangent_x, tangent_weight):
+        x, weight = ctx.saved_tensors
+        return linear(tangent_x, weight) + linear(x, tangent_weight)
+
+    @staticmethod
+    def vmap(info, in_dims, x, weight):  # noqa: ARG004
+        return torch.vmap(F.linear, in_dims)(x, weight), 0
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """x weightᵀ by oneDNN, which needs x contiguous: in the order of factors in which less is copied."""
+    rows, columns = len(x), len(weight)
+    if not x.numel():
+        return x @ weight.T
+    copied = 0 if x.is_contiguous() else x.numel()
+    copied_if_swapped = rows * columns + (0 if weight.is_contiguous() else weight.numel())
+    if copied_if_swapped < copied:
+        return _onednn_linear(weight, x).T.contiguous()
+    if rows >= MIN_ROWS_TO_PACK:
+        return multiplier(weight, rows)(x)
+    return _onednn_linear(x, weight)
+
+
+def _onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x weightᵀ; the weight may be strided, or rearranged."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+
+
+def _suits_onednn(weight: Tensor) -> bool:
+    """Whether oneDNN multiplies by this weight, and fast; `torch.backends.mkldnn.flags(enabled=False)` says no."""
+    return (
+        weight.device.type == "cpu"
+        and weight.numel() >= MIN_ENTRIES
+        and torch.backends.mkldnn.enabled
+        and _onednn_multiplies(weight.dtype)
+    )
+
+
+@functools.cache
+def _onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Whether this build of PyTorch has oneDNN's products of this type for this processor."""
+    one = torch.ones(1, 1, dtype=dtype)
+    try:
+        _onednn_linear(one, torch.ops.mkldnn._reorder_linear_weight(one, 1))
+    except (AttributeError, RuntimeError):
+        return False
+    return True
