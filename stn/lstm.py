@@ -158,7 +158,7 @@ def _unrolled(x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
     z, i_and_f, (i, f, g, o) = activations.unbind(), activations[..., : 2 * hidden].unbind(), _gates(activations)
     for t in range(steps):
         product = recurrent_product(h)
-        exact = product.to(c0.dtype)
+        exact = product.to(c0.dtype)  # once, as every operation on two dtypes would convert it anew
         z[t].add_(bias).add_(exact[:, :rows])
         if gate_ih is not None:
             z[t].addcmul_(input_response[t], gate_ih).addcmul_(exact[:, rows:], gate_hh)
@@ -197,7 +197,7 @@ def _unrolled_backward(
     grad_i_and_f, (grad_i, grad_f, grad_g, grad_o) = grad_z[:, : 2 * hidden], grad_z.chunk(4, -1)
     for t in reversed(range(steps)):
         tanh_c = tanh_cells[t]
-        torch.add(grad_outputs[t], grad_recurrent, out=grad_h)
+        torch.add(grad_outputs[t], grad_recurrent.to(c0.dtype), out=grad_h)
         torch.mul(grad_h, tanh_c, out=grad_o)
         grad_c += tanh_backward(torch.mul(grad_h, o[t], out=scratch), tanh_c, grad_input=scratch)
         torch.mul(grad_c, g[t], out=grad_i)
@@ -222,7 +222,7 @@ def _unrolled_backward(
         previous = torch.cat([h0[None].to(x.dtype), outputs[:-1]])
         grad_weight_hh = weight_gradient(grad_products.flatten(0, 1), previous.flatten(0, 1)).to(c0.dtype)
     if gate_ih is not None:
-        for elementary, response in zip(grad_elementary, grad_response, strict=True):
+        for elementary, response in zip(grad_elementary, grad_response, strict=True):  # by steps, in the cache
             torch.mul(elementary, gate_ih, out=response)
     if needs[0]:
         grad_x = linear(grad_products, weight_ih.T)
