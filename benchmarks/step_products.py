@@ -155,7 +155,8 @@ def best(seconds: Seconds) -> tuple[Product, str]:
 def table(dtype: str, seconds: Seconds) -> list[str]:
     """Lines: the median rates of each product by all routines, and the rate as it is done beside the best."""
     names = [AS_DONE, *ROUTINES]
-    lines = [f"{dtype}, GFLOP/s", " " * 56 + "".join(f"{name:>15}" for name in (*names, "done / best"))]
+    heading = [name.split(" ", 1) if " " in name else ["", name] for name in (*names, "done /best")]
+    lines = [f"{dtype}, GFLOP/s", *(" " * 53 + "".join(f"{words[row]:>9}" for words in heading) for row in (0, 1))]
     for product in dict.fromkeys(product for product, _ in seconds):
         rates = {
             name: product.flops / statistics.median(times) / 1e9
@@ -163,6 +164,6 @@ def table(dtype: str, seconds: Seconds) -> list[str]:
             if measured == product
         }
         sizes = f"{product.rows} x {product.inner} x {product.columns}"
-        cells = "".join(f"{rates[name]:>15,.0f}" if name in rates else f"{'-':>15}" for name in names)
-        lines.append(f"  {product.name:<33}{sizes:<21}{cells}{rates[AS_DONE] / max(rates.values()):>15.2f}")
+        cells = "".join(f"{rates[name]:>9,.0f}" if name in rates else f"{'-':>9}" for name in names)
+        lines.append(f"  {product.name:<32} {sizes:<18}{cells}{rates[AS_DONE] / max(rates.values()):>9.2f}")
     return lines
