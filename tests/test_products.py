@@ -108,7 +108,7 @@ def test_products_without_entries():
 @pytest.mark.usefixtures("routine")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # which torch.func still uses
 def test_gradients_of_linear():
-    """Of first and second order, backwards and forwards, against those of F.linear in float64."""
+    """Of first and second order, backwards, forwards and backwards over forwards, against F.linear's in float64."""
     values = {"x": torch.randn(6, 13), "weight": torch.randn(7, 13), "bias": torch.randn(7)}
 
     def derivatives(function, dtype):
@@ -118,7 +118,12 @@ def test_gradients_of_linear():
         second = torch.autograd.grad(sum(part.square().sum() for part in first), tensors)
         plain = tuple(tensor.detach() for tensor in tensors)
         _, tangent = jvp(function, plain, tuple(tensor.cos() for tensor in plain))
-        return *first, *second, tangent, *jacfwd(function, argnums=(0, 1, 2))(*plain)
+        x, weight, bias = plain
+
+        def tangent_size(weight):
+            return jvp(lambda x: function(x, weight, bias).sin(), (x,), (x.cos(),))[1].square().sum()
+
+        return *first, *second, tangent, *jacfwd(function, argnums=(0, 1, 2))(*plain), grad(tangent_size)(weight)
 
     for found, expected in zip(derivatives(linear, torch.float32), derivatives(F.linear, torch.float64), strict=True):
         assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)

@@ -43,13 +43,19 @@ class _LinearCrossEntropy(Function):
         losses = weight.new_empty(len(x))
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            product = products(x[rows])
-            parts = (tensor.split(CACHED_ROWS) for tensor in (product, targets[rows], losses[rows]))
+            product = products(x[rows])  # the logits but for the bias, then their gradient
+            parts = (tensor.split(CACHED_ROWS) for tensor in (product, targets[rows, None], losses[rows]))
             for part, target, loss in zip(*parts, strict=True):
-                grad_logits = _losses_and_gradient(part.to(weight.dtype).add_(bias), target, loss)
+                logits = part.to(weight.dtype).add_(bias)
+                log_probabilities = log_softmax(logits, 1, False, out=logits)
+                torch.neg(log_probabilities.gather(1, target)[:, 0], out=loss)
+                if any(ctx.needs_input_grad):
+                    # The gradient of a row's loss in its logits: softmax - one-hot.
+                    grad_logits = log_probabilities.exp_()
+                    grad_logits.scatter_add_(1, target, grad_logits.new_full((1, 1), -1.0).expand_as(target))
+                    part.copy_(grad_logits)
                 if needs_bias:
                     grad_bias += grad_logits.sum(0)
-                part.copy_(grad_logits)
             if needs_x:
                 grad_x[rows] = backward_products(product)
             if needs_weight:
@@ -64,11 +70,3 @@ class _LinearCrossEntropy(Function):
         scale = grad_loss / ctx.rows
         gradients = (None if grad is None else grad * scale for grad in ctx.saved_tensors)
         return *gradients, None
-
-
-def _losses_and_gradient(logits: Tensor, targets: Tensor, losses: Tensor) -> Tensor:
-    """Write the losses (N,) of logits (N, V); the logits become the gradient of their sum, softmax − one-hot."""
-    log_probabilities = log_softmax(logits, 1, False, out=logits)
-    torch.neg(log_probabilities.gather(1, targets[:, None])[:, 0], out=losses)
-    probabilities = log_probabilities.exp_()
-    return probabilities.scatter_add_(1, targets[:, None], probabilities.new_full((1, 1), -1.0).expand(len(targets), 1))
