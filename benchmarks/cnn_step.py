@@ -75,7 +75,7 @@ class Plain:
         for sizes in pairwise(AlexNet.FULLY_CONNECTED):
             layers += [nn.Dropout(0.05), nn.Linear(*sizes), nn.ReLU()]
         self.model = nn.Sequential(*layers, nn.Linear(AlexNet.FULLY_CONNECTED[-1], CLASSES))
-        self.update = STN(self.model, Hyperparameters(), lr=0.01, momentum=0.9).weights
+        self.update = STN(self.model, Hyperparameters(), lr=0.01, momentum=0.9).updates["weights"]
         self.images, self.labels = torch.randn(batch, 3, 32, 32), torch.arange(batch) % CLASSES
         self.dtype = dtype
 

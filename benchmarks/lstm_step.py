@@ -85,7 +85,7 @@ class Subject:
         self.model.train()
         loss, state = training_loss(self.model, tokens, targets, state, self.hyper.perturbed(self.shape.batch))
         self.task.streams["train"].carry(state)
-        self.method.weights(loss)
+        self.method.updates["weights"](loss)
 
 
 class Plain:
@@ -94,7 +94,7 @@ class Plain:
     def __init__(self, shape: Shape, dtype: torch.dtype):
         torch.manual_seed(0)
         self.model = PlainModel(shape.types, shape.width, shape.width, RATE)
-        self.update = STN(self.model, Hyperparameters(), lr=1.0, clip=CLIP).weights
+        self.update = STN(self.model, Hyperparameters(), lr=1.0, clip=CLIP).updates["weights"]
         self.tokens, self.targets = torch.randint(shape.types, (2, shape.steps, shape.batch))
         self.autocast = partial(torch.autocast, "cpu", dtype, enabled=dtype != torch.float32)
 

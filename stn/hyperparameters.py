@@ -30,7 +30,8 @@ class Tuned:
     per_example: perturb each example of a mini-batch by itself, or (False) the whole mini-batch alike, as a
         value that acts on shared weights must be.
     discrete: the value is rounded down to an integer; λ and the logs stay continuous.
-    feed: what the best response sees: λ itself, or λ squashed by its range's own sigmoid or softplus.
+    feed: what the best response sees: λ itself, λ squashed by its range's own sigmoid or softplus, or centred, λ's
+        deviation from its current value, as the Δ-STN needs it (Bae & Grosse 2020): the perturbation ε, or 0.
     """
 
     initial: float
@@ -38,7 +39,7 @@ class Tuned:
     scale: float = 1.0
     per_example: bool = True
     discrete: bool = False
-    feed: Literal["unconstrained", "squashed"] = "unconstrained"
+    feed: Literal["unconstrained", "squashed", "centred"] = "unconstrained"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +134,7 @@ class Hyperparameters(nn.Module):
         self.scheduled: dict[str, float] = {}
         self.advance(0, 0)
         self.register_buffer("squashed", _mask(s.feed == "squashed" for s in specs), persistent=False)
+        self.register_buffer("centred", _mask(s.feed == "centred" for s in specs), persistent=False)
         self.unconstrained = nn.Parameter(_tensor([_unconstrain(n, s) for n, s in tuned.items()]))
         self.raw_scale = nn.Parameter(_tensor([_inverse_softplus(_nonnegative(n, s.scale)) for n, s in tuned.items()]))
 
@@ -231,11 +233,12 @@ class Hyperparameters(nn.Module):
         low, high = spec.range
         words = [f"{_shown(self.current()[name])} in ({low:g}, {high:g}), scale={_shown(scale)}"]
         words += ["discrete"] * spec.discrete + ["shared"] * (not spec.per_example)
-        words += ["squashed"] * (spec.feed == "squashed")
+        words += [spec.feed] * (spec.feed != "unconstrained")
         return ", ".join(words)
 
     def _draw(self, unconstrained: Tensor, shared: frozenset[str]) -> Draw:
         h = torch.where(self.squashed, self.squash(unconstrained), unconstrained)
+        h = h - torch.where(self.centred, self.unconstrained.detach(), 0)
         values = self.values(unconstrained.detach())
         return Draw(h, values, self.columns, shared, self.scheduled)
 

@@ -10,6 +10,10 @@ As in the published convolutional networks, `HyperLinear` and `HyperConv2d` can 
 `elementary_scale`, that starts at 1. Its gradient step is up to 1,000 times larger than that of W, which speeds up the
 start of training. It is an elementary parameter: a checkpoint must hold it if the layer has it.
 
+A layer linearizes its response where h is a dual tensor of `torch.autograd.forward_ad` with primal 0 and tangent ε, or
+x is dual: the primal is then the output at the centre h = 0, and the tangent ẏ = W ẋ + (V ε) ⊙ (W' x) + (C ε) ⊙ b' its
+derivative in the direction ε (Bae & Grosse 2020). Both are differentiable.
+
 Example b of a batch responds to row b of h. Sequences have their steps first and the batch second, (T, B, …). Layers
 raise TypeError or ValueError, before they compute anything, where the types and shapes of what they are given do not
 fit. A batch-first x of as many examples as steps, or with a single row of h, is one that no shape gives away.
@@ -21,6 +25,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from stn.kernels.products import linear
 
@@ -167,16 +172,39 @@ class _HyperAffine(HyperLayer):
         bias = None if self.bias is None else self._scaled(self.bias)
         if not self.num_hyper:
             return self._cast_forward(x, self._scaled(self.weight), bias)
+        if is_dual(x) or is_dual(h):
+            return self._linearized(x, h, bias)
         gate = F.linear(h, self.gate)
         weight_gate, bias_gate = (gate, None) if bias is None else gate.chunk(2, -1)
         bias = None if bias is None else respond(bias, bias_gate, self.response_bias)
-        pixels = (None,) * (self.weight.dim() - 2)  # the height and width of images, over which a gate is the same
+        pixels = self._pixels
         if len(h) == 1:
             weight = respond(self._scaled(self.weight), weight_gate.T[..., *pixels], self.response_weight)
             return self._cast_forward(x, weight, None if bias is None else bias[0])
         elementary, response = self.products(x)
         y = respond(self._scaled(elementary), weight_gate[..., *pixels].to(x.dtype), response)
         return y if bias is None else y + bias[..., *pixels].to(x.dtype)
+
+    def _linearized(self, x: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
+        """A dual tensor: the output at the centre, and its tangent."""
+        (x, tangent_x), (_, tangent_h) = forward_ad.unpack_dual(x), forward_ad.unpack_dual(h)
+        weight = self._scaled(self.weight)
+        tangent = None
+        if tangent_h is not None:
+            gate = F.linear(tangent_h, self.gate)[(..., *self._pixels)].to(x.dtype)
+            weight_gate, bias_gate = (gate, None) if bias is None else gate.chunk(2, 1)
+            tangent = weight_gate * self._cast_forward(x, self.response_weight)
+            if bias is not None:
+                tangent = respond(tangent, bias_gate, self.response_bias[(..., *self._pixels)].to(x.dtype))
+        if tangent_x is not None:
+            carried = self._cast_forward(tangent_x, weight)
+            tangent = carried if tangent is None else tangent + carried
+        return forward_ad.make_dual(self._cast_forward(x, weight, bias), tangent)
+
+    @property
+    def _pixels(self) -> tuple[None, ...]:
+        """Dimensions for the height and width of images, over which a gate is the same."""
+        return (None,) * (self.weight.dim() - 2)
 
     def extra_repr(self) -> str:
         scale = "" if self.elementary_scale is None else ", elementary_scale=True"
@@ -284,10 +312,28 @@ class HyperEmbedding(HyperLayer):
         elementary = F.embedding(ids, self.weight)
         if not self.num_hyper:
             return elementary
+        if is_dual(h):
+            tangent_h = forward_ad.unpack_dual(h).tangent
+            tangent = F.linear(tangent_h, self.gate) * F.embedding(ids, self.response_weight)
+            return forward_ad.make_dual(elementary, tangent)
         return respond(elementary, F.linear(h, self.gate), F.embedding(ids, self.response_weight))
 
     def extra_repr(self) -> str:
         return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}, num_hyper={self.num_hyper}"
+
+
+def is_dual(tensor: Tensor | None) -> bool:
+    """Whether it carries a tangent of `torch.autograd.forward_ad`."""
+    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def zero_gates(module: nn.Module) -> None:
+    """Have the module's best-response layers start as their plain twins, as the Δ-STN does: with gates of 0."""
+    for layer in module.modules():
+        if isinstance(layer, HyperLayer):
+            for name, parameter in layer.named_parameters(recurse=False):
+                if name.startswith("gate"):
+                    nn.init.zeros_(parameter)
 
 
 def respond(elementary: Tensor, gate: Tensor, response: Tensor) -> Tensor:

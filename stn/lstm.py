@@ -17,13 +17,14 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from stn.dropout import drop_connect
 from stn.kernels.autograd import refuse_double_backward
 from stn.kernels.graphs import graphed
 from stn.kernels.products import linear, multiplier, weight_gradient
-from stn.layers import HyperLayer, check_tensor, respond, shown
+from stn.layers import HyperLayer, check_tensor, is_dual, respond, shown
+from stn.lstm_tangents import output_tangents
 
 State = tuple[Tensor, Tensor]
 
@@ -77,12 +78,44 @@ class HyperLSTM(HyperLayer):
         else:
             zeros = x.new_zeros(1, x.shape[1], self.hidden_size, dtype=self.weight_hh_l0.dtype)
             state = zeros, zeros
+        if is_dual(x) or (self.num_hyper and is_dual(h)):
+            return self._linearized(x, state, h, weight_drop)
         weight_ih, weight_hh, bias, gate_ih, gate_hh = self._weights(h)
         weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh))
         output, cell = _Recurrence.apply(
             self.cuda_graphs, x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
         )
         return output, (output[-1:].to(cell.dtype), cell[None])
+
+    def _linearized(self, x: Tensor, state: State, h: Tensor, weight_drop: float | Tensor) -> tuple[Tensor, State]:
+        """Dual outputs, as stn/layers.py has them, of a plain sequence and its tangent; the state carries none."""
+        x, tangent_x = forward_ad.unpack_dual(x)
+        hidden, cell = state[0][0], state[1][0]
+        responses = [self.response_weight_hh_l0] if self.num_hyper else []
+        weight_hh, *responses = drop_connect(weight_drop, self.weight_hh_l0, *responses)
+        bias = (self.bias_ih_l0 + self.bias_hh_l0)[None]
+        constants = x, hidden, cell, self.weight_ih_l0, weight_hh, bias
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in constants):
+            raise RuntimeError(
+                "HyperLSTM's linearized pass gives gradients to responses alone: hold what else is trained"
+            )
+        weight_ih, weight_hh = self.weight_ih_l0.to(x.dtype), weight_hh.to(x.dtype)
+        outputs, last_cell, activations, cells, tanh_cells, *_ = _unrolled(
+            x, hidden, cell, weight_ih, weight_hh, bias, None, None, cuda_graphs=self.cuda_graphs
+        )
+        drive = cell.new_zeros(()) if tangent_x is None else linear(tangent_x, weight_ih)
+        if self.num_hyper and is_dual(h):
+            tangent_h = forward_ad.unpack_dual(h).tangent
+            gate_ih, bias_gate_ih = F.linear(tangent_h, self.gate_ih_l0).chunk(2, -1)
+            gate_hh, bias_gate_hh = F.linear(tangent_h, self.gate_hh_l0).chunk(2, -1)
+            previous = torch.cat([hidden[None].to(x.dtype), outputs[:-1]])
+            drive = drive + bias_gate_ih * self.response_bias_ih_l0 + bias_gate_hh * self.response_bias_hh_l0
+            drive = respond(drive, gate_ih, linear(x, self.response_weight_ih_l0.to(x.dtype)))
+            drive = respond(drive, gate_hh, linear(previous, responses[0].to(x.dtype)))
+        drive = drive.to(cell.dtype)
+        tangent = output_tangents(drive, weight_hh, cell, activations, cells, tanh_cells, graphs=self.cuda_graphs)
+        state = outputs[-1:].to(cell.dtype), last_cell[None]
+        return forward_ad.make_dual(outputs, tangent.to(x.dtype)), state
 
     def extra_repr(self) -> str:
         graphs = "" if self.cuda_graphs else ", cuda_graphs=False"

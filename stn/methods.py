@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,49 +57,42 @@ class Update:
         self.optimizer.step()
         return norm
 
+    def set_learning_rate(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
 
-class STN:
-    """The self-tuning network (MacKay et al. 2019, algorithm 1).
 
-    A weight step minimizes the training loss L_T(λ + ε, ŵ(λ + ε)) over the weights, by SGD; a hyperparameter step
-    minimizes the validation loss F(ŵ(λ)) over λ, by Adam, through the best response alone.
+HYPER_OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
 
-    clip: largest norm of the weights' gradient. tune_scales: learn the perturbation's scales too: the hyperparameters'
-    objective is then F(ŵ(λ + ε)) − τ·entropy (eq. 14), with entropy_weight τ ≥ 0.
+
+class BestResponseMethod:
+    """What methods share that tune hyperparameters through a best response: everything but the weight step.
+
+    A hyperparameter step minimizes the validation loss F(ŵ(λ)) over λ through the best response alone.
+
+    updates: the optimizers' steps by name, of which the state is the method's. hyper_optimizer, hyper_lr: of λ and the
+    scales. tune_scales: learn the perturbation's scales too: the objective is then F(ŵ(λ + ε)) − τ·entropy (MacKay et
+    al. 2019, eq. 14), with entropy_weight τ ≥ 0.
     """
+
+    updates: dict[str, Update]
 
     def __init__(
         self,
         model: nn.Module,
         hyper: Hyperparameters,
         *,
-        lr: float,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        clip: float = math.inf,
         hyper_lr: float = 0.01,
+        hyper_optimizer: str = "adam",
         tune_scales: bool = False,
         scale_lr: float = 0.01,
         entropy_weight: float = 1e-3,
     ):
         self.elementary, self.response = split_parameters(model)
-        weights = torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=weight_decay, fused=True)
-        tuned = torch.optim.Adam(
-            [{"params": [hyper.unconstrained], "lr": hyper_lr}, {"params": [hyper.raw_scale], "lr": scale_lr}]
-        )
-        self.weights, self.hyper = Update(weights, clip), Update(tuned)
+        groups = [{"params": [hyper.unconstrained], "lr": hyper_lr}, {"params": [hyper.raw_scale], "lr": scale_lr}]
+        self.updates = {"hyper": Update(HYPER_OPTIMIZERS[hyper_optimizer](groups))}
         self.tune_scales, self.entropy_weight = tune_scales, entropy_weight
         hyper.raw_scale.requires_grad_(tune_scales)
-
-    def weight_step(self, task: Task, hyper: Hyperparameters) -> Step:
-        task.model.train()
-        draw = hyper.perturbed(task.batch_size)
-        batch = task.batch("train")
-        prediction = task.predict(batch, draw)
-        loss = task.loss(prediction, batch, draw)
-        norm = self.weights(loss.objective)
-        task.carry(batch, prediction)
-        return _step(loss, loss.objective, norm)
 
     def hyper_step(self, task: Task, hyper: Hyperparameters) -> Step:
         task.model.eval()
@@ -117,20 +110,54 @@ class STN:
                 raise ValueError(f"the validation loss does not depend on the tuned hyperparameters: {respond}")
             if self.tune_scales:
                 objective = objective - self.entropy_weight * hyper.entropy()
-            norm = self.hyper(objective)
+            norm = self.updates["hyper"](objective)
         task.carry(batch, prediction)
-        return _step(loss, objective, norm)
-
-    def set_learning_rate(self, value: float) -> None:
-        for group in self.weights.optimizer.param_groups:
-            group["lr"] = value
+        return step_of(loss, objective, norm)
 
     def state_dict(self) -> dict:
-        return {"weights": self.weights.optimizer.state_dict(), "hyper": self.hyper.optimizer.state_dict()}
+        return {name: update.optimizer.state_dict() for name, update in self.updates.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        self.weights.optimizer.load_state_dict(state["weights"])
-        self.hyper.optimizer.load_state_dict(state["hyper"])
+        for name, update in self.updates.items():
+            update.optimizer.load_state_dict(state[name])
+
+
+class STN(BestResponseMethod):
+    """The self-tuning network (MacKay et al. 2019, algorithm 1).
+
+    A weight step minimizes the training loss L_T(λ + ε, ŵ(λ + ε)) over the weights, by SGD; for the hyperparameter step
+    and its options see `BestResponseMethod`.
+
+    clip: largest norm of the weights' gradient.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        hyper: Hyperparameters,
+        *,
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        clip: float = math.inf,
+        **hyper_options: Any,
+    ):
+        super().__init__(model, hyper, **hyper_options)
+        weights = torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=weight_decay, fused=True)
+        self.updates["weights"] = Update(weights, clip)
+
+    def weight_step(self, task: Task, hyper: Hyperparameters) -> Step:
+        task.model.train()
+        draw = hyper.perturbed(task.batch_size)
+        batch = task.batch("train")
+        prediction = task.predict(batch, draw)
+        loss = task.loss(prediction, batch, draw)
+        norm = self.updates["weights"](loss.objective)
+        task.carry(batch, prediction)
+        return step_of(loss, loss.objective, norm)
+
+    def set_learning_rate(self, value: float) -> None:
+        self.updates["weights"].set_learning_rate(value)
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:
@@ -141,9 +168,10 @@ def clip_gradient(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """While this lasts, the module's parameters take no gradients."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def frozen(module: nn.Module | Iterable[nn.Parameter]) -> Iterator[None]:
+    """While this lasts, the module's parameters, or the ones given, take no gradients."""
+    parameters = module.parameters() if isinstance(module, nn.Module) else module
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:
@@ -153,6 +181,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _step(loss: Loss, objective: Tensor, norm: Tensor) -> Step:
+def step_of(loss: Loss, objective: Tensor, norm: Tensor) -> Step:
+    """The record of a step that minimized the objective, whose gradient had this norm."""
     data, objective = loss.data.detach(), objective.detach()
     return Step(data, objective - data, objective + norm, loss.targets, loss.accuracy)

@@ -10,7 +10,7 @@ import torch
 from stn.datasets import builtin_images
 from stn.scripts.signals import ENDING, give_back
 
-GOLDEN = Path(__file__).parent / "golden" / "layers.npz"
+GOLDEN = Path(__file__).parent / "golden"
 
 # A shell has what it starts in the background ignore Ctrl-C, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,7 +30,7 @@ def golden():
     """golden(group): the group's golden tensors by name; the numbers are float64."""
 
     def load(group):
-        with numpy.load(GOLDEN) as numbers:
+        with numpy.load(GOLDEN / ("delta.npz" if group == "delta" else "layers.npz")) as numbers:
             prefix = f"{group}/"
             return {
                 name.removeprefix(prefix): torch.as_tensor(numbers[name])

@@ -368,8 +368,8 @@ def test_training_is_set_up_as_flags_say(tmp_path):
         trainer = settings.trainer(task, hyper, folder, None, lambda: False)
     assert trainer.plan == Plan(7, warmup_steps=15, train_steps=3, val_steps=4, patience=9, checkpoint_seconds=60.0)
     method, decay, recorder = trainer.method, trainer.learning_rate, trainer.recorder
-    (sgd,), adam = method.weights.optimizer.param_groups, method.hyper.optimizer.param_groups
-    assert (sgd["lr"], sgd["momentum"], sgd["weight_decay"], method.weights.clip) == (0.5, 0.75, 0, math.inf)
+    (sgd,), adam = method.updates["weights"].optimizer.param_groups, method.updates["hyper"].optimizer.param_groups
+    assert (sgd["lr"], sgd["momentum"], sgd["weight_decay"], method.updates["weights"].clip) == (0.5, 0.75, 0, math.inf)
     assert [group["lr"] for group in adam] == [0.25, 0.125]
     assert (method.tune_scales, method.entropy_weight) == (True, 0.01)
     assert (decay.value, decay.divisor, decay.nonmono, decay.milestones, decay.lowest) == (0.5, 2.0, 8, (2, 4), 1e-5)

@@ -353,7 +353,7 @@ def test_a_method_is_watched_step_by_step(kind):
     """The weights' watchers by weight steps alone, the hyperparameters' by theirs alone."""
     task, hyper = language_model()
     method = STN(task.model, hyper, lr=1.0, clip=0.01)
-    update, seen = getattr(method, kind), []
+    update, seen = method.updates[kind], []
     update.watchers.append(lambda parameters: seen.append([p.grad for p in parameters]))
     method.weight_step(task, hyper)
     assert len(seen) == (kind == "weights")

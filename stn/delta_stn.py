@@ -1,0 +1,160 @@
+"""The Δ-STN (Bae & Grosse 2020): a self-tuning network whose best response is centred and linearized.
+
+The response sees how far the hyperparameters are from their current values, h = λ + ε − stopgrad(λ), so that the
+elementary weights are those of the current values, h = 0, and are trained by them alone; and it is trained on the
+prediction linearized around h = 0 in the direction ε, in which it is linear too. The tangent is computed in forward
+mode (`torch.autograd.forward_ad`), and gradients flow back through it.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stn.bilevel import Step, Task
+from stn.errors import UserError
+from stn.hyperparameters import Draw, Hyperparameters
+from stn.methods import BestResponseMethod, Update, frozen, step_of
+
+Prediction = TypeVar("Prediction")
+
+
+class DeltaSTN(BestResponseMethod):
+    """The Δ-STN's weight step: two updates on one mini-batch, each by an SGD of its own.
+
+    First the elementary weights, on the training loss at the current hyperparameters, h = 0. Then, with these held, the
+    response, on the loss of the linearized prediction at the perturbed ones, with masks and augmentation of their own.
+    For the hyperparameter step, which uses the network as it is, and its options see `BestResponseMethod`.
+
+    hyper: every tuned hyperparameter has `feed="centred"`. response_lr: the response's learning rate (default: lr),
+    which follows that of the elementary weights as it decays. clip: largest norm of either gradient. linearize: False
+    trains the response on the network's own prediction at λ + ε.
+
+    Raises ValueError for a hyperparameter that is not centred.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        hyper: Hyperparameters,
+        *,
+        lr: float,
+        response_lr: float | None = None,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        clip: float = math.inf,
+        linearize: bool = True,
+        **hyper_options: Any,
+    ):
+        super().__init__(model, hyper, **hyper_options)
+        if not hyper.centred.all():
+            raise ValueError('the Δ-STN needs centred hyperparameters: declare them Tuned(…, feed="centred")')
+        self.linearize = linearize
+        self.response_ratio = 1.0 if response_lr is None else response_lr / lr
+        parts = {"elementary": (self.elementary, lr), "response": (self.response, lr * self.response_ratio)}
+        for name, (parameters, rate) in parts.items():
+            if parameters:  # a network of plain layers has no response
+                sgd = torch.optim.SGD(parameters, rate, momentum, weight_decay=weight_decay, fused=True)
+                self.updates[name] = Update(sgd, clip)
+
+    def set_learning_rate(self, value: float) -> None:
+        self.updates["elementary"].set_learning_rate(value)
+        if self.response:
+            self.updates["response"].set_learning_rate(value * self.response_ratio)
+
+    def weight_step(self, task: Task, hyper: Hyperparameters) -> Step:
+        task.model.train()
+        batch = task.batch("train")
+        with torch.no_grad():
+            current = hyper.current()
+        with frozen(self.response):
+            prediction = task.predict(batch, current)
+            loss = task.loss(prediction, batch, current)
+            norm = self.updates["elementary"](loss.objective)
+        task.carry(batch, prediction)
+        step = step_of(loss, loss.objective, norm)
+        if not self.response:
+            return step
+        perturbed = hyper.perturbed(task.batch_size)
+        with frozen(self.elementary), held_statistics(task.model):
+            prediction = self._predict(task, batch, perturbed)
+            objective = task.loss(prediction, batch, perturbed).objective
+            norm = self.updates["response"](objective)
+        return step._replace(health=step.health + objective.detach() + norm)
+
+    def _predict(self, task: Task, batch: Any, draw: Draw) -> Any:
+        if not self.linearize:
+            return task.predict(batch, draw)
+        try:
+            return linearized(lambda draw: task.predict(batch, draw), draw)
+        except NotImplementedError as error:
+            with torch.random.fork_rng(), forward_ad.dual_level():
+                name = _failing_module(task.model, lambda: task.predict(batch, _directed(draw)))
+            raise UserError(
+                f"the Δ-STN cannot linearize {name}, which has no forward derivative: give --no_linearize"
+            ) from error
+
+
+def linearized(predict: Callable[[Draw], Prediction], draw: Draw) -> Prediction:
+    """The prediction linearized around h = 0, in the direction of the draw's h: its value there plus its tangent.
+
+    predict: returns a tensor, or tuples, lists or dicts of tensors and other things. Raises NotImplementedError where
+    an operation has no forward derivative.
+    """
+    with forward_ad.dual_level():
+        return _sums(predict(_directed(draw)))
+
+
+def _directed(draw: Draw) -> Draw:
+    """At the centre, h = 0, with the draw's own h as the tangent."""
+    return replace(draw, h=forward_ad.make_dual(torch.zeros_like(draw.h), draw.h))
+
+
+def _sums(value: Any) -> Any:
+    """Primal plus tangent of every dual tensor in it."""
+    if isinstance(value, Tensor):
+        primal, tangent = forward_ad.unpack_dual(value)
+        return primal if tangent is None else primal + tangent
+    if isinstance(value, Mapping):
+        return type(value)({key: _sums(part) for key, part in value.items()})
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_sums, value))
+    if isinstance(value, tuple | list):
+        return type(value)(map(_sums, value))
+    return value
+
+
+@contextmanager
+def held_statistics(model: nn.Module) -> Iterator[None]:
+    """While this lasts, batch normalization uses a mini-batch's statistics without adding them to its running ones."""
+    tracking = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
+
+
+def _failing_module(model: nn.Module, predict: Callable[[], object]) -> str:
+    """The name and type of the innermost module whose forward pass raises NotImplementedError."""
+    entered: list[nn.Module] = []
+    hooks = [module.register_forward_pre_hook(lambda module, _: entered.append(module)) for module in model.modules()]
+    hooks += [module.register_forward_hook(lambda *_: entered.pop() and None) for module in model.modules()]
+    try:
+        predict()
+    except NotImplementedError:
+        failing = entered[-1] if entered else model
+        names = {module: name for name, module in model.named_modules()}
+        return f"{names[failing] or 'the model'} ({type(failing).__name__})"
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return "the model"
