@@ -10,7 +10,7 @@ from timing import Seconds
 from torch import Tensor
 
 from stn.kernels.cross_entropy import CHUNK_ROWS
-from stn.kernels.products import linear, multiplier, weight_gradient
+from stn.kernels.products import linear, multiplier, onednn_linear, onednn_packed, weight_gradient
 
 # Given a weight and the rows of each x: the function x -> x weightᵀ.
 Routine = Callable[[Tensor, int], Callable[[Tensor], Tensor]]
@@ -22,20 +22,16 @@ def _mkl_packed(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
 
 
 def _onednn_packed(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    return lambda x: _onednn(x, packed)
-
-
-def _onednn(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    packed = onednn_packed(weight, rows)
+    return lambda x: onednn_linear(x, packed)
 
 
 ROUTINES: dict[str, Routine] = {
     "plain": lambda weight, _: lambda x: x @ weight.T,
     "plain swapped": lambda weight, _: lambda x: weight @ x.T,
     "MKL packed": _mkl_packed,
-    "oneDNN": lambda weight, _: lambda x: _onednn(x, weight),
-    "oneDNN swapped": lambda weight, _: lambda x: _onednn(weight, x),
+    "oneDNN": lambda weight, _: lambda x: onednn_linear(x, weight),
+    "oneDNN swapped": lambda weight, _: lambda x: onednn_linear(weight, x),
     "oneDNN packed": _onednn_packed,
 }
 AS_DONE = "as done"
@@ -67,9 +63,7 @@ class Product:
         """How the step computes it."""
         if self.gradient:
             return lambda weight, _: lambda x: weight_gradient(x.T, weight.T)
-        if self.large and self.repeats == 1:
-            return lambda weight, _: lambda x: linear(x, weight)
-        return multiplier
+        return (lambda weight, _: lambda x: linear(x, weight)) if self.large else multiplier
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         sizes = (self.rows, self.inner), (self.columns, self.inner)
@@ -80,17 +74,27 @@ class Product:
 
 def weight_step(steps: int, batch: int, width: int, types: int, responds: bool) -> list[Product]:
     """Of two layers and the decoder: forward, and for the gradients of inputs and weights."""
-    tokens, rows, chunk = steps * batch, (8 if responds else 4) * width, min(steps * batch, CHUNK_ROWS)
-    chunks = tokens // chunk
+    tokens, rows = steps * batch, (8 if responds else 4) * width
     return [
         Product("recurrence forward", batch, width, rows, steps, weights=2, large=False),
         Product("recurrence backward", batch, rows, width, steps, weights=2, large=False),
         Product("input forward", tokens, width, rows, weights=2),
         Product("gradient of the input", tokens, rows, width, weights=2),
         Product("gradient of a weight", rows, tokens, width, weights=4, gradient=True),
-        Product("decoder forward", chunk, width, types, chunks),
-        Product("gradient of the decoder's input", chunk, types, width, chunks),
-        Product("gradient of the decoder's weight", types, chunk, width, chunks, gradient=True),
+        *(product for rows in _chunks(tokens) for product in _decoder(rows, width, types)),
+    ]
+
+
+def _chunks(tokens: int) -> list[int]:
+    """The rows of the decoder's products."""
+    return [len(range(start, min(start + CHUNK_ROWS, tokens))) for start in range(0, tokens, CHUNK_ROWS)]
+
+
+def _decoder(rows: int, width: int, types: int) -> list[Product]:
+    return [
+        Product("decoder forward", rows, width, types),
+        Product("gradient of the decoder's input", rows, types, width),
+        Product("gradient of the decoder's weight", types, rows, width, gradient=True),
     ]
 
 
@@ -102,7 +106,7 @@ def evaluation(tokens: int, rows: int, batch: int, width: int, types: int) -> li
         products += [
             Product("recurrence forward", batch, width, 4 * width, steps, weights=2, large=False),
             Product("input forward", steps * batch, width, 4 * width, weights=2),
-            Product("decoder forward", steps * batch, width, types),
+            *(_decoder(chunk, width, types)[0] for chunk in _chunks(steps * batch)),
         ]
         tokens -= steps * batch
     return products
@@ -126,7 +130,7 @@ class Products:
 def by_routine(products: Sequence[Product], dtype: torch.dtype) -> dict[tuple[Product, str], Callable[[], None]]:
     """Each product of one weight as it is done, and by each routine that this build of PyTorch has for this dtype."""
     calls = {}
-    for product in products:
+    for product in dict.fromkeys(products):
         factors = product.factors(dtype)
         for name, routine in {AS_DONE: product.as_done, **ROUTINES}.items():
             call = partial(_multiply, product, routine, *factors)

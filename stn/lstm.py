@@ -191,10 +191,10 @@ def _unrolled(x, h0, c0, weight_ih, weight_hh, bias, gate_ih, gate_hh):
     z, i_and_f, (i, f, g, o) = activations.unbind(), activations[..., : 2 * hidden].unbind(), _gates(activations)
     for t in range(steps):
         product = recurrent_product(h)
-        exact = product.to(c0.dtype)  # once, as every operation on two dtypes would convert it anew
-        z[t].add_(bias).add_(exact[:, :rows])
+        converted = product.to(c0.dtype)  # once, as every operation on two dtypes would convert it anew
+        z[t].add_(bias).add_(converted[:, :rows])
         if gate_ih is not None:
-            z[t].addcmul_(input_response[t], gate_ih).addcmul_(exact[:, rows:], gate_hh)
+            z[t].addcmul_(input_response[t], gate_ih).addcmul_(converted[:, rows:], gate_hh)
             recurrent_response[t] = product[:, rows:]
         i_and_f[t].sigmoid_()
         g[t].tanh_()

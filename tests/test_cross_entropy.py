@@ -12,6 +12,7 @@ CHUNK = 4
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(cross_entropy, "CHUNK_ROWS", CHUNK)
+    monkeypatch.setattr(cross_entropy, "CACHED_ROWS", CHUNK - 1)
 
 
 def problem(*shape, features=6, types=9, dtype=torch.float64):

@@ -20,6 +20,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 def routine(request, monkeypatch):
     """All products by oneDNN; those of `linear` with the weight rearranged; none, as in a build without it."""
     monkeypatch.setattr(products, "MIN_ENTRIES", 1)
+    monkeypatch.setattr(products, "MIN_MULTIPLICATIONS", 1)
     monkeypatch.setattr(products, "MIN_ROWS_TO_PACK", 1 if request.param == "packed" else 10**9)
     enabled = torch.backends.mkldnn.enabled
     torch._C._set_mkldnn_enabled(enabled and request.param != "without")  # what torch.backends.mkldnn.flags sets
@@ -30,20 +31,13 @@ def routine(request, monkeypatch):
 def made(shape: tuple[int, int], layout: str, dtype: torch.dtype) -> torch.Tensor:
     """A random matrix: contiguous, the transpose of one, every second column of one, or one row many times."""
     rows, columns = shape
-    matrix = {
-        "contiguous": lambda: torch.randn(rows, columns),
-        "transposed": lambda: torch.randn(columns, rows).T,
-        "strided": lambda: torch.randn(rows, 2 * columns)[:, ::2],
-        "expanded": lambda: torch.randn(1, columns).expand(rows, columns),
-    }[layout]()
-    return matrix.to(dtype) if layout in ("contiguous", "transposed") else _like(matrix, dtype)
-
-
-def _like(matrix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The same numbers in another dtype and the same layout, which `to` would make contiguous."""
-    values = torch.empty_strided(matrix.shape, matrix.stride(), dtype=dtype)
-    base = torch.as_strided(matrix, (matrix.untyped_storage().size() // matrix.element_size(),), (1,))
-    return torch.as_strided(base.to(dtype), values.shape, values.stride())
+    if layout == "transposed":
+        return torch.randn(columns, rows, dtype=dtype).T
+    if layout == "strided":
+        return torch.randn(rows, 2 * columns, dtype=dtype)[:, ::2]
+    if layout == "expanded":
+        return torch.randn(1, columns, dtype=dtype).expand(rows, columns)
+    return torch.randn(rows, columns, dtype=dtype)
 
 
 def assert_rounded(found: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -154,27 +148,73 @@ def test_a_build_without_onednns_products(monkeypatch, failure):
     def missing(*_):
         raise failure("not here")
 
-    monkeypatch.setattr(products, "_onednn_linear", missing)
+    monkeypatch.setattr(products, "onednn_linear", missing)
     products._onednn_multiplies.cache_clear()
-    x, weight = torch.randn(3, 300), torch.randn(300, 300)
+    x, weight = torch.randn(300, 300), torch.randn(300, 300)
     try:
-        assert_rounded(multiplier(weight, 3)(x), x, weight.T)
+        assert_rounded(multiplier(weight, 300)(x), x, weight.T)
         assert_rounded(linear(x, weight), x, weight.T)
     finally:
         products._onednn_multiplies.cache_clear()
 
 
-def test_onednn_is_used_for_large_weights_only(monkeypatch):
-    """Smaller ones are multiplied faster without."""
+@pytest.fixture
+def calls(monkeypatch):
+    """The shapes of what oneDNN multiplies, and whether the weight was rearranged before."""
     if not products._onednn_multiplies(torch.float32):
         pytest.skip("this build of PyTorch multiplies float32 without oneDNN")
-    used, original = [], products._onednn_linear
-    monkeypatch.setattr(products, "_onednn_linear", lambda x, weight: used.append(x.shape) or original(x, weight))
+    seen, original = [], products.onednn_linear
+
+    def recorded(x, weight):
+        seen.append((tuple(x.shape), tuple(weight.shape), weight.is_mkldnn))
+        return original(x, weight)
+
+    monkeypatch.setattr(products, "onednn_linear", recorded)
+    return seen
+
+
+def test_onednn_multiplies_what_is_large(calls):
+    """What is smaller is multiplied faster without it."""
     for side in (255, 256):
-        x, weight = torch.randn(3, side), torch.randn(side, side)
-        linear(x, weight)
-        multiplier(weight, 3)(x)
-    assert used == [(3, 256)] * 2
+        multiplier(torch.randn(side, side), 3)(torch.randn(3, side))
+        linear(torch.randn(256, 256), torch.randn(side, 256))
+    assert calls == [((3, 256), (256, 256), True), ((256, 256), (256, 256), False)]
+
+
+def test_the_order_of_factors_copies_less(calls):
+    """A factor that is read transposed is copied: the smaller one, if the product's transpose is worth it."""
+    linear(torch.randn(1000, 200), torch.randn(200, 200))
+    linear(torch.randn(64, 800), torch.randn(800, 800).T)
+    weight_gradient(torch.randn(700, 400), torch.randn(700, 100))
+    weight_gradient(torch.randn(70, 400), torch.randn(70, 1000))
+    assert calls == [
+        ((1000, 200), (200, 200), True),
+        ((64, 800), (800, 800), False),
+        ((100, 700), (400, 700), False),
+        ((400, 70), (1000, 70), False),
+    ]
+
+
+@pytest.mark.usefixtures("routine")
+@pytest.mark.parametrize("held", ["x", "weight"])
+def test_a_factor_that_the_gradient_does_not_need_may_change(held):
+    """As of F.linear: of a product with a frozen factor, the gradient needs that one alone."""
+    x, weight = torch.randn(6, 13), torch.randn(7, 13)
+    moving, fixed = (weight, x) if held == "x" else (x, weight)
+    moving.requires_grad_()
+    product = linear(x, weight)
+    with torch.no_grad():
+        moving.zero_()
+    product.sum().backward()
+    assert_close(moving.grad, fixed.sum(0).expand_as(moving))
+
+
+def test_the_processors_products_do_not_depend_on_the_default_device():
+    products._onednn_multiplies.cache_clear()
+    before = products._onednn_multiplies(torch.float32)
+    products._onednn_multiplies.cache_clear()
+    with torch.device("meta"):
+        assert products._onednn_multiplies(torch.float32) == before
 
 
 @pytest.mark.usefixtures("routine")

@@ -1,8 +1,8 @@
 """Matrix products, by oneDNN where PyTorch's own are slower.
 
 On CPUs PyTorch multiplies float32 by the routines of MKL or another BLAS, which on some processors reach little more
-than half of oneDNN's rate; and no product of PyTorch's keeps a factor that is used many times in the order in which the
-routine reads it. `benchmarks/lstm_step.py --products` measures these functions beside what else there is.
+than half of oneDNN's rate; and none of its public products keeps a weight that is used many times in the order in which
+the routine reads it. `benchmarks/lstm_step.py --products` measures these functions beside what else there is.
 """
 
 import functools
@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-MIN_ENTRIES = 2**16  # of the weight: with fewer, oneDNN's fixed cost per call, some 10 µs, exceeds what it saves
+# Below these, what oneDNN costs beside the product exceeds what it saves: some 10 µs a call, with autograd 70.
+MIN_ENTRIES = 2**16  # of a multiplier's weight
+MIN_MULTIPLICATIONS = 2**24  # of a single product
 MIN_ROWS_TO_PACK = 1000  # of x: with fewer, it takes longer to rearrange the weight than that saves
 
 
@@ -24,17 +26,17 @@ def multiplier(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
     The weight is rearranged in memory only once, which with few rows takes as long as multiplying. Other numbers of
     rows will do, but rows are what it is rearranged for. Without gradients.
     """
-    if not _suits_onednn(weight):
+    if weight.numel() < MIN_ENTRIES or not _has_onednn(weight):
         transposed = weight.T.contiguous()
         return lambda x: x @ transposed
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    return lambda x: _onednn_linear(x, packed)
+    packed = onednn_packed(weight, rows)
+    return lambda x: onednn_linear(x, packed)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`: x weightᵀ + bias for x (…, F), weight (R, F) and bias (R,), all of one dtype."""
     # PyTorch's own product of bfloat16 is oneDNN's, and autocast may make it one.
-    if x.dtype != torch.float32 or not _suits_onednn(weight) or torch.is_autocast_enabled("cpu"):
+    if x.dtype != torch.float32 or x.numel() * len(weight) < MIN_MULTIPLICATIONS or not _has_onednn(weight):
         return F.linear(x, weight, bias)
     y = _Linear.apply(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), weight).view(*x.shape[:-1], len(weight))
     return y if bias is None else y + bias
@@ -59,8 +61,10 @@ class _Linear(Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # noqa: ARG004
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+        x, weight = inputs
+        needs_x, needs_weight = ctx.needs_input_grad
+        ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
+        ctx.save_for_forward(x, weight)
 
     @staticmethod
     def backward(ctx, grad):
@@ -86,23 +90,26 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     copied = 0 if x.is_contiguous() else x.numel()
     copied_if_swapped = rows * columns + (0 if weight.is_contiguous() else weight.numel())
     if copied_if_swapped < copied:
-        return _onednn_linear(weight, x).T.contiguous()
-    if rows >= MIN_ROWS_TO_PACK:
-        return multiplier(weight, rows)(x)
-    return _onednn_linear(x, weight)
+        return onednn_linear(weight, x).T.contiguous()
+    return onednn_linear(x, onednn_packed(weight, rows) if rows >= MIN_ROWS_TO_PACK else weight)
 
 
-def _onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x weightᵀ; the weight may be strided, or rearranged."""
+def onednn_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x weightᵀ for contiguous x; the weight may be strided, or `onednn_packed`. Without gradients."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
 
 
-def _suits_onednn(weight: Tensor) -> bool:
-    """Whether oneDNN multiplies by this weight, and fast; `torch.backends.mkldnn.flags(enabled=False)` says no."""
+def onednn_packed(weight: Tensor, rows: int) -> Tensor:
+    """The weight in the order in which oneDNN reads it for an x of so many rows."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+
+
+def _has_onednn(weight: Tensor) -> bool:
+    """Whether oneDNN multiplies by such a weight; `torch.backends.mkldnn.flags(enabled=False)` says no."""
     return (
         weight.device.type == "cpu"
-        and weight.numel() >= MIN_ENTRIES
         and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")
         and _onednn_multiplies(weight.dtype)
     )
 
@@ -110,9 +117,9 @@ def _suits_onednn(weight: Tensor) -> bool:
 @functools.cache
 def _onednn_multiplies(dtype: torch.dtype) -> bool:
     """Whether this build of PyTorch has oneDNN's products of this type for this processor."""
-    one = torch.ones(1, 1, dtype=dtype)
+    one = torch.ones(1, 1, dtype=dtype, device="cpu")
     try:
-        _onednn_linear(one, torch.ops.mkldnn._reorder_linear_weight(one, 1))
+        onednn_linear(one, onednn_packed(one, 1))
     except (AttributeError, RuntimeError):
         return False
     return True
