@@ -24,7 +24,8 @@ from lstm.model import AWDLSTM
 from lstm.task import EVALUATION_BATCH, EVALUATION_ROWS, LanguageModeling
 from stn.bilevel import evaluate
 from stn.datasets.text import Corpus
-from stn.hyperparameters import Hyperparameters, Tuned
+from stn.delta_stn import DeltaSTN
+from stn.hyperparameters import Feed, Hyperparameters, Tuned
 from stn.methods import STN
 from stn.schedules import Constant
 
@@ -50,29 +51,32 @@ class Shape:
 PAPER = Shape()
 
 
-def tuned_hyperparameters(count: int) -> Hyperparameters:
+def tuned_hyperparameters(count: int, feed: Feed) -> Hyperparameters:
     """The language model's seven, the first `count` of them tuned, all from one value, as --tune_all does."""
     tuned = {
-        name: Tuned(RATE, declared.range, per_example=declared.per_example, feed="squashed")
+        name: Tuned(RATE, declared.range, per_example=declared.per_example, feed=feed)
         for name, declared in list(TABLE.items())[:count]
     }
     return Hyperparameters(**dict.fromkeys(TABLE, Constant(RATE)) | tuned)
 
 
 class Subject:
-    """A self-tuning model at work on a random text of Zipf's distribution; each call is one thing to be timed."""
+    """A self-tuning model at work on a random text of Zipf's distribution; each call is one thing to be timed.
 
-    def __init__(self, shape: Shape, dtype: torch.dtype):
+    delta: by the Δ-STN.
+    """
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, delta: bool = False):
         torch.manual_seed(0)
         frequencies = 1 / torch.arange(1, shape.types + 1)
         lengths = (shape.tokens * 8 + shape.batch, shape.tokens * 4 + shape.batch, 10 * EVALUATION_BATCH["test"])
         splits = [torch.multinomial(frequencies, length, replacement=True) for length in lengths]
         corpus = Corpus(*splits, tuple(map(str, range(shape.types))), "")
-        self.hyper = tuned_hyperparameters(shape.tuned)
+        self.hyper = tuned_hyperparameters(shape.tuned, "centred" if delta else "squashed")
         self.model = AWDLSTM(shape.types, shape.width, shape.width, 2, self.hyper.num_tuned, dtype)
         self.task = LanguageModeling(self.model, corpus, shape.batch, shape.steps)
         self.shape = shape
-        self.method = STN(self.model, self.hyper, lr=1.0, clip=CLIP)
+        self.method = (DeltaSTN if delta else STN)(self.model, self.hyper, lr=1.0, clip=CLIP)
         self.weight_step = partial(self.method.weight_step, self.task, self.hyper)
         self.hyper_step = partial(self.method.hyper_step, self.task, self.hyper)
         self.eval = partial(evaluate, self.task, self.hyper, "valid")
@@ -112,6 +116,7 @@ def products_of(shape: Shape) -> list[Product]:
 def measure(dtype: torch.dtype, rounds: int) -> tuple[timing.Seconds, dict[str, float]]:
     """Seconds in each round of everything that the table compares, and medians of other units."""
     subject, plain, products = Subject(PAPER, dtype), Plain(PAPER, dtype), products_of(PAPER)
+    delta = Subject(PAPER, dtype, delta=True)
     evaluated = step_products.evaluation(
         subject.eval_tokens, EVALUATION_ROWS, EVALUATION_BATCH["valid"], PAPER.width, PAPER.types
     )
@@ -122,6 +127,8 @@ def measure(dtype: torch.dtype, rounds: int) -> tuple[timing.Seconds, dict[str, 
         "hyper_step_s": subject.hyper_step,
         "eval_matmul_s": Products(evaluated, dtype),
         "eval_s": subject.eval,
+        "delta_weight_step_s": delta.weight_step,
+        "delta_hyper_step_s": delta.hyper_step,
     }
     if dtype == torch.float32:
         subjects["oracle_step_s"] = subject.oracle_step
@@ -151,6 +158,8 @@ RATIOS = {
     "weight step / step-by-step autograd": ("weight_step_s", "oracle_step_s", 0.65, None),
     "weight step / plain nn.LSTM step": ("weight_step_s", "plain_lstm_step_s", 1.6, 1.6),
     "tuned run / fixed run of nn.LSTM": ("tuned_steps_s", "fixed_steps_s", 2.0, 2.0),
+    "Δ-STN's weight step / STN's": ("delta_weight_step_s", "weight_step_s", 1.7, 1.7),
+    "Δ-STN's hyperparameter step / STN's": ("delta_hyper_step_s", "hyper_step_s", 1.1, 1.1),
     "evaluation / its products": ("eval_s", "eval_matmul_s", 1.5, 2.0),
 }
 
@@ -199,7 +208,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     timing.prepare(args.threads)
     if args.peak:
-        subject = Subject(PAPER, DTYPES[args.peak])
+        subject = Subject(PAPER, DTYPES[args.peak], delta=bool(args.delta))
         timing.say_peak([subject.weight_step, subject.weight_step, subject.hyper_step] * 3 + [subject.eval])
         return
     print(
@@ -223,12 +232,12 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"wrote {file}")
         else:
             seconds, others = measure(dtype, args.rounds)
-            peak = timing.peak_memory(__file__, name, threads=args.threads)
-            results[name] = timing.medians(seconds) | others | {"peak_rss_mib": peak}
+            peaks = timing.peak_memories(__file__, name, threads=args.threads)
+            results[name] = timing.medians(seconds) | others | peaks
             print(
                 *timing.table(name, seconds, RATIOS),
                 *timing.number_lines(others),
-                timing.peak_line(peak, 1536 if name == "float32" else None),
+                *timing.peak_lines(peaks, 1536 if name == "float32" else None),
                 sep="\n",
                 flush=True,
             )

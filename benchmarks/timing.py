@@ -37,6 +37,7 @@ def parser(script: str, description: str | None, rounds: int) -> argparse.Argume
     add("--threads", type=positive_int, default=None, metavar="N", help="CPU threads (default: what PyTorch chooses)")
     add("--json", type=Path, default=None, metavar="FILE", help="write the medians to this file too")
     add("--peak", choices=DTYPES, default=None, help=argparse.SUPPRESS)
+    add("--delta", type=int, default=0, help=argparse.SUPPRESS)
     return parser
 
 
@@ -102,8 +103,22 @@ def number_lines(numbers: Mapping[str, float]) -> list[str]:
     ]
 
 
-def peak_line(peak_mib: float, aim_mib: float | None) -> str:
-    return f"  {'peak_rss_mib':<{WIDTH}}{peak_mib:>10,.0f}{'' if aim_mib is None else f'<= {aim_mib:g}':>30}"
+DELTA_MEMORY = 1.6  # the largest peak of the Δ-STN to aim at, beside the STN's
+
+
+def peak_lines(peaks: Mapping[str, float], aim_mib: float | None) -> list[str]:
+    """Lines: what `peak_memories` has found, beside what to aim at."""
+    aims = aim_mib, DELTA_MEMORY * peaks["peak_rss_mib"]
+    return [
+        f"  {name:<{WIDTH}}{peak:>10,.0f}{'' if aim is None else f'<= {aim:.0f}':>30}"
+        for (name, peak), aim in zip(peaks.items(), aims, strict=True)
+    ]
+
+
+def peak_memories(script: Path | str, dtype: str, **sizes: int | None) -> dict[str, float]:
+    """Of the STN and of the Δ-STN."""
+    names = {"peak_rss_mib": 0, "delta_peak_rss_mib": 1}
+    return {name: peak_memory(script, dtype, delta=delta, **sizes) for name, delta in names.items()}
 
 
 def peak_memory(script: Path | str, dtype: str, **sizes: int | None) -> float:

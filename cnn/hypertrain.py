@@ -15,8 +15,9 @@ from typing import Any
 from cnn.hyperparameters import CUTOUT, FULLY_CONNECTED, TABLE, names_of
 from cnn.settings import ImageSettings, run_names
 from stn.errors import UserError
+from stn.hyperparameters import Feed
 from stn.schedules import Constant
-from stn.scripts import command
+from stn.scripts import command, methods
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative
@@ -74,7 +75,8 @@ def sources(values: Values) -> Sources:
     names = names_of(values["model"], shared_dropout=values["tune_dropout"])
     tuned = [name for name in names if values[TABLE[name].tune]]
     off = dict.fromkeys(names, 0.0) | (COUNTERPARTS if {*tuned} & {*CUTOUT} else {})
-    return {name: TABLE[name].tuned(values) if name in tuned else Constant(off[name]) for name in names}
+    feed: Feed = "centred" if values["delta_stn"] else "unconstrained"
+    return {name: TABLE[name].tuned(values, feed) if name in tuned else Constant(off[name]) for name in names}
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     Raises UserError where nothing is tuned, flags contradict each other or have nothing to act on, or a start is not
     inside its range.
     """
-    values = {**values, **run_names(values, given)}
+    values = {**values, **run_names(values, given), **methods.resolve(values, given)}
     if values["total_epochs"] <= values["warmup_epochs"]:
         raise UserError(
             f"--total_epochs {values['total_epochs']} ends before anything is tuned, after --warmup_epochs "
@@ -137,6 +139,7 @@ SCRIPT = Script(
     setting_flags=SETTINGS,
     hyper_flags=tuning_flags(),
     resolve=resolve,
+    implied=methods.implied,
     sources=sources,
 )
 main = partial(command.run, SCRIPT)

@@ -21,7 +21,6 @@ from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels.memory import explaining_out_of_memory
 from stn.learning_rates import NonMonotonicDecay
-from stn.methods import STN
 from stn.recorder import Progress, Recorder
 from stn.runs.find import last_started
 from stn.runs.folder import RunFolder, claimed
@@ -73,9 +72,9 @@ class ImageSettings(Settings):
     )
 
     warmup_epochs: int = of_tuning(5, "epochs before the hyperparameters start to train", nonnegative_int, "-wupep")
-    valid_lr: float = of_tuning(3e-3, "learning rate of the hyperparameters' Adam", positive, "-vlr")
+    valid_lr: float = of_tuning(3e-3, "learning rate of the hyperparameters", positive, "-vlr")
     tune_scales: bool = of_tuning(False, "tune the scales of the perturbation too", None, "-tscl")
-    scale_lr: float = of_tuning(3e-3, "learning rate of the scales' Adam", positive, "-slr")
+    scale_lr: float = of_tuning(3e-3, "learning rate of the scales", positive, "-slr")
     train_steps: int = of_tuning(2, "weight steps in a row", positive_int, "-tstep")
     valid_steps: int = of_tuning(1, "hyperparameter steps in a row", positive_int, "-vstep")
     entropy_weight: float = of_tuning(
@@ -148,7 +147,7 @@ class ImageSettings(Settings):
     ) -> Trainer:
         rates = {"lr": self.train_lr, "momentum": self.momentum, "hyper_lr": self.valid_lr, "scale_lr": self.scale_lr}
         scales = {"tune_scales": self.tune_scales, "entropy_weight": self.entropy_weight}
-        method = STN(task.model, hyper, **rates, **scales)
+        method = self.method_of(task, hyper, **rates, **scales)
         divisor = 1 / self.lr_decay
         learning_rate = NonMonotonicDecay(self.train_lr, divisor, self.nonmono, self.milestones, self.min_lr)
         recorder = Recorder(task, hyper, run, progress, self.log_interval, self.log_interval, average=True)

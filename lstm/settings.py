@@ -19,7 +19,6 @@ from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels.memory import explaining_out_of_memory
 from stn.learning_rates import NonMonotonicDecay
-from stn.methods import STN
 from stn.recorder import Progress, Recorder
 from stn.runs.find import newest_run, run_names
 from stn.runs.folder import RunFolder, claimed
@@ -60,7 +59,7 @@ class LanguageModelSettings(Settings):
     bptt: int = of_training(70, "sequence length in steps", positive_int)
     lr_decay: float = of_training(4.0, "what the learning rate is divided by", factor)
 
-    hyper_lr: float = of_tuning(0.01, "learning rate of Adam for the hyperparameters", positive)
+    hyper_lr: float = of_tuning(0.01, "learning rate of the hyperparameters", positive)
     train_steps: int = of_tuning(2, "weight steps in a row", positive_int)
     val_steps: int = of_tuning(1, "hyperparameter steps in a row", positive_int)
     warmup_steps: int = of_tuning(
@@ -70,7 +69,7 @@ class LanguageModelSettings(Settings):
     )
     tune_scales: bool = of_tuning(False, "tune the scales of the perturbation too")
     entropy_weight: float = of_tuning(1e-3, "weight of the perturbation's entropy, with --tune_scales", nonnegative)
-    scale_lr: float = of_tuning(0.01, "learning rate of Adam for the scales, with --tune_scales", positive)
+    scale_lr: float = of_tuning(0.01, "learning rate of the scales, with --tune_scales", positive)
     val_penalties: bool = of_tuning(
         False,
         "add AR and TAR to the hyperparameters' objective, as the published code did: alpha and beta go up",
@@ -126,7 +125,7 @@ class LanguageModelSettings(Settings):
     ) -> Trainer:
         rates = {"lr": self.lr, "weight_decay": self.wdecay, "hyper_lr": self.hyper_lr, "scale_lr": self.scale_lr}
         scales = {"tune_scales": self.tune_scales, "entropy_weight": self.entropy_weight}
-        method = STN(task.model, hyper, clip=self.clip or math.inf, **rates, **scales)
+        method = self.method_of(task, hyper, clip=self.clip or math.inf, **rates, **scales)
         learning_rate = NonMonotonicDecay(self.lr, self.lr_decay, self.nonmono, lowest=MIN_LR)
         recorder = Recorder(task, hyper, run, progress, self.train_log_interval, self.val_log_interval)
         return Trainer(task, hyper, method, learning_rate, recorder, self.plan(task), stop)

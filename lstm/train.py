@@ -14,27 +14,33 @@ from typing import Any
 
 from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_flags
 from lstm.settings import LanguageModelSettings
+from stn.hyperparameters import Feed
 from stn.schedules import Constant
-from stn.scripts import command
+from stn.scripts import command, methods
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, one_of
 from stn.scripts.script import Script
 
 # What --tune_all stands for, besides a --tune_… flag for each hyperparameter.
-IMPLIED = {name: declared.initial for name, declared in TABLE.items()}
-IMPLIED |= {"drop_transform": "sigmoid", "alpha_beta_transform": "softplus"}
+STARTS = {name: declared.initial for name, declared in TABLE.items()}
+TRANSFORMS = {"drop_transform": "sigmoid", "alpha_beta_transform": "softplus"}
 
 
 def sources(values: Values) -> Sources:
     """Where each hyperparameter's values come from: tuned where a flag asks for it, else constant."""
     tuned = chosen(values, "tune")
     return {
-        name: declared.tuned(values, "unconstrained" if values[transform(name)] == "none" else "squashed")
-        if name in tuned
-        else Constant(values[name])
+        name: declared.tuned(values, feed(name, values)) if name in tuned else Constant(values[name])
         for name, declared in TABLE.items()
     }
+
+
+def feed(name: str, values: Values) -> Feed:
+    """What the response sees of a hyperparameter."""
+    if values["delta_stn"]:
+        return "centred"
+    return "unconstrained" if values[transform(name)] == "none" else "squashed"
 
 
 def transform(name: str) -> str:
@@ -43,8 +49,12 @@ def transform(name: str) -> str:
 
 
 def implied(values: Values) -> Values:
-    """The values that --tune_all gives to flags for which nobody decides otherwise."""
-    return IMPLIED if values["tune_all"] else {}
+    """The values that --tune_all and --delta_stn give to flags for which nobody decides otherwise."""
+    delta = methods.implied(values)
+    if not values["tune_all"]:
+        return delta
+    transforms = dict.fromkeys(TRANSFORMS, "none") if delta or values["method"] == "delta_stn" else TRANSFORMS
+    return delta | STARTS | transforms
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -59,6 +69,9 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         remedy = "add --tune_all, or --tune_… for some hyperparameters"
         idle = {flag.name: remedy for flag in SCRIPT.flags.values() if flag.group == TUNING}
     refuse_idle(given, idle)
+    values |= methods.resolve(values, given)
+    if values["delta_stn"]:
+        refuse_idle(given, dict.fromkeys(TRANSFORMS, "add --method stn"))
     sources(values)
     return values
 

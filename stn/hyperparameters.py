@@ -19,6 +19,8 @@ from stn.schedules import Constant, Schedule
 
 INF = math.inf
 
+Feed = Literal["unconstrained", "squashed", "centred"]
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -39,7 +41,7 @@ class Tuned:
     scale: float = 1.0
     per_example: bool = True
     discrete: bool = False
-    feed: Literal["unconstrained", "squashed", "centred"] = "unconstrained"
+    feed: Feed = "unconstrained"
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,8 @@ PEAK_MEMORY = timing.peak_memory
 KEYS = {
     "weight_step_s", "hyper_step_s", "matmul_s", "oracle_step_s", "plain_lstm_step_s", "eval_s", "eval_matmul_s",
     "eval_tokens_per_s", "train_tokens_per_s", "peak_rss_mib", "best_matmul_s", "tuned_steps_s", "fixed_steps_s",
-    "step_flops", "best_rate_gflops", "weight_step_over_best",
+    "step_flops", "best_rate_gflops", "weight_step_over_best", "delta_weight_step_s", "delta_hyper_step_s",
+    "delta_peak_rss_mib",
 }  # fmt: skip
 
 
@@ -126,6 +127,7 @@ def test_the_image_classifiers_table_and_its_json(tmp_path, capsys):
     cnn_step.main(["--rounds", "2", "--threads", "1", "--batch", "2", "--json", str(tmp_path / "times.json")])
     found = json.loads((tmp_path / "times.json").read_text())
     keys = {"plain_step_s", "weight_step_s", "augmentation_s", "hyper_step_s", "peak_rss_mib"}
+    keys |= {"delta_weight_step_s", "delta_hyper_step_s", "delta_peak_rss_mib"}
     assert found["float32"].keys() == found["bfloat16"].keys() == keys
     assert all(value > 0 for times in found.values() for value in times.values())
     printed = capsys.readouterr().out
@@ -194,8 +196,10 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios():
 
 
 def test_peak_lines():
-    assert timing.peak_line(1234.4, 1536).split() == ["peak_rss_mib", "1,234", "<=", "1536"]
-    assert timing.peak_line(1234.6, None).split() == ["peak_rss_mib", "1,235"]
+    peaks = {"peak_rss_mib": 1234.4, "delta_peak_rss_mib": 1500.0}
+    lines = [line.split() for line in timing.peak_lines(peaks, 1536)]
+    assert lines == [["peak_rss_mib", "1,234", "<=", "1536"], ["delta_peak_rss_mib", "1,500", "<=", "1975"]]
+    assert timing.peak_lines(peaks, None)[0].split() == ["peak_rss_mib", "1,234"]
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):

@@ -1,5 +1,6 @@
 """The Δ-STN against golden numbers, finite differences and the double-backward trick, in float64."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,14 +14,16 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp
 from torch.testing import assert_close
 
-from cnn.models import AlexNet, SmallCNN
-from lstm.model import AWDLSTM
+from lstm.model import AWDLSTM, activation_penalty, temporal_penalty
 from stn import HyperConv2d, HyperEmbedding, HyperLinear, HyperLSTM, Hyperparameters, Tuned, frozen
 from stn.bilevel import Loss, StreamTask
 from stn.delta_stn import DeltaSTN, held_statistics, linearized
-from stn.dropout import drop_connect, dropout
+from stn.dropout import drop_connect, dropout, embedding_dropout, locked_dropout
+from stn.errors import UserError
 from stn.hyperparameters import Draw
+from stn.kernels.cross_entropy import linear_cross_entropy
 from stn.layers import split_parameters, zero_gates
+from stn.schedules import Constant
 from stn.streams import Shuffled
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -312,3 +315,262 @@ def test_a_weight_step_by_the_equations():
     for name in state.keys() - set(elementary):
         state[name] = state[name] - 0.5 * gradient[name]
     assert_close(task.model.state_dict(), state)
+
+
+def test_without_linearizing_the_response_learns_from_the_networks_own_prediction():
+    task, hyper = regression()
+    method = DeltaSTN(task.model, hyper, lr=0.1, linearize=False)
+    seen = []
+    method.updates["response"].watchers.append(lambda _: seen.append(copies(p.grad for p in method.response)))
+    stream = task.streams["train"]
+    x, y = (tensor[stream.order[:BATCH]] for tensor in stream.tensors)
+    torch.manual_seed(1)
+    method.weight_step(task, hyper)
+    after = copies(method.response)
+
+    torch.manual_seed(1)
+    dropout(x, hyper.current()["rate"])
+    draw = hyper.perturbed(BATCH)
+    with torch.no_grad():
+        for parameter, gradient in zip(method.response, seen[0], strict=True):
+            parameter += 0.1 * gradient
+    loss = F.mse_loss(task.model(dropout(x, draw["rate"]), draw.h), y)
+    assert_close(list(torch.autograd.grad(loss, method.response)), seen[0])
+    assert all(not torch.equal(one, other) for one, other in zip(after, method.response, strict=True))
+
+
+def test_each_gradient_is_clipped_by_itself():
+    task, hyper = regression()
+    method = DeltaSTN(task.model, hyper, lr=0.1, clip=1e-3)
+    norms = []
+    for name in ("elementary", "response"):
+        method.updates[name].watchers.append(
+            lambda ps: norms.append(torch.cat([p.grad.flatten() for p in ps]).norm().item())
+        )
+    step = method.weight_step(task, hyper)
+    assert norms == pytest.approx([1e-3, 1e-3], rel=1e-4)
+    assert step.health > 1e-3  # the norms before that are in it
+
+
+def test_the_responses_learning_rate_follows():
+    task, hyper = regression()
+    method = DeltaSTN(task.model, hyper, lr=0.1, response_lr=0.02)
+    method.set_learning_rate(0.05)
+    rates = {name: update.optimizer.param_groups[0]["lr"] for name, update in method.updates.items()}
+    assert rates["elementary"] == 0.05 and rates["response"] == pytest.approx(0.01) and rates["hyper"] == 0.01
+
+
+def test_a_response_that_diverges_is_seen():
+    task, hyper = regression()
+    method = DeltaSTN(task.model, hyper, lr=0.1)
+    with torch.no_grad():
+        task.model.layers[0].response_weight.fill_(torch.inf)
+    assert not method.weight_step(task, hyper).health.isfinite()
+
+
+def test_the_hyperparameter_step_goes_through_the_network_at_the_centre():
+    """Its gradient is that of the loss in h at 0; with scales tuned, at the perturbation, and the scales' too."""
+    task, hyper = regression()
+    method = DeltaSTN(task.model, hyper, lr=0.1)
+    gradients = []
+    method.updates["hyper"].watchers.append(lambda ps: gradients.append([p.grad for p in ps if p.grad is not None]))
+    stream = task.streams["valid"]
+    x, y = (tensor[stream.order[:BATCH]] for tensor in stream.tensors)
+    method.hyper_step(task, hyper)
+    loss = lambda h: F.mse_loss(task.model(x, h), y)  # noqa: E731
+    assert_close(gradients[0], [grad(loss)(torch.zeros(1, HYPER))[0]])
+
+    task, hyper = regression(scale=0.5)
+    method = DeltaSTN(task.model, hyper, lr=0.1, tune_scales=True, entropy_weight=0.0)
+    method.updates["hyper"].watchers.append(lambda ps: gradients.append([p.grad.clone() for p in ps]))
+    stream = task.streams["valid"]
+    x, y = (tensor[stream.order[:BATCH]] for tensor in stream.tensors)
+    torch.manual_seed(1)
+    noise = torch.randn(BATCH, HYPER)
+    torch.manual_seed(1)
+    raw_scale = hyper.raw_scale.detach().clone()
+    method.hyper_step(task, hyper)
+
+    def validation_loss(shift, raw_scale):
+        return F.mse_loss(task.model(x, shift + F.softplus(raw_scale) * noise), y)
+
+    assert_close(tuple(gradients[1]), grad(validation_loss, (0, 1))(torch.zeros(HYPER), raw_scale))
+
+
+@pytest.mark.parametrize("hyper_optimizer", ["adam", "rmsprop"])
+def test_the_exact_response_of_a_quadratic_is_found(hyper_optimizer):
+    """Of the training loss |w − a − A tanh λ|² the best w is a + A tanh λ, whose Jacobian at the current λ is A times
+    tanh's slopes: the response V' V that weight steps find at a fixed λ; and λ goes to where the best w meets b."""
+    a, matrix = torch.randn(4), torch.randn(4, 2)
+    best = torch.tensor([0.3, -0.4])
+    b = a + matrix @ best.tanh()
+    model = HyperLinear(1, 4, 2, bias=False)
+    zero_gates(model)
+    with torch.no_grad():
+        model.response_weight.fill_(1.0)
+    hyper = Hyperparameters(
+        first=Tuned(0.0, scale=0.05, feed="centred", per_example=True), second=Tuned(0.0, scale=0.05, feed="centred")
+    )
+
+    class Quadratic(StreamTask):
+        batch_size = 64
+
+        def __init__(self):
+            self.model = model
+            self.streams = {split: Shuffled((torch.ones(64, 1),), 64) for split in ("train", "valid")}
+
+        def predict(self, batch, draw):
+            return model(batch[0], draw.h)
+
+        def loss(self, prediction, batch, draw):  # noqa: ARG002
+            values = torch.stack([draw["first"], draw["second"]], -1)
+            target = a + values.tanh() @ matrix.T if model.training else b
+            loss = (prediction - target).square().sum(-1).mean()
+            return Loss(loss, loss.detach(), len(prediction))
+
+        def evaluate(self, split, draw):
+            raise NotImplementedError
+
+    task = Quadratic()
+    method = DeltaSTN(model, hyper, lr=0.2, response_lr=20.0, hyper_lr=0.01, hyper_optimizer=hyper_optimizer)
+    for _ in range(300):
+        method.weight_step(task, hyper)
+    assert_close(model.weight[:, 0], a, rtol=0, atol=1e-3)
+    assert_close(model.response_weight * model.gate, matrix, rtol=0, atol=0.02)
+    for _ in range(800):
+        method.weight_step(task, hyper)
+        method.hyper_step(task, hyper)
+    assert_close(hyper.unconstrained.detach(), best, rtol=0, atol=0.03)
+
+
+# What it needs of networks
+
+
+def test_batch_normalizations_statistics_move_once():
+    model = nn.Sequential(nn.BatchNorm1d(3, affine=False))
+    model(torch.randn(4, 3))
+    before = copies(model.buffers())
+    with held_statistics(model):
+        assert_close(model(torch.ones(4, 3) * torch.arange(4)[:, None]).mean(0), torch.zeros(3))
+    assert moved(model.buffers(), before) == [False] * 3
+    model(torch.randn(4, 3))
+    assert moved(model.buffers(), before) == [True] * 3
+
+
+class WithoutForwardDerivative(nn.Module):
+    def forward(self, x):
+        return torch.linalg.householder_product(x, x[0]) if x.dim() > 2 else _Opaque.apply(x)
+
+
+class _Opaque(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # noqa: ARG004
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ARG004
+        return grad * 2
+
+
+def test_a_module_without_forward_derivative_is_named():
+    class Network(MLP):
+        def __init__(self):
+            super().__init__(7, 6, 4)
+            self.opaque = nn.Sequential(nn.ReLU(), WithoutForwardDerivative())
+
+        def forward(self, x, h):
+            return self.opaque(super().forward(x, h))
+
+    task = Regression(Network(), torch.randn(20, 7), torch.randn(20, 4))
+    hyper = hyperparameters()
+    method = DeltaSTN(task.model, hyper, lr=0.1)
+    with pytest.raises(UserError, match=r"linearize opaque\.1 \(WithoutForwardDerivative\).*--no_linearize"):
+        method.weight_step(task, hyper)
+
+
+def test_hyperparameters_that_are_not_centred_are_refused():
+    model = MLP(7, 6, 4)
+    hyper = Hyperparameters(rate=Tuned(0.3, (0, 1), feed="centred"), other=Tuned(0.3, (0, 1)), third=Tuned(0.3, (0, 1)))
+    with pytest.raises(ValueError, match='feed="centred"'):
+        DeltaSTN(model, hyper, lr=0.1)
+
+
+def test_a_network_without_response_takes_elementary_updates_alone():
+    model = nn.Linear(7, 4)
+    task, hyper = Regression(model, torch.randn(20, 7), torch.randn(20, 4)), Hyperparameters(rate=Constant(0.3))
+    model.forward = lambda x, _: F.linear(x, model.weight, model.bias)
+    method = DeltaSTN(model, hyper, lr=0.1)
+    before = copies(model.parameters())
+    method.weight_step(task, hyper)
+    assert all(moved(model.parameters(), before)) and method.updates.keys() == {"hyper", "elementary"}
+
+
+def test_at_the_centre_a_network_is_its_plain_twin():
+    ids, draw = torch.randint(11, (6, BATCH)), draw_of(torch.zeros(1, HYPER))
+    model, plain = AWDLSTM(11, 6, 5, 2, HYPER), AWDLSTM(11, 6, 5, 2, 0)
+    elementary = {name: value for name, value in model.state_dict().items() if name in plain.state_dict()}
+    plain.load_state_dict(elementary)
+    assert_close(model.eval()(ids, None, draw)[0], plain.eval()(ids, None, draw)[0])
+    zero_gates(model)
+    moved_draw = draw_of(torch.randn(BATCH, HYPER))
+    assert_close(model(ids, None, moved_draw)[0], plain(ids, None, moved_draw)[0])
+
+
+def test_a_linearized_language_model():
+    """Embedding, two LSTM layers and dropout between them, against PyTorch's forward mode through plain equations."""
+    model, ids = AWDLSTM(11, 6, 5, 2, HYPER), torch.randint(11, (6, BATCH))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    rates = {"dropoute": 0.2, "dropouti": 0.3, "dropouth": 0.4, "dropouto": 0.5, "wdrop": 0.3}
+    draw = Draw(torch.randn(BATCH, HYPER), torch.empty(BATCH, 0), {}, frozenset(), rates)
+    targets = torch.randint(11, (6, BATCH))
+    states = [(torch.randn(1, BATCH, size), torch.randn(1, BATCH, size)) for size in (5, 6)]
+    elementary, response = split_parameters(model)
+    model.train()
+    torch.manual_seed(1)
+    with frozen(elementary):
+        dropped, raw, _ = linearized(lambda draw: model.encode(ids, states, draw), draw)
+    loss = linear_cross_entropy(dropped, model.decoder.weight, model.decoder.bias, targets)
+    loss = loss + activation_penalty(dropped, 0.7) + temporal_penalty(raw, 0.9)
+    actual = torch.autograd.grad(loss, response)
+
+    named = {name: value.detach() for name, value in model.named_parameters()}
+
+    encoder = _Encoder(AWDLSTM(11, 6, 5, 2, HYPER))
+
+    def features(parameters, h):
+        parameters = {f"model.{name}": value for name, value in parameters.items()}
+        return functional_call(encoder, parameters, (ids, states, replace(draw, h=h)))
+
+    def linearized_loss(parameters):
+        torch.manual_seed(1)
+        values, tangents = jvp(partial(features, parameters), (torch.zeros_like(draw.h),), (draw.h,))
+        dropped, raw = (value + tangent for value, tangent in zip(values, tangents, strict=True))
+        logits = F.linear(dropped, parameters["embedding.weight"], parameters["decoder.bias"])
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return loss + activation_penalty(dropped, 0.7) + temporal_penalty(raw, 0.9)
+
+    expected = grad(linearized_loss)(named)
+    names = [name for name, parameter in model.named_parameters() if any(parameter is r for r in response)]
+    assert_close(list(actual), [expected[name] for name in names])
+
+
+class _Encoder(nn.Module):
+    """The model's features by the equations, step by step."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids, states, draw):
+        model = self.model
+        table = F.linear(draw.h, model.embedding.gate)
+        outputs = F.embedding(ids, model.embedding.weight) + table * F.embedding(ids, model.embedding.response_weight)
+        outputs = embedding_dropout(outputs, ids, 11, draw["dropoute"])
+        outputs = locked_dropout(outputs, draw["dropouti"])
+        for number, (layer, (hidden, cell)) in enumerate(zip(model.layers, states, strict=True)):
+            if number:
+                outputs = locked_dropout(outputs, draw["dropouth"])
+            (mask,) = drop_connect(draw["wdrop"], torch.ones_like(layer.weight_hh_l0))
+            outputs, _ = step_by_step(layer, outputs, hidden, cell, draw.h, mask)
+        return locked_dropout(outputs, draw["dropouto"]), outputs

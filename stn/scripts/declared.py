@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from stn.errors import UserError
-from stn.hyperparameters import Tuned
+from stn.hyperparameters import Feed, Tuned
 from stn.schedules import Schedule
 
 Values = Mapping[str, Any]  # of all flags, by name
@@ -35,7 +35,7 @@ class Declared:
     per_example: bool = True
     discrete: bool = False
 
-    def tuned(self, values: Values, feed: Literal["unconstrained", "squashed"] = "unconstrained") -> Tuned:
+    def tuned(self, values: Values, feed: Feed = "unconstrained") -> Tuned:
         """The source of a tuned one. Raises UserError where its value or scale cannot start where the flags say."""
         initial, (low, high) = values[self.start], self.range
         if values["tune_scales"] and not values[self.scale]:

@@ -15,11 +15,14 @@ from stn.bilevel import Task
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels import precision
+from stn.methods import HYPER_OPTIMIZERS, BestResponseMethod
 from stn.recorder import Progress
 from stn.runs.folder import RunFolder
+from stn.scripts import methods
 from stn.scripts.declared import Values
 from stn.scripts.flags import MACHINE, MODEL, TRAINING, TUNING, flag, flags_of
-from stn.scripts.options import named, nonnegative, nonnegative_int, one_of, positive_int
+from stn.scripts.methods import METHODS
+from stn.scripts.options import named, nonnegative, nonnegative_int, one_of, positive, positive_int
 from stn.training import Plan, Stop, Trainer
 
 # The flags' groups in the help.
@@ -68,6 +71,20 @@ class Settings:
     patience: int = of_training(
         20, "epochs without a lower validation loss before training stops", positive_int, **LONGER
     )
+    method: str = of_tuning(
+        "stn",
+        "how weights and hyperparameters learn: stn (MacKay et al. 2019) or delta_stn (Bae & Grosse 2020)",
+        one_of(*METHODS),
+    )
+    delta_stn: bool = of_tuning(False, "the same as --method delta_stn")
+    linearize: bool = of_tuning(
+        False, "with delta_stn, train the response on a linearized prediction (the default)"
+    )
+    no_linearize: bool = of_tuning(False, "with delta_stn, train the response on the network's own prediction")
+    response_lr: float = of_tuning(
+        None, "with delta_stn, learning rate of the response (default: that of the other weights)", positive
+    )
+    hyper_optimizer: str = of_tuning("adam", "optimizer of hyperparameters and scales", one_of(*HYPER_OPTIMIZERS))
     seed: int = of_training(None, "random seed (default: a fresh one, recorded in args.yaml)", nonnegative_int)
     data: str
     dtype: str = of_machine(
@@ -125,6 +142,11 @@ class Settings:
 
     def task(self, data: Any, num_hyper: int) -> Task:
         """Model and task, on the device. Raises UserError where they do not fit into memory."""
+
+    def method_of(self, task: Task, hyper: Hyperparameters, **options: Any) -> BestResponseMethod:
+        """The method, with the optimizers' options that this family of scripts has flags for."""
+        own = {"response_lr": self.response_lr, "linearize": not self.no_linearize}
+        return methods.make(self.method, task.model, hyper, **own, hyper_optimizer=self.hyper_optimizer, **options)
 
     def plan(self, task: Any) -> Plan:
         """How long the run trains, and how its steps alternate."""
