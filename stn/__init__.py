@@ -6,9 +6,10 @@ from typing import Any
 # Imported when first used: a script must be able to explain that torch is missing, or that Ctrl-C stopped its import.
 _HOMES = {
     "stn.bilevel": ("Loss", "Score", "StreamTask", "Task"),
+    "stn.delta_stn": ("DeltaSTN", "linearized"),
     "stn.errors": ("UserError",),
     "stn.hyperparameters": ("Draw", "Hyperparameters", "Tuned"),
-    "stn.layers": ("HyperConv2d", "HyperEmbedding", "HyperLinear"),
+    "stn.layers": ("HyperConv2d", "HyperEmbedding", "HyperLinear", "zero_gates"),
     "stn.learning_rates": ("LearningRate", "NonMonotonicDecay"),
     "stn.lstm": ("HyperLSTM",),
     "stn.methods": ("STN", "frozen"),

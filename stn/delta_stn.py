@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stn.bilevel import Step, Task
 from stn.errors import UserError
-from stn.hyperparameters import Draw, Hyperparameters
+from stn.hyperparameters import Draw, Hyperparameters, Tuned
 from stn.methods import BestResponseMethod, Update, frozen, step_of
 
 Prediction = TypeVar("Prediction")
@@ -53,8 +53,9 @@ class DeltaSTN(BestResponseMethod):
         **hyper_options: Any,
     ):
         super().__init__(model, hyper, **hyper_options)
-        if not hyper.centred.all():
-            raise ValueError('the Δ-STN needs centred hyperparameters: declare them Tuned(…, feed="centred")')
+        for name, source in hyper.sources.items():
+            if isinstance(source, Tuned) and source.feed != "centred":
+                raise ValueError(f'the Δ-STN tunes centred hyperparameters: declare {name} Tuned(…, feed="centred")')
         self.linearize = linearize
         self.response_ratio = 1.0 if response_lr is None else response_lr / lr
         parts = {"elementary": (self.elementary, lr), "response": (self.response, lr * self.response_ratio)}
