@@ -9,11 +9,12 @@ if __name__ == "__main__":
 
     launch("cnn.hypertrain")
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from cnn.hyperparameters import CUTOUT, FULLY_CONNECTED, TABLE, names_of
-from cnn.settings import ImageSettings, run_names
+from cnn.hyperparameters import CUTOUT, TABLE, names_of
+from cnn.settings import ImageSettings, implied, run_names
 from stn.errors import UserError
 from stn.schedules import Constant
 from stn.scripts import command
@@ -41,14 +42,6 @@ TUNE = {
     "tune_all": ("-tall", "all of these, with a dropout rate for each layer"),
 }
 JITTERS = ("tune_hue", "tune_sat", "tune_contrast", "tune_bright")
-ALL = (
-    "tune_dropoutl",
-    "tune_indropout",
-    "tune_inscale",
-    *JITTERS,
-    "tune_jitters",
-    *(f"tune_{name}" for name in CUTOUT),
-)
 # Short name and what it is, in the published order.
 START = {
     "start_inscale": ("-iscl", "input scaling"),
@@ -92,13 +85,13 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     for flag in ("tune_all", "tune_dropoutl"):
         if values["tune_dropout"] and values[flag]:
             raise UserError(f"--tune_dropout is one rate for all layers, --{flag} brings one for each: leave one out")
-    everything = (*ALL, "tune_fcdropout") if FULLY_CONNECTED[values["model"]] else ALL
+    everything = tuning(names_of(values["model"]))
     values |= dict.fromkeys(everything if values["tune_all"] else JITTERS if values["tune_jitters"] else (), True)
     names = names_of(values["model"], shared_dropout=values["tune_dropout"])
     tuned = [TABLE[name] for name in names if values[TABLE[name].tune]]
-    if not FULLY_CONNECTED[values["model"]]:
-        remedy = f"give a larger network than --model {values['model']}"
-        refuse_idle(given, dict.fromkeys(("tune_fcdropout", "start_fcdrop"), remedy))
+    shared = names_of(values["model"], shared_dropout=True)
+    remedy = f"give another network than --model {values['model']}"
+    refuse_idle(given, dict.fromkeys(acting(TABLE) - acting([*names_of(values["model"]), *shared]), remedy))
     if not tuned:
         raise UserError("nothing is tuned: add --tune_all, or --tune_… for some hyperparameters")
     sources(values)
@@ -108,6 +101,17 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         idle |= dict.fromkeys(("entropy_weight", "scale_lr"), "add --tune_scales")
     refuse_idle(given - {flag for own in tuned for flag in (own.start, own.scale)}, idle)
     return values
+
+
+def tuning(names: Iterable[str]) -> set[str]:
+    """The flags that tune these hyperparameters."""
+    flags = {TABLE[name].tune for name in names}
+    return flags | {"tune_jitters"} if flags & {*JITTERS} else flags
+
+
+def acting(names: Iterable[str]) -> set[str]:
+    """The flags that act on these hyperparameters."""
+    return tuning(names) | {flag for name in names for flag in (TABLE[name].start, TABLE[name].scale)}
 
 
 def tuning_flags() -> list[Flag]:
@@ -137,6 +141,7 @@ SCRIPT = Script(
     setting_flags=SETTINGS,
     hyper_flags=tuning_flags(),
     resolve=resolve,
+    implied=implied,
     sources=sources,
 )
 main = partial(command.run, SCRIPT)

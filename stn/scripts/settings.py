@@ -100,7 +100,7 @@ class Settings:
 
     @classmethod
     def locate(cls, data: str | None) -> tuple[str, str]:
-        """Where the data lies that --data names, and what to call it."""
+        """Where the data lies that --data names, and what to call it. Where there is --dataset, it comes second."""
 
     @classmethod
     def newest_run(cls, values: Values, unfinished: bool) -> Path:
