@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from cnn.hyperparameters import CUTOUT, TABLE, names_of
-from cnn.settings import ImageSettings, implied, run_names
+from cnn.settings import ImageSettings, implied, refuse_misfit, run_names
 from stn.errors import UserError
 from stn.schedules import Constant
 from stn.scripts import command
@@ -73,9 +73,10 @@ def sources(values: Values) -> Sources:
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """With the name of the run's folder, and what --tune_all and --tune_jitters stand for.
 
-    Raises UserError where nothing is tuned, flags contradict each other or have nothing to act on, or a start is not
-    inside its range.
+    Raises UserError where nothing is tuned, the model is not for the data set, flags contradict each other or have
+    nothing to act on, or a start is not inside its range.
     """
+    refuse_misfit(values)
     values = {**values, **run_names(values, given)}
     if values["total_epochs"] <= values["warmup_epochs"]:
         raise UserError(

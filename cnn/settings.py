@@ -51,9 +51,7 @@ LONGEST_LABEL = 150  # characters of a folder's name that tell a run's flags
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings(Settings):
-    """Of cnn/hypertrain.py and cnn/train_basic.py.
-
-    Raises UserError for a model that is not for the data set, or a learning rate at which training stops.
+    """Of cnn/hypertrain.py and cnn/train_basic.py. Raises UserError for a learning rate at which training stops.
 
     min_lr: training stops below it. label: tells the run's flags in its folder's name.
     """
@@ -105,9 +103,6 @@ class ImageSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.model not in (fitting := FITTING[self.dataset]):
-            remedy = f"give --dataset {DATASET_OF[self.model]}, or --model {' or '.join(fitting)}"
-            raise UserError(f"--model {self.model} is not for --dataset {self.dataset}: {remedy}")
         if self.train_lr < self.min_lr:
             raise UserError(f"--train_lr {self.train_lr:g} is below {self.min_lr:g}, where training stops: raise it")
 
@@ -192,6 +187,14 @@ def _parent(logdir: str, folder: str, subdir: str) -> Path:
 def implied(values: Values) -> Values:
     """What --model says of --dataset, and the other way round, where nobody decides otherwise."""
     return {"dataset": DATASET_OF[values["model"]], "model": FITTING[values["dataset"]][0]}
+
+
+def refuse_misfit(values: Values) -> None:
+    """Raise UserError for a model that is not for the data set."""
+    model, dataset = values["model"], values["dataset"]
+    if DATASET_OF[model] != dataset:
+        remedy = f"give --dataset {DATASET_OF[model]}, or --model {' or '.join(FITTING[dataset])}"
+        raise UserError(f"--model {model} is not for --dataset {dataset}: {remedy}")
 
 
 def run_names(values: Values, given: set[str]) -> Values:

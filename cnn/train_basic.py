@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from cnn.hyperparameters import LAYERS, TABLE, names_of
-from cnn.settings import ImageSettings, implied, run_names
+from cnn.settings import ImageSettings, implied, refuse_misfit, run_names
 from stn.errors import UserError
 from stn.schedules import Constant
 from stn.scripts import command, replay
@@ -44,8 +44,10 @@ def value(values: Values, name: str) -> float:
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """With the name of the run's folder, and the schedule's file, if any, found.
 
-    Raises UserError where flags or the schedule's columns contradict each other or have nothing to act on.
+    Raises UserError where the model is not for the data set, or flags or the schedule's columns contradict each other
+    or have nothing to act on.
     """
+    refuse_misfit(values)
     values = {**values, **run_names(values, given)}
     model, names = values["model"], names_of(values["model"])
     acting = {flag for name in names for flag in setters(name)}
