@@ -39,7 +39,7 @@ TUNE = {
     "tune_jitters": ("-tjit", "hue, saturation, contrast and brightness"),
     "tune_cutlength": ("-tcutl", "the length of cutout holes"),
     "tune_cutholes": ("-tcuth", "the number of cutout holes"),
-    "tune_all": ("-tall", "all of these, with a dropout rate for each layer"),
+    "tune_all": ("-tall", "all of these that the network has, with a dropout rate for each layer"),
 }
 JITTERS = ("tune_hue", "tune_sat", "tune_contrast", "tune_bright")
 # Short name and what it is, in the published order.

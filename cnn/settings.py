@@ -86,7 +86,7 @@ class ImageSettings(Settings):
     )
 
     dataset: str = of_machine(
-        "cifar10", "the images; mnist has --model mlp, which implies it, and cifar10 the others", one_of(*FITTING)
+        "cifar10", "the data set; --model mlp is for mnist, and either implies the other", one_of(*FITTING)
     )
     data: str = data_flag("the data set's files", "data/cifar10 or data/mnist", "images")
     percent_valid: float = of_machine(
