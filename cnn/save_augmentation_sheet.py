@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cnn.hyperparameters import TABLE, names_of
+from cnn.hyperparameters import AUGMENTATION, AUGMENTED, TABLE
 from cnn.models import MODELS
 from cnn.settings import ImageSettings
 from cnn.task import augmented, scaled, unnormalized
@@ -34,7 +34,7 @@ MOST_IMAGES = 30  # beyond which they are too small to see
 # Inches: the labels' width, an image's at most, a label's line, the space between two blocks and above the first.
 MARGIN, LARGEST, LINE, GAP, TOP = 1.45, 0.6, 0.13, 0.12, 0.03
 # What `augmented` reads, by what it is called in the sheet.
-LABELS = {name: TABLE[name].label for name in names_of("small", shared_dropout=True) if name != "dropout"}
+LABELS = {name: TABLE[name].label for name in AUGMENTATION}
 # Of args.yaml, by what they are.
 NEEDED = {"data": str, "data_checksum": str, "model": str, "percent_valid": float, "batch_size": int}
 
@@ -65,10 +65,13 @@ def draw(run: str, out: Path, images: int, seed: int) -> None:
 def epochs_to_draw(run: Run) -> list[dict[str, float]]:
     """The rows of epoch.csv for the first, middle and last epoch, as far as these differ.
 
-    Raises UserError where no epoch has ended, or the run is of no image classifier.
+    Raises UserError where no epoch has ended, or the run is of no image classifier, or of one that augments nothing.
     """
     if [name for name in NEEDED if name not in run.settings] or run.settings["model"] not in [*MODELS]:
         raise UserError(f"{run.path} is no run of an image classifier: give one of cnn/hypertrain.py")
+    if (model := run.settings["model"]) not in AUGMENTED:
+        models = " or ".join(sorted(AUGMENTED))
+        raise UserError(f"{run.path} has --model {model}, which trains on images as they are: give one of {models}")
     for name, kind in NEEDED.items():
         if not isinstance(run.settings[name], kind) or not run.settings[name]:
             cause = f"{run.path / ARGS} says {name}: {run.settings[name]!r}"

@@ -1,4 +1,4 @@
-"""What the image-classification scripts are set by, and what they train: image sets and a convolutional network.
+"""What the image-classification scripts are set by, and what they train: image sets and a network.
 
 Flags, short names and defaults are the published ones.
 """
@@ -15,8 +15,8 @@ import torch
 
 from cnn.models import MODELS
 from cnn.task import ImageClassification
-from stn.datasets import builtin_images, images
-from stn.datasets.images import ImageSets
+from stn.datasets import builtin_images, images, mnist
+from stn.datasets.images import Images, ImageSets, Normalization
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels.memory import explaining_out_of_memory
@@ -41,6 +41,9 @@ from stn.scripts.settings import LONGER, Settings, data_flag, of_machine, of_mod
 from stn.training import Plan, Stop, Trainer
 
 CIFAR10 = ROOT / "data" / "cifar10"
+MNIST = ROOT / "data" / "mnist"
+FITTING = {"cifar10": ("alexnet", "small"), "mnist": ("mlp",)}  # the models for each data set, the default one first
+DATASET_OF = {model: dataset for dataset, models in FITTING.items() for model in models}
 BUILTIN = "builtin"
 LONGEST_LABEL = 150  # characters of a folder's name that tell a run's flags
 
@@ -81,7 +84,10 @@ class ImageSettings(Settings):
         1e-5, "weight of the perturbation's entropy, with --tune_scales", nonnegative, "-ewt"
     )
 
-    data: str = data_flag("CIFAR-10's binary files", "data/cifar10", "images")
+    dataset: str = of_machine(
+        "cifar10", "the data set; --model mlp is for mnist, and either implies the other", one_of(*FITTING)
+    )
+    data: str = data_flag("the data set's files", "data/cifar10 or data/mnist", "images")
     percent_valid: float = of_machine(
         0.2, "fraction of the training images that validate, the last of the file", share, "-pval"
     )
@@ -100,13 +106,17 @@ class ImageSettings(Settings):
             raise UserError(f"--train_lr {self.train_lr:g} is below {self.min_lr:g}, where training stops: raise it")
 
     @classmethod
-    def locate(cls, data: str | None) -> tuple[str, str]:
-        if data is None and not CIFAR10.exists():
-            return BUILTIN, "no data/cifar10 (./getdata.sh cifar10 fetches it): using the built-in images"
+    def locate(cls, data: str | None, dataset: str = "cifar10") -> tuple[str, str]:
+        title, default, builtin = {
+            "cifar10": ("CIFAR-10", CIFAR10, "built-in images"),
+            "mnist": ("MNIST", MNIST, "built-in grey images"),
+        }[dataset]
+        if data is None and not default.exists():
+            return BUILTIN, f"no data/{dataset} (./getdata.sh {dataset} fetches it): using the {builtin}"
         if data == BUILTIN:
-            return BUILTIN, "built-in images"
-        folder = find(data, "--data") if data else CIFAR10
-        return str(folder), f"CIFAR-10 in {folder}"
+            return BUILTIN, builtin
+        folder = find(data, "--data") if data else default
+        return str(folder), f"{title} in {folder}"
 
     @classmethod
     def newest_run(cls, values: Values, unfinished: bool) -> Path:
@@ -120,19 +130,29 @@ class ImageSettings(Settings):
         return claimed(_parent(self.logdir, self.dir, self.subdir), names)
 
     def read_data(self) -> ImageSets:
-        if self.data == BUILTIN:
-            (train, test), classes = builtin_images.builtin_images(), builtin_images.CLASSES
-        else:
-            (train, test), classes = images.load_cifar10(find(self.data, "--data")), images.CIFAR10_CLASSES
-        sets = images.load_image_sets(train, test, self.percent_valid, classes)
+        train, test, *kind = self._read_mnist() if self.dataset == "mnist" else self._read_cifar10()
+        sets = images.load_image_sets(train, test, self.percent_valid, *kind)
         for name, split, change in (("training", sets.train, "lower"), ("validation", sets.valid, "raise")):
             if self.batch_size > len(split):
                 cause = f"--batch_size {self.batch_size} is more than the {len(split)} {name} images"
                 raise UserError(f"{cause}: lower it, or {change} --percent_valid")
         return sets
 
+    def _read_cifar10(self) -> tuple[Images, Images, tuple[str, ...], Normalization]:
+        """Images to train and to test on, classes, normalization."""
+        if self.data == BUILTIN:
+            return *builtin_images.builtin_images(), builtin_images.CLASSES, images.CIFAR10_NORMALIZATION
+        return *images.load_cifar10(find(self.data, "--data")), images.CIFAR10_CLASSES, images.CIFAR10_NORMALIZATION
+
+    def _read_mnist(self) -> tuple[Images, Images, tuple[str, ...], Normalization]:
+        """The same of MNIST."""
+        if self.data == BUILTIN:
+            return *builtin_images.builtin_grey_images(), builtin_images.CLASSES, mnist.MNIST_NORMALIZATION
+        return *mnist.load_mnist(find(self.data, "--data")), mnist.MNIST_CLASSES, mnist.MNIST_NORMALIZATION
+
     def task(self, data: ImageSets, num_hyper: int) -> ImageClassification:
-        with explaining_out_of_memory("model and images do not fit into memory: try --model small"):
+        remedy = "try --model small" if self.dataset == "cifar10" else "free memory, or use another device"
+        with explaining_out_of_memory(f"model and images do not fit into memory: {remedy}"):
             model = MODELS[self.model](num_hyper, getattr(torch, self.dtype), elementary_scale=self.elementary_scale)
             model = model.to(self.device)
             return ImageClassification(model, data, self.batch_size, self.device)
@@ -161,6 +181,19 @@ class ImageSettings(Settings):
 def _parent(logdir: str, folder: str, subdir: str) -> Path:
     """The folder of the runs, or of their subfolders where none is given; a relative one lies under the root."""
     return ROOT / logdir / folder / subdir
+
+
+def implied(values: Values) -> Values:
+    """What --model says of --dataset, and the other way round, where nobody decides otherwise."""
+    return {"dataset": DATASET_OF[values["model"]], "model": FITTING[values["dataset"]][0]}
+
+
+def refuse_misfit(values: Values) -> None:
+    """Raise UserError for a model that is not for the data set."""
+    model, dataset = values["model"], values["dataset"]
+    if DATASET_OF[model] != dataset:
+        remedy = f"give --dataset {DATASET_OF[model]}, or --model {' or '.join(FITTING[dataset])}"
+        raise UserError(f"--model {model} is not for --dataset {dataset}: {remedy}")
 
 
 def run_names(values: Values, given: set[str]) -> Values:

@@ -8,21 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnn.augmentation import cutout, input_scaling, jitter
+from cnn.hyperparameters import AUGMENTATION
 from stn.bilevel import Loss, Score, StreamTask
-from stn.datasets.images import ImageSets
+from stn.datasets.images import CIFAR10_NORMALIZATION, ImageSets, Normalization
 from stn.dropout import dropout
 from stn.hyperparameters import Draw
 from stn.streams import Shuffled
 
-# As published: of CIFAR-10's training images, on a scale of 255.
-MEAN = (125.3, 123.0, 113.9)
-DEVIATION = (63.0, 62.1, 66.7)
 EVALUATION_BATCH = 1000
 TUNED_HOLES = 4  # of which tuned ones are fewer; a fixed number may be larger
 
 
 class Batch(NamedTuple):
-    """pixels (B, 3, 32, 32) uint8, labels (B,)."""
+    """pixels (B, C, H, W) uint8, labels (B,)."""
 
     pixels: Tensor
     labels: Tensor
@@ -32,7 +30,7 @@ class ImageClassification(StreamTask):
     """Train and validate a network on image sets; validation and test images are never augmented."""
 
     def __init__(self, model: nn.Module, sets: ImageSets, batch_size: int, device: torch.device | str = "cpu"):
-        self.model, self.batch_size = model, batch_size
+        self.model, self.batch_size, self.normalization = model, batch_size, sets.normalization
         pairs = {
             split: (images.pixels, images.labels) for split, images in (("train", sets.train), ("valid", sets.valid))
         }
@@ -48,8 +46,10 @@ class ImageClassification(StreamTask):
         return self.model(self.prepared(batch.pixels, draw), draw)
 
     def prepared(self, pixels: Tensor, draw: Draw) -> Tensor:
-        """The network's input, augmented in training."""
-        return augmented(pixels, draw) if self.model.training else normalized(scaled(pixels))
+        """The network's input, augmented in training if the draw has hyperparameters of that."""
+        if self.model.training and any(name in draw for name in AUGMENTATION):
+            return augmented(pixels, draw)
+        return normalized(scaled(pixels), self.normalization)
 
     def loss(self, prediction: Tensor, batch: Batch, draw: Draw) -> Loss:  # noqa: ARG002
         loss = F.cross_entropy(prediction, batch.labels)
@@ -62,14 +62,14 @@ class ImageClassification(StreamTask):
         for pixels, labels in zip(
             images.pixels.split(EVALUATION_BATCH), images.labels.split(EVALUATION_BATCH), strict=True
         ):
-            logits = self.model(normalized(scaled(pixels)), draw)
+            logits = self.model(normalized(scaled(pixels), self.normalization), draw)
             loss = loss + F.cross_entropy(logits, labels, reduction="sum")
             right = right + (logits.argmax(1) == labels).sum()
         return Score(loss.item() / len(images), right.item() / len(images))
 
 
 def augmented(pixels: Tensor, draw: Draw) -> Tensor:
-    """pixels (B, 3, 32, 32) uint8 -> the network's input, each example augmented by its own values of the draw."""
+    """CIFAR-10's pixels (B, 3, 32, 32) uint8 -> the network's input, each example augmented by its own values."""
     images = jitter(scaled(pixels), draw["bright"], draw["contrast"], draw["sat"], draw["hue"])
     holes = whole(draw["cutholes"])
     most = TUNED_HOLES if isinstance(holes, Tensor) else max(TUNED_HOLES, int(holes))
@@ -87,18 +87,18 @@ def scaled(pixels: Tensor) -> Tensor:
     return pixels.float() / 255
 
 
-def normalized(images: Tensor) -> Tensor:
-    """Images in [0, 1] (B, 3, 32, 32) -> of mean about 0 and deviation about 1."""
-    mean, deviation = _channels(images)
+def normalized(images: Tensor, by: Normalization = CIFAR10_NORMALIZATION) -> Tensor:
+    """Images in [0, 1] (B, C, H, W) -> of mean about 0 and deviation about 1."""
+    mean, deviation = _channels(images, by)
     return (images - mean) / deviation
 
 
-def unnormalized(images: Tensor) -> Tensor:
+def unnormalized(images: Tensor, by: Normalization = CIFAR10_NORMALIZATION) -> Tensor:
     """The inverse of `normalized`."""
-    mean, deviation = _channels(images)
+    mean, deviation = _channels(images, by)
     return images * deviation + mean
 
 
-def _channels(images: Tensor) -> tuple[Tensor, ...]:
-    """The channels' means and deviations, each (3, 1, 1)."""
-    return tuple(images.new_tensor(channels)[:, None, None] / 255 for channels in (MEAN, DEVIATION))
+def _channels(images: Tensor, by: Normalization) -> tuple[Tensor, ...]:
+    """The channels' means and deviations, each (C, 1, 1)."""
+    return tuple(images.new_tensor(channels)[:, None, None] / by.white for channels in (by.mean, by.deviation))

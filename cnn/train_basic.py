@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from cnn.hyperparameters import LAYERS, TABLE, names_of
-from cnn.settings import ImageSettings, run_names
+from cnn.settings import ImageSettings, implied, refuse_misfit, run_names
 from stn.errors import UserError
 from stn.schedules import Constant
 from stn.scripts import command, replay
@@ -44,13 +44,15 @@ def value(values: Values, name: str) -> float:
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """With the name of the run's folder, and the schedule's file, if any, found.
 
-    Raises UserError where flags or the schedule's columns contradict each other or have nothing to act on.
+    Raises UserError where the model is not for the data set, or flags or the schedule's columns contradict each other
+    or have nothing to act on.
     """
+    refuse_misfit(values)
     values = {**values, **run_names(values, given)}
     model, names = values["model"], names_of(values["model"])
     acting = {flag for name in names for flag in setters(name)}
     others = {flag for name in TABLE for flag in setters(name)} - acting
-    refuse_idle(given, dict.fromkeys(others, f"give a larger network than --model {model}"))
+    refuse_idle(given, dict.fromkeys(others, f"give another network than --model {model}"))
     for flag, layers in LAYERS.items():
         if values[flag] == 0:
             own = " ".join(f"--{TABLE[name].fix} 0" for name in layers if name in names)
@@ -106,8 +108,8 @@ HYPERPARAMETERS = [
     flag("indropout", "dropout rate of the input", rate),
     flag("dropout", "one rate for all convolutional layers, -1 for none", shared_rate, "-drop"),
     *(flag(f"dropout{n}", f"dropout rate after convolutional layer {n}", rate) for n in range(5)),
-    flag("fc_dropout", "one rate for both of the next two, -1 for none", shared_rate, "-fcdrop"),
-    *(flag(f"fc_dropout{n}", f"dropout rate of linear layer {n}'s input", rate, f"-fcdrop{n}") for n in range(2)),
+    flag("fc_dropout", "one rate for all of the next three, -1 for none", shared_rate, "-fcdrop"),
+    *(flag(f"fc_dropout{n}", f"dropout rate of linear layer {n}'s input", rate, f"-fcdrop{n}") for n in range(3)),
     flag("inscale", "input scaling", nonnegative, "-iscl"),
     flag("hue", "hue jitter", nonnegative),
     flag("brightness", "brightness jitter", nonnegative),
@@ -135,6 +137,7 @@ SCRIPT = Script(
     setting_flags=SETTINGS,
     hyper_flags=HYPERPARAMETERS,
     resolve=resolve,
+    implied=implied,
     sources=sources,
     constants={"min_lr": MIN_LR},
 )

@@ -4,12 +4,13 @@ import torch
 from torch import nn
 
 from cnn.hyperparameters import TABLE, names_of
-from cnn.models import AlexNet
+from cnn.models import MLP, AlexNet
 from stn.hyperparameters import Hyperparameters, Tuned
 
 SMALL = "--data builtin --model small --dtype float32 --batch_size 32 --threads 1 --no_cuda --log_interval 2"
 SHARED = ["hue", "contrast", "sat", "bright", "indropout", "inscale", "cutlength", "cutholes"]
 SMALL_NAMES = [f"dropout{layer}" for layer in range(3)] + SHARED
+MLP_NAMES = ["fcdropout0", "fcdropout1", "fcdropout2"]
 ALEXNET_NAMES = [f"dropout{layer}" for layer in range(5)] + SHARED + ["fcdropout0", "fcdropout1"]
 
 
@@ -31,6 +32,9 @@ def plain(model, hidden=(4096, 4096)):
             layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(640, 10))
     first, second = hidden
+    if model == "mlp":
+        hidden_layers = (nn.Linear(784, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU())
+        return nn.Sequential(nn.Flatten(), *hidden_layers, nn.Linear(second, 10))
     return nn.Sequential(
         *(nn.Conv2d(3, 64, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(64, 192, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -45,8 +49,9 @@ def layers_of(network):
     """The layers with weights, first to last, of a network of ours or of a plain one."""
     if isinstance(network, nn.Sequential):
         return [layer for layer in network if hasattr(layer, "weight")]
-    hidden = network.hidden if isinstance(network, AlexNet) else []
-    return [*network.convolutions, *hidden, network.classifier]
+    convolutions = [] if isinstance(network, MLP) else network.convolutions
+    hidden = network.hidden if isinstance(network, AlexNet | MLP) else []
+    return [*convolutions, *hidden, network.classifier]
 
 
 @torch.no_grad()

@@ -40,27 +40,30 @@ def downloading(data):
 
 
 @contextmanager
-def serving(name, body):
-    """Serves `body` as /name, from the byte asked for, and keeps every Range asked for.
+def serving(name, body, **others):
+    """Serves `body` as /name, from the byte asked for, and keeps every Range asked for; `others`: name -> content, too.
 
     `cuts` says after how many bytes each coming answer breaks off, `stall` how many seconds late it does, `parts` in
     how many parts, a second apart, it comes.
     """
-    state = SimpleNamespace(body=body, cuts=[], stall=0, parts=1, ranges=[], knows_ranges=True, status=None)
+    state = SimpleNamespace(body=body, others=others, ranges=[], knows_ranges=True, status=None)
+    state.cuts, state.stall, state.parts = [], 0, 1
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             asked = self.headers["Range"]
             state.ranges.append(asked)
             start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and state.knows_ranges else 0
-            status = state.status or (404 if self.path != f"/{name}" else 206 if start else 200)
-            if start >= len(state.body):
+            body = state.others.get(self.path[1:], state.body)
+            known = self.path[1:] in (name, *state.others)
+            status = state.status or (404 if not known else 206 if start else 200)
+            if start >= len(body):
                 status = 416
-            content = state.body[start:] if status < 300 else b"sorry"
+            content = body[start:] if status < 300 else b"sorry"
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             if status == 206:
-                self.send_header("Content-Range", f"bytes {start}-{len(state.body) - 1}/{len(state.body)}")
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
             self.end_headers()
             content = content[: state.cuts.pop(0) if state.cuts else None]
             size = -(-len(content) // state.parts) or 1

@@ -44,7 +44,8 @@ def write_fixed(logs):
 IMAGE_NAMES = ["dropout0", "dropout1", "dropout2", "dropout3", "dropout4", "hue", "contrast", "sat", "bright"]
 IMAGE_NAMES += ["indropout", "inscale", "cutlength", "cutholes", "fcdropout0", "fcdropout1"]
 FEW = ["dropout0", "hue", "cutlength", "cutholes"]
-IMAGE_RANGES = dict.fromkeys(IMAGE_NAMES, (0.0, 0.9)) | {"cutlength": (0.0, 25.0), "cutholes": (0.0, 4.0)}
+ALL_IMAGE_NAMES = [*IMAGE_NAMES, "fcdropout2"]  # the perceptron's, too
+IMAGE_RANGES = dict.fromkeys(ALL_IMAGE_NAMES, (0.0, 0.9)) | {"cutlength": (0.0, 25.0), "cutholes": (0.0, 4.0)}
 IMAGE_HEADER = "epoch,time,train_loss,val_loss,train_acc,val_acc"
 IMAGE_SCORES = [(0, 60, 2.5, 2.0, 0.25, 0.5), (1, 120, 1.5, 1.25, 0.5, 0.75), (2, 180, 1.0, 1.5, 0.875, 0.625)]
 
@@ -53,7 +54,7 @@ def image_values(name):
     """A hyperparameter's value after each epoch."""
     if name in ("cutlength", "cutholes"):
         return {"cutlength": [4.5, 7.25, 9.75], "cutholes": [1.5, 2.25, 0.75]}[name]
-    place = IMAGE_NAMES.index(name)
+    place = ALL_IMAGE_NAMES.index(name)
     return [0.05, 0.1 + place / 50, 0.2 + place / 50]
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from stn.datasets.builtin_images import CLASSES, builtin_images
+import stn.datasets.builtin_images
+from stn.datasets.builtin_images import CLASSES, builtin_grey_images, builtin_images
 from stn.datasets.images import load_image_sets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +60,17 @@ def test_a_call_leaves_the_global_generators_alone():
     before = torch.get_rng_state()
     builtin_images(10, 10)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_grey_images_are_the_inner_pixels_luma(sets, monkeypatch):
+    monkeypatch.setattr(stn.datasets.builtin_images, "builtin_images", lambda: sets)
+    for grey, colour in zip(builtin_grey_images(), sets, strict=True):
+        assert (grey.pixels.shape, grey.pixels.dtype) == ((len(colour), 1, 28, 28), torch.uint8)
+        assert torch.equal(grey.labels, colour.labels)
+        weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)  # ITU-R BT.601
+        luma = torch.einsum("nchw,c->nhw", colour.pixels.double(), weights)[:, 2:30, 2:30]
+        assert (grey.pixels[:, 0].double() - luma).abs().max() <= 0.5 + 1e-9
+        assert grey.pixels.max() > 240
 
 
 def test_classes_are_balanced_and_shuffled(sets):

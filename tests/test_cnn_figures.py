@@ -5,6 +5,7 @@ from functools import partial
 import numpy
 import pandas
 import pytest
+from cnn_runs import MLP_NAMES
 from figure_runs import (
     IMAGE_NAMES,
     IMAGE_RANGES,
@@ -93,6 +94,20 @@ def test_the_layers_of_either_network_span_the_shades(image_run):
         assert (layers[0].get_color(), layers[-1].get_color()) == (SHADES[0], SHADES[-1])
         grey = [numpy.dot(to_rgb(line.get_color()), [0.299, 0.587, 0.114]) for line in layers]
         assert min(numpy.diff(grey)) > 0.4 / len(layers)
+
+
+def test_a_perceptrons_rates_are_drawn(image_run):
+    """Each by a line of its own; there are no holes to draw."""
+    run = image_run("mlp", MLP_NAMES, MLP_NAMES, model="mlp")
+    figure, skipped = draw(dropouts, run)
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [WORDS[name] for name in MLP_NAMES] and skipped == []
+    expected = [list(zip([0, 1, 2], image_values(name), strict=True)) for name in MLP_NAMES]
+    assert [points(line) for line in axes.lines] == expected
+    assert len({(line.get_color(), str(line._unscaled_dash_pattern)) for line in axes.lines}) == 3
+    assert names(draw(schedules, run).figure) == MLP_NAMES
+    with pytest.raises(UserError, match="nothing to draw"):
+        draw(cutout, run)
 
 
 def test_the_warm_up_of_each_run_is_in_its_panel_of_dropout(image_run):

@@ -5,17 +5,19 @@ from cnn_runs import layers_of, load_into, tuned
 from torch.testing import assert_close
 
 import cnn.models
-from cnn.models import MODELS, AlexNet, SmallCNN
+from cnn.models import MLP, MODELS, AlexNet, SmallCNN
 from stn.hyperparameters import Hyperparameters
 from stn.schedules import Constant
 
 BATCH, HIDDEN = 3, (24, 16)
+SHAPES = {"alexnet": (3, 32, 32), "small": (3, 32, 32), "mlp": (1, 28, 28)}
 any_model = pytest.mark.parametrize("name", MODELS)
 
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
     monkeypatch.setattr(AlexNet, "FULLY_CONNECTED", (1024, *HIDDEN))
+    monkeypatch.setattr(MLP, "SIZES", (784, *HIDDEN))
 
 
 @pytest.fixture
@@ -31,12 +33,12 @@ def plain(name):
     return cnn_runs.plain(name, HIDDEN).eval()
 
 
-def images(count=BATCH):
-    return torch.randn(count, 3, 32, 32)
+def images(name, count=BATCH):
+    return torch.randn(count, *SHAPES[name])
 
 
 def constants(name, **values):
-    names = {"small": cnn_runs.SMALL_NAMES, "alexnet": cnn_runs.ALEXNET_NAMES}[name]
+    names = {"small": cnn_runs.SMALL_NAMES, "alexnet": cnn_runs.ALEXNET_NAMES, "mlp": cnn_runs.MLP_NAMES}[name]
     return Hyperparameters(**{name: Constant(values.get(name, 0.0)) for name in names}).current()
 
 
@@ -55,7 +57,7 @@ def with_large_gates(model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_an_untuned_network_is_the_plain_one(name, dtype):
     model = MODELS[name](0, dtype).eval().to(dtype)
-    x = images().to(dtype)
+    x = images(name).to(dtype)
     assert_close(model(x, constants(name)), load_into(plain(name).to(dtype), model)(x))
 
 
@@ -66,7 +68,7 @@ def test_a_network_whose_gates_are_zero_is_the_plain_one(name):
     for layer in layers_of(model):
         if layer.num_hyper:
             layer.gate.data.zero_()
-    x, twin = images(), load_into(plain(name), model)
+    x, twin = images(name), load_into(plain(name), model)
     for draw in (hyper.current(), hyper.perturbed(BATCH)):
         assert_close(model(x, draw), twin(x))
 
@@ -76,7 +78,7 @@ def test_weights_of_a_plain_network_load_into_the_self_tuning_one(name):
     hyper = tuned(name)
     before, model = MODELS[name](0).eval(), MODELS[name](hyper.num_tuned).eval()
     model.load_state_dict(before.state_dict())
-    x = images()
+    x = images(name)
     assert not torch.equal(model(x, hyper.current()), before(x, hyper.current()))
     assert_close(load_into(plain(name), model)(x), before(x, hyper.current()))
 
@@ -87,7 +89,7 @@ def test_weights_of_a_plain_network_load_into_the_self_tuning_one(name):
 def test_each_example_has_weights_of_its_own(name, elementary_scale):
     """With one row of h, all examples share one set of weights."""
     hyper = tuned(name)
-    model, x = MODELS[name](hyper.num_tuned, elementary_scale=elementary_scale).eval(), images()
+    model, x = MODELS[name](hyper.num_tuned, elementary_scale=elementary_scale).eval(), images(name)
     with_large_gates(model)
     with torch.no_grad():
         for number, layer in enumerate(layers_of(model)):
@@ -106,7 +108,7 @@ def test_each_example_has_weights_of_its_own(name, elementary_scale):
 @any_model
 def test_gradients_of_the_hyperparameters_are_finite_differences(name):
     hyper = tuned(name)
-    model, x = with_large_gates(MODELS[name](hyper.num_tuned).eval()), images(2)
+    model, x = with_large_gates(MODELS[name](hyper.num_tuned).eval()), images(name, 2)
     direction = torch.randn(2, 10)
 
     def value():
@@ -114,7 +116,7 @@ def test_gradients_of_the_hyperparameters_are_finite_differences(name):
 
     (gradient,) = torch.autograd.grad(value(), hyper.unconstrained)
     start, step = hyper.unconstrained.detach().clone(), 1e-6
-    for column in range(0, hyper.num_tuned, 5):
+    for column in range(0, hyper.num_tuned, 5 if hyper.num_tuned > 5 else 1):
         ends = []
         for side in (step, -step):
             hyper.unconstrained.data = start.clone()
@@ -132,7 +134,7 @@ def test_bfloat16_is_close_to_float32(name, kind):
     size = 0 if kind == "plain" else hyper.num_tuned
     exact, rounded = MODELS[name](size).eval(), MODELS[name](size, torch.bfloat16).eval()
     rounded.load_state_dict(exact.state_dict())
-    x = images()
+    x = images(name)
     inputs = []
     for layer in layers_of(rounded):
         layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].dtype))
@@ -190,6 +192,16 @@ def test_shapes_of_the_small_network():
     assert {name for name, _ in model.classifier.named_parameters()} == {"weight", "bias"}
 
 
+def test_shapes_of_the_perceptron(monkeypatch):
+    monkeypatch.undo()
+    model = MLP(3)
+    shapes = [(layer.num_hyper, *layer.weight.shape) for layer in layers_of(model)]
+    assert shapes == [(3, 1200, 784), (3, 1200, 1200), (3, 10, 1200)]
+    elementary = sum(weight.numel() for weight in cnn_runs.plain("mlp", (1200, 1200)).parameters())
+    gates = 2 * 3 * (1200 + 1200 + 10)
+    assert sum(weight.numel() for weight in model.parameters()) == 2 * elementary + gates
+
+
 @any_model
 def test_layers_with_a_response_have_the_elementary_scale(name):
     size = tuned(name).num_tuned
@@ -206,7 +218,7 @@ def test_layers_with_a_response_have_the_elementary_scale(name):
 def test_dropout_rates_of_alexnet_are_the_draws(rates, shared):
     hyper = tuned("alexnet", shared)
     draw = hyper.perturbed(BATCH)
-    AlexNet(hyper.num_tuned).train()(images(), draw)
+    AlexNet(hyper.num_tuned).train()(images("alexnet"), draw)
     shapes = [(64, 8, 8), (192, 4, 4), (384, 4, 4), (256, 4, 4), (256, 2, 2), (1024,), HIDDEN[:1]]
     names = ["dropout"] * 5 if shared else [f"dropout{layer}" for layer in range(5)]
     names += ["fcdropout0", "fcdropout1"]
@@ -223,17 +235,42 @@ def test_dropout_rates_of_alexnet_are_the_draws(rates, shared):
 def test_dropout_rates_of_the_small_network_are_the_draws(rates, shared):
     names = ["dropout"] if shared else ["dropout0", "dropout1", "dropout2"]
     draw = Hyperparameters(**{name: Constant(0.1 + number) for number, name in enumerate(names)}).current()
-    SmallCNN(0).train()(images(), draw)
+    SmallCNN(0).train()(images("small"), draw)
     shapes = [(BATCH, 10, 16, 16), (BATCH, 20, 8, 8), (BATCH, 40, 4, 4)]
     expected = [0.1] * 3 if shared else [0.1, 1.1, 2.1]
     assert rates == [("channel_dropout", shape, rate) for shape, rate in zip(shapes, expected, strict=True)]
+
+
+def test_dropout_rates_of_the_perceptron_are_the_draws(rates):
+    """Of the input and of both hidden layers, each example its own."""
+    hyper = tuned("mlp")
+    draw = hyper.perturbed(BATCH)
+    MLP(hyper.num_tuned).train()(images("mlp"), draw)
+    assert [(kind, tuple(shape)) for kind, shape, _ in rates] == [("dropout", (BATCH, size)) for size in (784, *HIDDEN)]
+    for name, (_, _, rate) in zip(cnn_runs.MLP_NAMES, rates, strict=True):
+        assert torch.equal(rate, draw[name]) and rate.shape == (BATCH,)
+    assert len({tuple(rate.tolist()) for *_, rate in rates}) == 3
+
+
+def test_what_the_perceptron_drops_is_what_its_layers_see(monkeypatch):
+    """With expectations in place of random masks, in plain layers."""
+    monkeypatch.setattr(cnn.models, "dropout", lambda x, rate: x * (1 - rate[:, None]))
+    hyper = tuned("mlp")
+    model, draw, x = MLP(hyper.num_tuned).train(), hyper.perturbed(BATCH), images("mlp")
+    expected = []
+    for example, h in enumerate(draw.h):
+        y = x[example].flatten()
+        for rate, layer in zip(cnn_runs.MLP_NAMES, layers_of(load_into(plain("mlp"), model, h)), strict=True):
+            y = layer((1 - draw[rate][example]) * (y if rate == "fcdropout0" else y.relu()))
+        expected.append(y)
+    assert_close(model(x, draw), torch.stack(expected))
 
 
 @any_model
 def test_evaluation_has_no_dropout(name, rates):
     hyper = tuned(name)
     model = MODELS[name](hyper.num_tuned).eval()
-    x, before = images(), torch.get_rng_state()
+    x, before = images(name), torch.get_rng_state()
     first, second = (model(x, hyper.current()) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, second) and rates == []
@@ -243,21 +280,24 @@ def test_evaluation_has_no_dropout(name, rates):
 
 
 @any_model
-@pytest.mark.parametrize("shape", [(3, 32, 32), (BATCH, 32, 32, 3), (BATCH, 1, 32, 32), (BATCH, 3, 31, 32), ()])
+@pytest.mark.parametrize(
+    "shape", [(3, 32, 32), (28, 28), (BATCH, 32, 32, 3), (BATCH, 1, 32, 32), (BATCH, 3, 31, 32), (BATCH, 784), ()]
+)
 def test_images_of_another_shape_are_named(name, shape):
-    model = MODELS[name](0).eval()
-    with pytest.raises(ValueError, match=rf"{type(model).__name__} takes images \(B, 3, 32, 32\): found \("):
+    model, wanted = MODELS[name](0).eval(), ", ".join(map(str, SHAPES[name]))
+    with pytest.raises(ValueError, match=rf"{type(model).__name__} takes images \(B, {wanted}\): found \("):
         model(torch.zeros(shape), constants(name))
 
 
 @any_model
 def test_pixels_as_they_are_stored_are_named(name):
     with pytest.raises(TypeError, match=r"images .*torch\.uint8"):
-        MODELS[name](0).eval()(torch.zeros(BATCH, 3, 32, 32, dtype=torch.uint8), constants(name))
+        MODELS[name](0).eval()(torch.zeros(BATCH, *SHAPES[name], dtype=torch.uint8), constants(name))
 
 
 @any_model
 def test_networks_show_their_layers(name):
     shown = repr(MODELS[name](2))
-    assert "(0): HyperConv2d(in_channels=3, out_channels=" in shown and "num_hyper=2" in shown
+    first = "HyperLinear(in_features=784, out" if name == "mlp" else "HyperConv2d(in_channels=3, out"
+    assert f"(0): {first}_" in shown and "num_hyper=2" in shown
     assert "(classifier): HyperLinear(in_features=" in shown

@@ -4,15 +4,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cnn_runs import layers_of, load_into, plain, same, tuned
+from cnn_runs import MLP_NAMES, layers_of, load_into, plain, same, tuned
 from torch import nn
 from torch.testing import assert_close
 
 import cnn.task
 from cnn.hyperparameters import CUTOUT, TABLE, names_of
-from cnn.models import SmallCNN
-from cnn.task import ImageClassification, augmented, normalized, scaled, whole
-from stn.datasets.images import Images, ImageSets
+from cnn.models import MLP, SmallCNN
+from cnn.task import ImageClassification, augmented, normalized, scaled, unnormalized, whole
+from stn.datasets.images import CIFAR10_NORMALIZATION, Images, ImageSets, Normalization
+from stn.datasets.mnist import MNIST_NORMALIZATION
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.methods import frozen
 from stn.schedules import Constant
@@ -294,6 +295,52 @@ def test_normalization_is_as_published():
     )
     assert_close(normalized(scaled(pixels)).double(), expected, rtol=0, atol=1e-5)
     assert scaled(pixels).max() <= 1
+
+
+# Grey images
+
+
+@pytest.fixture
+def digits(monkeypatch):
+    """A task on grey images with a narrow perceptron that drops nothing."""
+    monkeypatch.setattr(MLP, "SIZES", (784, 24, 16))
+    splits = [
+        Images(torch.randint(256, (n, 1, 28, 28), dtype=torch.uint8), torch.randint(10, (n,))) for n in (10, 7, 6)
+    ]
+    sets = ImageSets(*splits, tuple("0123456789"), "", MNIST_NORMALIZATION)
+    return ImageClassification(MLP(0), sets, 4)
+
+
+NOTHING = Hyperparameters(**dict.fromkeys(MLP_NAMES, Constant(0.0))).current()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_grey_images_are_normalized_by_their_own_numbers_and_never_augmented(digits, training):
+    digits.model.train(training)
+    batch, random = digits.batch("train"), torch.get_rng_state()
+    prediction = digits.predict(batch, NOTHING)
+    assert torch.equal(torch.get_rng_state(), random)
+    x = (batch.pixels.double() / 255 - 0.1307) / 0.3081
+    twin = load_into(plain("mlp", (24, 16)).double(), digits.model.double())
+    assert_close(prediction.double(), twin(x), rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_of_grey_images(digits):
+    digits.model.eval()
+    images = digits.evaluation["valid"]
+    logits = load_into(plain("mlp", (24, 16)), digits.model)((images.pixels / 255 - 0.1307) / 0.3081)
+    score = digits.evaluate("valid", NOTHING)
+    assert score.loss == pytest.approx(F.cross_entropy(logits, images.labels).item(), rel=1e-5)
+    assert score.accuracy == pytest.approx((logits.argmax(1) == images.labels).double().mean().item())
+
+
+@pytest.mark.parametrize("by", [CIFAR10_NORMALIZATION, MNIST_NORMALIZATION, Normalization((1.0, 3.0), (2.0, 0.5), 4.0)])
+def test_normalization_is_by_channel_and_undone(by):
+    images = torch.rand(2, len(by.mean), 5, 4)
+    found = normalized(images, by)
+    for channel, (mean, deviation) in enumerate(zip(by.mean, by.deviation, strict=True)):
+        assert_close(found[:, channel], (images[:, channel] * by.white - mean) / deviation, rtol=1e-4, atol=1e-5)
+    assert_close(unnormalized(found, by), images)
 
 
 # Discrete hyperparameters

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cnn_runs import ALEXNET_NAMES, SMALL, SMALL_NAMES, load_into, only_run, plain, runs
+from cnn_runs import ALEXNET_NAMES, MLP_NAMES, SMALL, SMALL_NAMES, load_into, only_run, plain, runs
 from lstm_runs import execute, rebuilt, rows, values_of, without_time
 from lstm_runs import refused as refused_by
 
@@ -238,6 +238,7 @@ PUBLISHED = [
     ("fc_dropout", "fcdrop", -1.0, 0.5),
     ("fc_dropout0", "fcdrop0", 0.4, 0.5),
     ("fc_dropout1", "fcdrop1", 0.4, 0.5),
+    ("fc_dropout2", "fcdrop2", 0.4, 0.5),
     ("indropout", None, 0.4, 0.5),
     ("inscale", "iscl", 0.0, 0.5),
     ("hue", None, 0.2, 0.5),
@@ -281,6 +282,14 @@ def test_values_that_flags_give(flags, changed):
     assert list(constants(flags)) == ALEXNET_NAMES
 
 
+@pytest.mark.parametrize(
+    ("flags", "rates"),
+    [("", [0.4, 0.4, 0.4]), ("-fcdrop 0.2", [0.2, 0.2, 0.2]), ("-fcdrop0 0 -fcdrop2 0.5", [0.0, 0.4, 0.5])],
+)
+def test_rates_of_the_perceptron(flags, rates):
+    assert constants(f"--model mlp {flags}") == dict(zip(MLP_NAMES, rates, strict=True))
+
+
 def test_a_rate_that_is_overruled_is_told():
     with pytest.warns(UserWarning, match=r"^--dropout 0\.5 overrules --dropout1, --dropout2$"):
         constants("-drop 0.5 --dropout1 0.1 --dropout2 0.1")
@@ -314,12 +323,19 @@ def test_help_names_every_flag(capsys):
         ("--dropout 0", ("--dropout 0 ", "give --dropout0 0 --dropout1 0 --dropout2 0 for")),
         ("--fc_dropout 0 --model alexnet", ("--fc_dropout 0 ", "give --fc_dropout0 0 --fc_dropout1 0 for")),
         *((f"--{flag} 0.1", (f"--{flag}", "nothing to act on", "--model small")) for flag in ("dropout3", "dropout4",
-          "fc_dropout", "fc_dropout0", "fc_dropout1")),
+          "fc_dropout", "fc_dropout0", "fc_dropout1", "fc_dropout2")),
+        ("--model alexnet --fc_dropout2 0.1", ("--fc_dropout2", "nothing to act on", "--model alexnet")),
         ("--cutholes 1025", ("--cutholes 1025", "from 0 to below 1025")),
         ("--cutlength 2.5", ("--cutlength", "2.5")),
         ("--hue 1", ("--hue 1", "from 0 to below 1")),
         *((f"--{name} inf", (f"--{name}", "inf")) for name in ("inscale", "saturation", "brightness", "contrast")),
-        ("--dataset cifar10", ("--dataset",)),  # a flag of the paper's repository with this one value
+        ("--dataset svhn", ("--dataset", "svhn", "cifar10, mnist")),
+        ("--dataset mnist", ("--model small is not for --dataset mnist", "give --dataset cifar10, or --model mlp")),
+        *((f"--model mlp --{flag} 0.1", (f"--{flag} has", "another network than --model mlp")) for flag in ("dropout",
+          "dropout0", "hue", "indropout", "inscale")),
+        ("--model mlp --cutholes 1", ("--cutholes has", "--model mlp")),
+        ("--model mlp --load_schedule {hue}", ("hue.csv", "column 'hue'", "--model mlp")),
+        ("--model mlp --fc_dropout 0", ("give --fc_dropout0 0 --fc_dropout1 0 --fc_dropout2 0 for",)),
         ("--model resnet", ("--model", "resnet")),
         ("--tune_hue", ("--tune_hue",)),
         ("--train_lr 1e-8", ("--train_lr 1e-08", "1e-07")),

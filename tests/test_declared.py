@@ -69,4 +69,6 @@ def test_the_hyperparameters_of_each_network():
     assert images.names_of("small", shared_dropout=True) == ["dropout", *others]
     connected = ["fcdropout0", "fcdropout1"]
     assert images.names_of("alexnet") == [*(f"dropout{layer}" for layer in range(5)), *others, *connected]
+    for shared in (False, True):
+        assert images.names_of("mlp", shared) == [*connected, "fcdropout2"]
     assert images.names_of("alexnet", shared_dropout=True) == ["dropout", *others, *connected]

@@ -522,7 +522,7 @@ def test_something_else_in_place_of_the_corpus(getdata, server, name):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--fast"], "--fast"), (["mnist"], "mnist"), (["--from"], "--from needs"), (["ptb", "-x"], "-x")],
+    [(["--fast"], "--fast"), (["svhn"], "svhn"), (["--from"], "--from needs"), (["ptb", "-x"], "-x")],
 )
 def test_misuse(getdata, arguments, words):
     assert_failed(getdata(*arguments), words, "--help", code=2)

@@ -14,16 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from cnn_runs import ALEXNET_NAMES, SHARED, SMALL, SMALL_NAMES, load_into, only_run, plain, runs, same
+from cnn_runs import ALEXNET_NAMES, MLP_NAMES, SHARED, SMALL, SMALL_NAMES, load_into, only_run, plain, runs, same
 from lstm_runs import execute, rebuilt, rows, settings, values_of, without_time
 from lstm_runs import refused as refused_by
 from torch import nn
 
 import cnn.models
 import cnn.settings
+import stn
 from cnn import hypertrain, train_basic
 from cnn.task import normalized, scaled
-from stn.datasets import builtin_images
+from stn.datasets import builtin_images, mnist
 from stn.datasets.images import CIFAR10_SHA256, Images
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs.checkpoints import read_checkpoint
@@ -105,6 +106,8 @@ def test_columns(finished):
         ("--tune_dropout --tune_hue", ["dropout", *SHARED, "fcdropout0", "fcdropout1"]),
         ("--tune_all --model small", SMALL_NAMES),
         ("--tune_dropout --model small", ["dropout", *SHARED]),
+        ("--tune_all --model mlp", MLP_NAMES),
+        ("--tune_fcdropout --dataset mnist", MLP_NAMES),
     ],
 )
 def test_every_hyperparameter_is_logged_under_its_name(flags, names):
@@ -266,6 +269,8 @@ def test_only_what_is_to_be_tuned_changes(run, tmp_path):
         ("-tcuth", ["cutholes"]),
         ("-tall", ALEXNET_NAMES),
         ("-tall -m small", SMALL_NAMES),
+        ("-tall -m mlp", MLP_NAMES),
+        ("-tfcdrop -m mlp", MLP_NAMES),
         ("-tjit -tdrop -tcuth", ["dropout", "hue", "contrast", "sat", "bright", "cutholes"]),
     ],
 )
@@ -288,6 +293,7 @@ def test_what_is_not_tuned_is_off_but_for_the_other_half_of_cutout():
         ("-tdrop -drop 0.3 -pscl 2", ["dropout"], 0.3, 2.0),
         ("-tall -idrop 0.3", ["indropout"], 0.3, 0.5),
         ("-tall -fcdrop 0.3", ["fcdropout0", "fcdropout1"], 0.3, 0.5),
+        ("-tall -fcdrop 0.3 -m mlp -pscl 2", MLP_NAMES, 0.3, 2.0),
         ("-tall -iscl 0.2", ["inscale"], 0.2, 0.5),
         ("-tall -hue 0.3", ["hue"], 0.3, 0.5),
         ("-tall -sat 0.3", ["sat"], 0.3, 0.5),
@@ -314,6 +320,7 @@ PUBLISHED = [
         ("hue", "hue", 0.05), ("sat", "sat", 0.05), ("contrast", "con", 0.05), ("bright", "brt", 0.05),
         ("cutlength", "cutl", 4.0), ("cutholes", "cuth", 1.0))),
     ("model", "m", "alexnet", "small"),
+    ("dataset", None, "cifar10", "mnist"),
     ("batch_size", "bsz", 128, 7),
     ("total_epochs", "totep", 500, 7),
     ("warmup_epochs", "wupep", 5, 7),
@@ -637,6 +644,16 @@ def test_a_run_of_the_other_script(run, finished):
         ("--tune_dropout --start_drop 0", ("--start_drop 0", "0 and 0.9")),
         *((f"--tune_all --start_{name} {value}", (f"--start_{name}", value)) for name in ("hue", "cutlength")
           for value in ("-1", "nan", "inf", "much")),
+        *((f"--tune_fcdropout --model mlp --{flag}", (f"--{flag.split()[0]} has", "another network than --model mlp"))
+          for flag in ("tune_hue", "tune_jitters", "tune_indropout", "tune_dropout", "tune_dropoutl", "tune_cutholes",
+          "start_drop 0.1", "start_sat 0.1", "start_cutlength 3", "cutholes_scale 1")),
+        ("--model mlp --dataset mnist", ("nothing is tuned", "--tune_all")),
+        ("--tune_all --model mlp --dataset cifar10", ("--model mlp is not for --dataset cifar10: give --dataset mnist",
+          "or --model alexnet or small")),
+        ("--tune_all --dataset mnist", ("--model small is not for --dataset mnist: give --dataset cifar10, ",
+          "or --model mlp")),
+        ("--tune_all --model alexnet --dataset mnist", ("--model alexnet is not for --dataset mnist",)),
+        ("--tune_all --dataset svhn", ("--dataset", "svhn", "cifar10, mnist")),
         ("--tune_hue --start_sat 0.1", ("--start_sat", "add --tune_sat,")),
         ("--tune_cutlength --start_cutholes 2", ("--start_cutholes", "add --tune_cutholes,")),
         ("--tune_all --percent_valid 0.999", ("--percent_valid 0.999", "training")),
@@ -667,6 +684,101 @@ def test_a_run_of_the_other_script(run, finished):
 def test_flags_that_cannot_be(run, tmp_path, flags, words):
     refused(run(flags), *words)
     assert not (tmp_path / "logs").exists()
+
+
+# MNIST
+
+
+DIGITS = SMALL.replace("--data builtin --model small", "")
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    monkeypatch.setattr(cnn.models.MLP, "SIZES", (784, 12, 8))
+
+
+@pytest.fixture
+def digits(tmp_path, capsys, narrow):  # noqa: ARG001
+    """digits(flags): a narrow perceptron's command line on a few images."""
+
+    def command(flags, script=hypertrain):
+        given = [] if "--resume" in flags else f"{DIGITS} --logdir {tmp_path / 'logs'} --total_epochs 2".split()
+        return execute(script, [*given, *flags.split()], capsys)
+
+    return command
+
+
+def test_a_perceptron_tunes_its_dropout(digits, tmp_path):
+    status, out, _ = digits(
+        "--model mlp --data builtin --tune_all --tune_scales --warmup_epochs 0 --valid_lr 0.1 --save"
+    )
+    folder = only_run(tmp_path)
+    assert status == 0 and out.startswith("built-in grey images\n") and (folder / "model.pt").exists()
+    first, last = rows(folder / "epoch.csv")
+    for name in MLP_NAMES:
+        assert float(last[name]) != float(first[name]) and float(last[f"{name}_scale"]) != 0.5
+    found = settings(folder)
+    assert (found["model"], found["dataset"], found["data"]) == ("mlp", "mnist", "builtin")
+    assert found["hyperparameters"] == MLP_NAMES and found["ranges"] == {name: [0.0, 0.9] for name in MLP_NAMES}
+    (result,) = rows(folder / "result.csv")
+    model, hyper = stn.load_model(folder)
+    twin = load_into(plain("mlp", (12, 8)), model, hyper.current().h[0].detach())
+    _, test = builtin_images.builtin_grey_images()
+    logits = twin((test.pixels / 255 - 0.1307) / 0.3081)
+    assert float(result["test_loss"]) == pytest.approx(
+        nn.functional.cross_entropy(logits, test.labels).item(), rel=1e-5
+    )
+
+
+def test_a_perceptrons_run_goes_on(digits, tmp_path):
+    assert digits("--dataset mnist --data builtin --tune_fcdropout --warmup_epochs 0")[0] == 0
+    folder = only_run(tmp_path)
+    assert digits(f"--resume {folder} --data builtin --total_epochs 3")[0] == 0
+    assert len(rows(folder / "epoch.csv")) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "model", "dataset"),
+    [
+        ("", "alexnet", "cifar10"),
+        ("--model small", "small", "cifar10"),
+        ("--model mlp", "mlp", "mnist"),
+        ("--dataset mnist", "mlp", "mnist"),
+        ("--dataset cifar10", "alexnet", "cifar10"),
+        ("--model mlp --dataset mnist", "mlp", "mnist"),
+    ],
+)
+def test_model_and_data_set_imply_each_other(flags, model, dataset):
+    for script, own in ((hypertrain, "--tune_all"), (train_basic, "")):
+        values = values_of(script, f"{flags} {own} --data builtin")
+        assert (values["model"], values["dataset"]) == (model, dataset)
+
+
+def test_what_a_config_decides_is_not_implied(digits, tmp_path, finished):
+    refused(digits(f"--config {finished} --model mlp"), "--model mlp is not for --dataset cifar10")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_without_mnist_it_trains_on_the_builtin_grey_images(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(cnn.settings, "MNIST", tmp_path / "nowhere")
+    status, out, _ = digits("--model mlp --tune_all --warmup_epochs 0")
+    assert status == 0 and "160 / 40 / 60 images" in out
+    assert "no data/mnist (./getdata.sh mnist fetches it): using the built-in grey images" in out
+    assert settings(only_run(tmp_path))["data"] == "builtin"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_mnist_is_read_where_it_is(digits, tmp_path, monkeypatch, named):
+    """From the folder that --data names, or else from the default one."""
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    monkeypatch.setattr(cnn.settings, "MNIST", tmp_path / "nowhere" if named else folder)
+    flags = f"--model mlp --tune_all --warmup_epochs 0 {f'--data {folder}' if named else ''}"
+    refused(digits(flags), folder / "train-images-idx3-ubyte", "missing", "./getdata.sh mnist")
+    read = []
+    monkeypatch.setattr(mnist, "load_mnist", lambda path: read.append(path) or builtin_images.builtin_grey_images())
+    status, out, _ = digits(flags)
+    assert (status, read) == (0, [folder]) and f"MNIST in {folder}\n" in out
 
 
 def test_images_that_are_missing_or_truncated(run, tmp_path):

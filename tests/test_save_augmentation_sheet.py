@@ -207,6 +207,7 @@ def test_bad_input_is_one_line(make_run, tmp_path, capsys):
     ("row", "settings", "words"),
     [
         ({**MILD, **SCALES}, {"model": "lstm"}, ["no run of an image classifier"]),
+        ({"fcdropout0": 0.1}, {"model": "mlp"}, ["--model mlp", "images as they are", "alexnet or small"]),
         ({"alpha": 1.0}, {}, ["no column hue"]),
         ({**MILD, **SCALES}, {"data_checksum": "another"}, ["does not hold"]),
         ({**MILD, **SCALES}, {"data": "/nowhere/cifar10"}, ["/nowhere/cifar10"]),

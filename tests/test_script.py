@@ -46,7 +46,8 @@ def other_value(flag):
     """A flag on the command line with another value than its default."""
     if flag.check is None:
         return [f"--{flag.name}"]
-    for word in ("7", "0.5", "small", "bfloat16", "sinusoid", "sigmoid", "softplus", "mine.pt", "delta_stn", "rmsprop"):
+    words = "7 0.5 small mnist bfloat16 sinusoid sigmoid softplus mine.pt delta_stn rmsprop"
+    for word in words.split():
         with suppress(ArgumentTypeError):
             if flag.check(word) != flag.default:
                 return [f"--{flag.name}", word]

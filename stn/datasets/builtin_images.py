@@ -17,6 +17,7 @@ from stn.datasets.images import SHAPE, Images
 CLASSES = ("disc", "ring", "square", "triangle", "cross", "star", "crescent", "stripes", "checks", "dots")
 SIZE = SHAPE[1]
 SEED = 20_190_507
+GREY_SIZE = 28  # of grey images
 BATCH = 10  # images drawn at once, few enough for the processor's cache
 CLUTTER = 2  # bars behind the object
 
@@ -30,6 +31,21 @@ def builtin_images(train: int = 10_000, test: int = 2_000) -> tuple[Images, Imag
     Every call gives the same images; another number gives others.
     """
     return _draw_set(train, split=0), _draw_set(test, split=1)
+
+
+def builtin_grey_images() -> tuple[Images, Images]:
+    """The built-in images in grey, without their outermost pixels: (N, 1, 28, 28)."""
+    train, test = (Images(_grey(images.pixels), images.labels) for images in builtin_images())
+    return train, test
+
+
+def _grey(pixels: torch.Tensor) -> torch.Tensor:
+    """pixels (N, 3, 32, 32) uint8 -> (N, 1, 28, 28) uint8, in whole numbers, which every processor rounds alike."""
+    margin = (SIZE - GREY_SIZE) // 2
+    inner = slice(margin, margin + GREY_SIZE)
+    red, green, blue = pixels[:, :, inner, inner].int().unbind(1)
+    grey = (299 * red + 587 * green + 114 * blue + 500) // 1000  # ITU-R BT.601, rounded
+    return grey[:, None].to(torch.uint8)
 
 
 def _draw_set(count: int, split: int) -> Images:

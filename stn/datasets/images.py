@@ -1,4 +1,4 @@
-"""Image sets in memory: bytes as the CIFAR-10 files hold them, split into train, valid and test.
+"""Image sets in memory, split into train, valid and test; CIFAR-10 from its files.
 
 A file of the CIFAR-10 binary layout is a sequence of rows, each of 3073 bytes: the label, then the red, the
 green and the blue plane, 32 x 32 bytes each, row by row.
@@ -6,6 +6,7 @@ green and the blue plane, 32 x 32 bytes each, row by row.
 
 import hashlib
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +33,23 @@ CIFAR10_SHA256 = {
 _REMEDY = "run ./getdata.sh cifar10, which fills data/cifar10, the default --data"
 
 
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and deviation of each channel of a data set's training images, on a scale on which white is `white`."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    white: float = 1.0
+
+
+CIFAR10_NORMALIZATION = Normalization((125.3, 123.0, 113.9), (63.0, 62.1, 66.7), white=255.0)  # as published
+
+
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images."""
+    """Labelled images, of C channels (RGB planes, or one of grey), H x W pixels each."""
 
-    pixels: Tensor  # (N, 3, 32, 32) uint8, RGB planes
+    pixels: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64
 
     def __len__(self) -> int:
@@ -48,10 +61,10 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class ImageSets:
-    """Three splits; label i is `classes[i]`.
+    """Three splits; label i is `classes[i]`; `normalization` is the data set's.
 
-    `checksum` is the SHA-256 over the rows of train, valid and test in that order, in the binary layout: it does
-    not depend on where train ends and valid begins.
+    `checksum` is the SHA-256 over the rows of train, valid and test in that order, each the label and the pixels: it
+    does not depend on where train ends and valid begins.
     """
 
     train: Images
@@ -59,6 +72,7 @@ class ImageSets:
     test: Images
     classes: tuple[str, ...]
     checksum: str
+    normalization: Normalization = CIFAR10_NORMALIZATION
 
     @property
     def description(self) -> str:
@@ -72,14 +86,35 @@ def load_cifar10(folder: Path) -> tuple[Images, Images]:
 
     Raises UserError where the folder or a file is missing, unreadable, truncated or not the published one.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: {_REMEDY}")
-    *train, test = (_read_published(folder / name, digest) for name, digest in CIFAR10_SHA256.items())
+    files = {name: (CIFAR10_ROWS * ROW_BYTES, digest) for name, digest in CIFAR10_SHA256.items()}
+    *train, test = read_published(folder, files, _REMEDY)
     return _parse(b"".join(train)), _parse(test)
 
 
-def load_image_sets(train: Images, test: Images, percent_valid: float, classes: tuple[str, ...]) -> ImageSets:
+def read_published(folder: Path, files: Mapping[str, tuple[int, str]], remedy: str) -> Iterator[bytes]:
+    """The files of a data set, one after another; `files`: by name, the bytes and the SHA-256 that each has to have.
+
+    Raises UserError, which ends in the remedy, where the folder or a file is not there or not the published one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: {remedy}")
+    for name, (size, digest) in files.items():
+        content = read(path := folder / name, "a file of images", remedy)
+        if len(content) != size:
+            raise UserError(f"{path} has {len(content)} bytes instead of {size}: {remedy}")
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise UserError(f"{path} is not the published file (its SHA-256 differs): {remedy}")
+        yield content
+
+
+def load_image_sets(
+    train: Images,
+    test: Images,
+    percent_valid: float,
+    classes: tuple[str, ...],
+    normalization: Normalization = CIFAR10_NORMALIZATION,
+) -> ImageSets:
     """Holds out the last images of `train` for validation: ⌊(1 − percent_valid) N⌋ of its N stay to train on.
 
     `percent_valid` is a fraction, in (0, 1). Raises UserError where it is not, or where it leaves a split empty.
@@ -96,19 +131,22 @@ def load_image_sets(train: Images, test: Images, percent_valid: float, classes: 
     digest = hashlib.sha256()
     for images in (kept, valid, test):
         digest.update(_rows(images))
-    return ImageSets(kept, valid, test, classes, digest.hexdigest())
+    return ImageSets(kept, valid, test, classes, digest.hexdigest(), normalization)
 
 
 # ---- the binary layout
 
 
 def write_binary(images: Images, path: Path) -> None:
-    """Writes a file in the binary layout, whole or not at all. Raises UserError where it cannot be written."""
+    """Writes images (N, 3, 32, 32) as a file of the binary layout, whole or not at all.
+
+    Raises UserError where it cannot be written.
+    """
     write_atomically(path, lambda file: file.write(_rows(images)))
 
 
 def _rows(images: Images) -> numpy.ndarray:
-    """(N, 3073) uint8."""
+    """(N, 1 + C H W) uint8: labels and pixels."""
     labels = images.labels.to(torch.uint8)[:, None]
     return torch.cat((labels, images.pixels.flatten(1)), dim=1).numpy()
 
@@ -117,13 +155,3 @@ def _parse(content: bytes) -> Images:
     rows = numpy.frombuffer(content, dtype=numpy.uint8).reshape(-1, ROW_BYTES)
     pixels, labels = rows[:, 1:].reshape(-1, *SHAPE).copy(), rows[:, 0].astype(numpy.int64)
     return Images(torch.from_numpy(pixels), torch.from_numpy(labels))
-
-
-def _read_published(path: Path, digest: str) -> bytes:
-    content = read(path, "a file of images", _REMEDY)
-    size = CIFAR10_ROWS * ROW_BYTES
-    if len(content) != size:
-        raise UserError(f"{path} has {len(content)} bytes instead of {size}: {_REMEDY}")
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise UserError(f"{path} is not the published file (its SHA-256 differs): {_REMEDY}")
-    return content

@@ -77,9 +77,7 @@ class Settings:
         one_of(*METHODS),
     )
     delta_stn: bool = of_tuning(False, "the same as --method delta_stn")
-    linearize: bool = of_tuning(
-        False, "with delta_stn, train the response on a linearized prediction (the default)"
-    )
+    linearize: bool = of_tuning(False, "with delta_stn, train the response on a linearized prediction (the default)")
     no_linearize: bool = of_tuning(False, "with delta_stn, train the response on the network's own prediction")
     response_lr: float = of_tuning(
         None, "with delta_stn, learning rate of the response (default: that of the other weights)", positive
@@ -117,7 +115,7 @@ class Settings:
 
     @classmethod
     def locate(cls, data: str | None) -> tuple[str, str]:
-        """Where the data lies that --data names, and what to call it."""
+        """Where the data lies that --data names, and what to call it. Where there is --dataset, it comes second."""
 
     @classmethod
     def newest_run(cls, values: Values, unfinished: bool) -> Path:
