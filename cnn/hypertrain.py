@@ -13,15 +13,17 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from cnn import recipes
 from cnn.hyperparameters import CUTOUT, TABLE, names_of
-from cnn.settings import ImageSettings, implied, refuse_misfit, run_names
+from cnn.recipes import RECIPES, declared, recipe_of
+from cnn.settings import FITTING, ImageSettings, fitting, refuse_misfit, run_names
 from stn.errors import UserError
 from stn.hyperparameters import Feed
 from stn.schedules import Constant
 from stn.scripts import command, methods
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
-from stn.scripts.options import nonnegative
+from stn.scripts.options import nonnegative, one_of
 from stn.scripts.script import Script
 
 # What a hyperparameter that is not tuned is while its counterpart is: a hole needs a length, a length needs a hole.
@@ -69,7 +71,17 @@ def sources(values: Values) -> Sources:
     tuned = [name for name in names if values[TABLE[name].tune]]
     off = dict.fromkeys(names, 0.0) | (COUNTERPARTS if {*tuned} & {*CUTOUT} else {})
     feed: Feed = "centred" if values["delta_stn"] else "unconstrained"
-    return {name: TABLE[name].tuned(values, feed) if name in tuned else Constant(off[name]) for name in names}
+    return {
+        name: declared(name, values["recipe"]).tuned(values, feed) if name in tuned else Constant(off[name])
+        for name in names
+    }
+
+
+def implied(values: Values) -> Values:
+    """What the model, the data set, the recipe and the method say of each other, and of the flags that nobody gives."""
+    model = FITTING[values["dataset"]][0] if values["dataset"] != ImageSettings.dataset else values["model"]
+    recipe = recipe_of(values, model)
+    return {**fitting(values), "recipe": recipe, **recipes.implied(recipe, model), **methods.implied(values)}
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -120,10 +132,14 @@ def acting(names: Iterable[str]) -> set[str]:
 def tuning_flags() -> list[Flag]:
     """What to tune, from where, and how widely it is perturbed."""
     scale = "standard deviation of the perturbation of {}, unconstrained"
+    recipe = (
+        "the paper whose ranges, optimizers and alternation are the defaults (default: delta_stn for mlp, else stn)"
+    )
     tune, start = partial(Flag, group=WHAT_TO_TUNE), partial(Flag, group="where to start")
     initial = {own.start: own.initial for own in TABLE.values()}
     return [
         *(tune(name, f"tune {what}", aliases=(short,)) for name, (short, what) in TUNE.items()),
+        Flag("recipe", recipe, one_of(*RECIPES), None, group=TUNING),
         *(start(name, what, nonnegative, initial[name], (short,)) for name, (short, what) in START.items()),
         *(Flag(name, scale.format(what), nonnegative, 0.5, (short,), TUNING) for name, (short, what) in SCALE.items()),
     ]
@@ -144,7 +160,7 @@ SCRIPT = Script(
     setting_flags=SETTINGS,
     hyper_flags=tuning_flags(),
     resolve=resolve,
-    implied=lambda values: {**implied(values), **methods.implied(values)},
+    implied=implied,
     sources=sources,
 )
 main = partial(command.run, SCRIPT)

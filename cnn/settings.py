@@ -183,7 +183,7 @@ def _parent(logdir: str, folder: str, subdir: str) -> Path:
     return ROOT / logdir / folder / subdir
 
 
-def implied(values: Values) -> Values:
+def fitting(values: Values) -> Values:
     """What --model says of --dataset, and the other way round, where nobody decides otherwise."""
     return {"dataset": DATASET_OF[values["model"]], "model": FITTING[values["dataset"]][0]}
 

@@ -16,7 +16,7 @@ from stn.hyperparameters import Draw
 from stn.streams import Shuffled
 
 EVALUATION_BATCH = 1000
-TUNED_HOLES = 4  # of which tuned ones are fewer; a fixed number may be larger
+TUNED_HOLES = 4  # the most that a tuned number is rounded down to; a fixed one may be larger
 
 
 class Batch(NamedTuple):

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from cnn.hyperparameters import LAYERS, TABLE, names_of
-from cnn.settings import ImageSettings, implied, refuse_misfit, run_names
+from cnn.settings import ImageSettings, fitting, refuse_misfit, run_names
 from stn.errors import UserError
 from stn.schedules import Constant
 from stn.scripts import command, replay
@@ -137,7 +137,7 @@ SCRIPT = Script(
     setting_flags=SETTINGS,
     hyper_flags=HYPERPARAMETERS,
     resolve=resolve,
-    implied=implied,
+    implied=fitting,
     sources=sources,
     constants={"min_lr": MIN_LR},
 )
