@@ -70,7 +70,7 @@ def sources(values: Values) -> Sources:
     names = names_of(values["model"], shared_dropout=values["tune_dropout"])
     tuned = [name for name in names if values[TABLE[name].tune]]
     off = dict.fromkeys(names, 0.0) | (COUNTERPARTS if {*tuned} & {*CUTOUT} else {})
-    feed: Feed = "centred" if values["delta_stn"] else "unconstrained"
+    feed: Feed = "centred" if methods.is_delta_stn(values) else "unconstrained"
     return {
         name: declared(name, values["recipe"]).tuned(values, feed) if name in tuned else Constant(off[name])
         for name in names
@@ -92,6 +92,9 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """
     refuse_misfit(values)
     values = {**values, **run_names(values, given), **methods.resolve(values, given)}
+    if "recipe" in given:  # and not the values of a run that this one follows
+        brought = SCRIPT.defaults() | recipes.implied(values["recipe"], values["model"])
+        values |= {name: brought[name] for name in recipes.FLAGS - given}
     if values["total_epochs"] <= values["warmup_epochs"]:
         raise UserError(
             f"--total_epochs {values['total_epochs']} ends before anything is tuned, after --warmup_epochs "

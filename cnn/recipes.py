@@ -25,7 +25,7 @@ class Recipe:
 
 
 _IMAGES = {"train_lr": 0.03, "total_epochs": 200, "milestones": [60, 120, 180], "lr_decay": 0.2}
-_NO_OTHER_DECAY = {"nonmono": 500, "patience": 500}  # nor an early end
+_NO_OTHER_DECAY = {"nonmono": 500, "patience": 500}  # nor an early end, in 500 epochs
 _RATES = ["dropout", *LAYERS["dropout"], *LAYERS["fc_dropout"]]
 RECIPES = {
     "stn": Recipe(),
@@ -41,13 +41,16 @@ RECIPES = {
             **_NO_OTHER_DECAY,
         },
         models={
-            "mlp": {"percent_valid": 0.15, "train_lr": 0.01, "total_epochs": 500},
+            "mlp": {"train_lr": 0.01, "total_epochs": 500},
             "alexnet": _IMAGES,
             "small": _IMAGES,
         },
         ranges=dict.fromkeys(_RATES, (0.0, 0.95)) | {"cutlength": (2.0, 24.0), "cutholes": (0.0, 5.0)},
     ),
 }
+
+
+FLAGS = {name for recipe in RECIPES.values() for values in (recipe.flags, *recipe.models.values()) for name in values}
 
 
 def recipe_of(values: Values, model: str) -> str:

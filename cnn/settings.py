@@ -184,8 +184,10 @@ def _parent(logdir: str, folder: str, subdir: str) -> Path:
 
 
 def fitting(values: Values) -> Values:
-    """What --model says of --dataset, and the other way round, where nobody decides otherwise."""
-    return {"dataset": DATASET_OF[values["model"]], "model": FITTING[values["dataset"]][0]}
+    """What --model and --dataset say of each other and of the split, where nobody decides otherwise."""
+    names = {"dataset": DATASET_OF[values["model"]], "model": FITTING[values["dataset"]][0]}
+    mnist = "mnist" in (names["dataset"], values["dataset"])
+    return names | ({"percent_valid": 0.15} if mnist else {})
 
 
 def refuse_misfit(values: Values) -> None:

@@ -38,7 +38,7 @@ def sources(values: Values) -> Sources:
 
 def feed(name: str, values: Values) -> Feed:
     """What the response sees of a hyperparameter."""
-    if values["delta_stn"]:
+    if methods.is_delta_stn(values):
         return "centred"
     return "unconstrained" if values[transform(name)] == "none" else "squashed"
 
@@ -50,11 +50,7 @@ def transform(name: str) -> str:
 
 def implied(values: Values) -> Values:
     """The values that --tune_all and --delta_stn give to flags for which nobody decides otherwise."""
-    delta = methods.implied(values)
-    if not values["tune_all"]:
-        return delta
-    transforms = dict.fromkeys(TRANSFORMS, "none") if delta or values["method"] == "delta_stn" else TRANSFORMS
-    return delta | STARTS | transforms
+    return methods.implied(values) | (STARTS | TRANSFORMS if values["tune_all"] else {})
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -70,8 +66,9 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         idle = {flag.name: remedy for flag in SCRIPT.flags.values() if flag.group == TUNING}
     refuse_idle(given, idle)
     values |= methods.resolve(values, given)
-    if values["delta_stn"]:
-        refuse_idle(given, dict.fromkeys(TRANSFORMS, "add --method stn"))
+    if methods.is_delta_stn(values):
+        refuse_idle(given, dict.fromkeys(TRANSFORMS, "train by the STN"))
+        values |= dict.fromkeys(TRANSFORMS, "none")
     sources(values)
     return values
 
@@ -80,7 +77,7 @@ def tuning_flags() -> list[Flag]:
     """What to tune, and how its values are perturbed and fed into the response."""
     tune_all = (
         "tune all seven; unless given otherwise, start alpha and beta at 0.05, with --drop_transform sigmoid and "
-        "--alpha_beta_transform softplus as published (the authors found 'none' more robust for both)"
+        "--alpha_beta_transform softplus as published for the STN (the authors found 'none' more robust for both)"
     )
     flag = partial(Flag, group=TUNING)
     return [
@@ -89,7 +86,7 @@ def tuning_flags() -> list[Flag]:
         flag(
             "perturb_scale", "standard deviation of the perturbation of unconstrained hyperparameters", nonnegative, 1.0
         ),
-        flag("drop_transform", "how dropout rates are fed into the response", one_of("none", "sigmoid"), "none"),
+        flag("drop_transform", "how the STN feeds dropout rates into the response", one_of("none", "sigmoid"), "none"),
         flag("alpha_beta_transform", "the same for alpha and beta", one_of("none", "softplus"), "none"),
     ]
 

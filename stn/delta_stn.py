@@ -9,17 +9,18 @@ mode (`torch.autograd.forward_ad`), and gradients flow back through it.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from stn.bilevel import Step, Task
 from stn.errors import UserError
 from stn.hyperparameters import Draw, Hyperparameters, Tuned
+from stn.layers import at_centre
 from stn.methods import BestResponseMethod, Update, frozen, step_of
 
 Prediction = TypeVar("Prediction")
@@ -36,7 +37,7 @@ class DeltaSTN(BestResponseMethod):
     which follows that of the elementary weights as it decays. clip: largest norm of either gradient. linearize: False
     trains the response on the network's own prediction at λ + ε.
 
-    Raises ValueError for a hyperparameter that is not centred.
+    Raises ValueError for a hyperparameter that is not centred, or learning rates that cannot be.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class DeltaSTN(BestResponseMethod):
         for name, source in hyper.sources.items():
             if isinstance(source, Tuned) and source.feed != "centred":
                 raise ValueError(f'the Δ-STN tunes centred hyperparameters: declare {name} Tuned(…, feed="centred")')
+        if response_lr is not None and not lr > 0:
+            raise ValueError(f"lr is {lr}: beside a response_lr, which follows it, it must be above 0")
         self.linearize = linearize
         self.response_ratio = 1.0 if response_lr is None else response_lr / lr
         parts = {"elementary": (self.elementary, lr), "response": (self.response, lr * self.response_ratio)}
@@ -86,6 +89,8 @@ class DeltaSTN(BestResponseMethod):
         with frozen(self.elementary), held_statistics(task.model):
             prediction = self._predict(task, batch, perturbed)
             objective = task.loss(prediction, batch, perturbed).objective
+            if not objective.requires_grad:
+                raise ValueError("the training loss does not depend on the response: pass the layers draw.h")
             norm = self.updates["response"](objective)
         return step._replace(health=step.health + objective.detach() + norm)
 
@@ -95,7 +100,7 @@ class DeltaSTN(BestResponseMethod):
         try:
             return linearized(lambda draw: task.predict(batch, draw), draw)
         except NotImplementedError as error:
-            with torch.random.fork_rng(), forward_ad.dual_level():
+            with torch.random.fork_rng(), forward_ad.dual_level(), at_centre():
                 name = _failing_module(task.model, lambda: task.predict(batch, _directed(draw)))
             raise UserError(
                 f"the Δ-STN cannot linearize {name}, which has no forward derivative: give --no_linearize"
@@ -105,10 +110,10 @@ class DeltaSTN(BestResponseMethod):
 def linearized(predict: Callable[[Draw], Prediction], draw: Draw) -> Prediction:
     """The prediction linearized around h = 0, in the direction of the draw's h: its value there plus its tangent.
 
-    predict: returns a tensor, or tuples, lists or dicts of tensors and other things. Raises NotImplementedError where
-    an operation has no forward derivative.
+    predict: returns a tensor, or tuples, lists, dicts or dataclasses of tensors and other things. What follows it, such
+    as a loss, is not linearized. Raises NotImplementedError where an operation has no forward derivative.
     """
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), at_centre():
         return _sums(predict(_directed(draw)))
 
 
@@ -123,7 +128,9 @@ def _sums(value: Any) -> Any:
         primal, tangent = forward_ad.unpack_dual(value)
         return primal if tangent is None else primal + tangent
     if isinstance(value, Mapping):
-        return type(value)({key: _sums(part) for key, part in value.items()})
+        return {key: _sums(part) for key, part in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{part.name: _sums(getattr(value, part.name)) for part in fields(value) if part.init})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(_sums, value))
     if isinstance(value, tuple | list):
@@ -133,8 +140,8 @@ def _sums(value: Any) -> Any:
 
 @contextmanager
 def held_statistics(model: nn.Module) -> Iterator[None]:
-    """While this lasts, batch normalization uses a mini-batch's statistics without adding them to its running ones."""
-    tracking = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    """While this lasts, normalization uses a mini-batch's statistics without adding them to its running ones."""
+    tracking = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
     for module in tracking:
         module.track_running_stats = False
     try:
@@ -147,8 +154,12 @@ def held_statistics(model: nn.Module) -> Iterator[None]:
 def _failing_module(model: nn.Module, predict: Callable[[], object]) -> str:
     """The name and type of the innermost module whose forward pass raises NotImplementedError."""
     entered: list[nn.Module] = []
+
+    def leave(*_: object) -> None:
+        entered.pop()
+
     hooks = [module.register_forward_pre_hook(lambda module, _: entered.append(module)) for module in model.modules()]
-    hooks += [module.register_forward_hook(lambda *_: entered.pop() and None) for module in model.modules()]
+    hooks += [module.register_forward_hook(leave) for module in model.modules()]
     try:
         predict()
     except NotImplementedError:

@@ -10,9 +10,10 @@ As in the published convolutional networks, `HyperLinear` and `HyperConv2d` can 
 `elementary_scale`, that starts at 1. Its gradient step is up to 1,000 times larger than that of W, which speeds up the
 start of training. It is an elementary parameter: a checkpoint must hold it if the layer has it.
 
-A layer linearizes its response where h is a dual tensor of `torch.autograd.forward_ad` with primal 0 and tangent ε, or
-x is dual: the primal is then the output at the centre h = 0, and the tangent ẏ = W ẋ + (V ε) ⊙ (W' x) + (C ε) ⊙ b' its
-derivative in the direction ε (Bae & Grosse 2020). Both are differentiable.
+`at_centre` a layer linearizes its response where h or x is a dual tensor of `torch.autograd.forward_ad`: the primal is
+the output at h = 0, and the tangent ẏ = W ẋ + (V ε) ⊙ (W' x) + (C ε) ⊙ b' its derivative in the direction of the
+tangents ẋ and ε (Bae & Grosse 2020). Both are differentiable. Elsewhere, PyTorch differentiates layers as it does any
+function.
 
 Example b of a batch responds to row b of h. Sequences have their steps first and the batch second, (T, B, …). Layers
 raise TypeError or ValueError, before they compute anything, where the types and shapes of what they are given do not
@@ -20,7 +21,9 @@ fit. A batch-first x of as many examples as steps, or with a single row of h, is
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +32,24 @@ from torch.autograd import forward_ad
 
 from stn.kernels.products import linear
 
-GATE_STD = 0.01  # MacKay et al. 2019: small, never zero, since a zero gate would leave W' without a gradient
+GATE_STD = 0.01  # MacKay et al. 2019: small, and not zero, so that W' has a gradient from the first step on
+
+_centred = ContextVar("centred", default=False)
+
+
+@contextmanager
+def at_centre() -> Iterator[None]:
+    """While this lasts, layers take h to be 0, and its tangent for the direction in which to linearize."""
+    before = _centred.set(True)
+    try:
+        yield
+    finally:
+        _centred.reset(before)
+
+
+def linearizes(*inputs: Tensor | None) -> bool:
+    """Whether a layer is to linearize: `at_centre`, where an input carries a tangent of `torch.autograd.forward_ad`."""
+    return _centred.get() and any(map(is_dual, inputs))
 
 
 def check_tensor(taker: str, name: str, tensor: object, *sizes: int | str, integers: bool = False) -> None:
@@ -172,7 +192,7 @@ class _HyperAffine(HyperLayer):
         bias = None if self.bias is None else self._scaled(self.bias)
         if not self.num_hyper:
             return self._cast_forward(x, self._scaled(self.weight), bias)
-        if is_dual(x) or is_dual(h):
+        if linearizes(x, h):
             return self._linearized(x, h, bias)
         gate = F.linear(h, self.gate)
         weight_gate, bias_gate = (gate, None) if bias is None else gate.chunk(2, -1)
@@ -312,7 +332,7 @@ class HyperEmbedding(HyperLayer):
         elementary = F.embedding(ids, self.weight)
         if not self.num_hyper:
             return elementary
-        if is_dual(h):
+        if linearizes(h):
             tangent_h = forward_ad.unpack_dual(h).tangent
             tangent = F.linear(tangent_h, self.gate) * F.embedding(ids, self.response_weight)
             return forward_ad.make_dual(elementary, tangent)
@@ -328,7 +348,10 @@ def is_dual(tensor: Tensor | None) -> bool:
 
 
 def zero_gates(module: nn.Module) -> None:
-    """Have the module's best-response layers start as their plain twins, as the Δ-STN does: with gates of 0."""
+    """Have the module's best-response layers start as their plain twins, as the Δ-STN does: with gates of 0.
+
+    W' is random, so that the gates have a gradient, and W' has one from the second step on.
+    """
     for layer in module.modules():
         if isinstance(layer, HyperLayer):
             for name, parameter in layer.named_parameters(recurse=False):

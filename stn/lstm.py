@@ -23,7 +23,7 @@ from stn.dropout import drop_connect
 from stn.kernels.autograd import refuse_double_backward
 from stn.kernels.graphs import graphed
 from stn.kernels.products import linear, multiplier, weight_gradient
-from stn.layers import HyperLayer, check_tensor, is_dual, respond, shown
+from stn.layers import HyperLayer, check_tensor, is_dual, linearizes, respond, shown
 from stn.lstm_tangents import output_tangents
 
 State = tuple[Tensor, Tensor]
@@ -78,7 +78,7 @@ class HyperLSTM(HyperLayer):
         else:
             zeros = x.new_zeros(1, x.shape[1], self.hidden_size, dtype=self.weight_hh_l0.dtype)
             state = zeros, zeros
-        if is_dual(x) or (self.num_hyper and is_dual(h)):
+        if linearizes(x, h if self.num_hyper else None):
             return self._linearized(x, state, h, weight_drop)
         weight_ih, weight_hh, bias, gate_ih, gate_hh = self._weights(h)
         weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh))

@@ -88,6 +88,8 @@ class BestResponseMethod:
         scale_lr: float = 0.01,
         entropy_weight: float = 1e-3,
     ):
+        if hyper_optimizer not in HYPER_OPTIMIZERS:
+            raise ValueError(f"hyper_optimizer is {hyper_optimizer!r}: it must be one of {', '.join(HYPER_OPTIMIZERS)}")
         self.elementary, self.response = split_parameters(model)
         groups = [{"params": [hyper.unconstrained], "lr": hyper_lr}, {"params": [hyper.raw_scale], "lr": scale_lr}]
         self.updates = {"hyper": Update(HYPER_OPTIMIZERS[hyper_optimizer](groups))}

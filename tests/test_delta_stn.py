@@ -1,6 +1,6 @@
 """The Δ-STN against golden numbers, finite differences and the double-backward trick, in float64."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -22,8 +22,9 @@ from stn.dropout import drop_connect, dropout, embedding_dropout, locked_dropout
 from stn.errors import UserError
 from stn.hyperparameters import Draw
 from stn.kernels.cross_entropy import linear_cross_entropy
-from stn.layers import split_parameters, zero_gates
+from stn.layers import at_centre, split_parameters, zero_gates
 from stn.schedules import Constant
+from stn.scripts import methods
 from stn.streams import Shuffled
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -121,7 +122,7 @@ def dual(tensor, tangent):
 
 
 def primal_and_tangent(found, direction):
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), at_centre():
         centre = dual(torch.zeros_like(direction), direction)
         return forward_ad.unpack_dual(output(found.module, dual(found.x, found.tangent_x), centre))
 
@@ -184,7 +185,7 @@ def test_an_lstm_is_linearized_with_its_mask_and_state():
     state = torch.randn(1, BATCH, 4), torch.randn(1, BATCH, 4)
     (mask,) = seeded_mask(layer)
     torch.manual_seed(1)
-    with torch.no_grad(), forward_ad.dual_level():
+    with torch.no_grad(), forward_ad.dual_level(), at_centre():
         found, (hidden, cell) = layer(x, state, dual(torch.zeros_like(direction), direction), 0.4)
         found, tangent = forward_ad.unpack_dual(found)
     plain = step_by_step(layer, x, *state, torch.zeros(1, HYPER), mask)
@@ -208,7 +209,7 @@ def test_a_plain_lstm_passes_tangents_on():
     layer, x, tangent = HyperLSTM(7, 4, 0), torch.randn(6, BATCH, 7), torch.randn(6, BATCH, 7)
     plain = nn.LSTM(7, 4)
     plain.load_state_dict(layer.state_dict())
-    with frozen(layer), forward_ad.dual_level():
+    with frozen(layer), forward_ad.dual_level(), at_centre():
         found = forward_ad.unpack_dual(layer(dual(x, tangent))[0])
     step = 1e-6
     assert_close(found.primal, plain(x)[0])
@@ -225,14 +226,18 @@ class Regression(StreamTask):
     def __init__(self, model, x, y, batch_size=BATCH):
         self.model, self.batch_size = model, batch_size
         self.streams = {split: Shuffled((x, y), batch_size) for split in ("train", "valid")}
-        self.drawn = []
+        self.drawn, self.predictions, self.carried = [], [], []
 
     def predict(self, batch, draw):
         x, _ = batch
         self.drawn.append(draw)
         if self.model.training:
             x = dropout(x, draw["rate"])
-        return self.model(x, draw.h)
+        self.predictions.append(self.model(x, draw.h))
+        return self.predictions[-1]
+
+    def carry(self, batch, prediction):  # noqa: ARG002
+        self.carried.append(prediction)
 
     def loss(self, prediction, batch, draw):  # noqa: ARG002
         loss = F.mse_loss(prediction, batch[1])
@@ -266,20 +271,22 @@ def test_a_weight_step_is_two_updates_each_of_its_own_parameters():
     task, hyper = regression()
     method = DeltaSTN(task.model, hyper, lr=0.1, response_lr=0.5)
     elementary, response = method.elementary, method.response
-    before, seen = (copies(elementary), copies(response)), []
+    before, seen, frozen_gradients = (copies(elementary), copies(response)), [], []
     for name in ("elementary", "response"):
         method.updates[name].watchers.append(
             lambda _, name=name: seen.append((name, moved(elementary, before[0]), moved(response, before[1])))
         )
+    method.updates["elementary"].watchers.append(lambda _: frozen_gradients.extend(p.grad for p in response))
     method.weight_step(task, hyper)
+    assert frozen_gradients == [None] * len(response)
+    assert len(task.carried) == 1 and task.carried[0] is task.predictions[0]
     assert seen[0] == ("elementary", [False] * len(elementary), [False] * len(response))
     assert seen[1] == ("response", [True] * len(elementary), [False] * len(response))
     assert all(moved(response, before[1]))
     assert [update.optimizer.param_groups[0]["lr"] for update in method.updates.values()][1:] == [0.1, 0.5]
     current, perturbed = task.drawn
     assert (current.h == 0).all() and current["rate"].shape == () and not current.h.requires_grad
-    tangent_free = perturbed["rate"]
-    assert tangent_free.shape == (BATCH,) and len(tangent_free.unique()) == BATCH
+    assert perturbed["rate"].shape == (BATCH,) and len(perturbed["rate"].unique()) == BATCH
     assert task.streams["train"].position == BATCH
 
 
@@ -364,8 +371,9 @@ def test_a_response_that_diverges_is_seen():
     task, hyper = regression()
     method = DeltaSTN(task.model, hyper, lr=0.1)
     with torch.no_grad():
-        task.model.layers[0].response_weight.fill_(torch.inf)
-    assert not method.weight_step(task, hyper).health.isfinite()
+        task.model.layers[0].response_weight.fill_(1e200)  # at the centre it counts for nothing
+    step = method.weight_step(task, hyper)
+    assert step.data.isfinite() and not step.health.isfinite()
 
 
 def test_the_hyperparameter_step_goes_through_the_network_at_the_centre():
@@ -433,6 +441,7 @@ def test_the_exact_response_of_a_quadratic_is_found(hyper_optimizer):
 
     task = Quadratic()
     method = DeltaSTN(model, hyper, lr=0.2, response_lr=20.0, hyper_lr=0.01, hyper_optimizer=hyper_optimizer)
+    assert type(method.updates["hyper"].optimizer).__name__.lower() == hyper_optimizer
     for _ in range(300):
         method.weight_step(task, hyper)
     assert_close(model.weight[:, 0], a, rtol=0, atol=1e-3)
@@ -446,7 +455,7 @@ def test_the_exact_response_of_a_quadratic_is_found(hyper_optimizer):
 # What it needs of networks
 
 
-def test_batch_normalizations_statistics_move_once():
+def test_normalizations_statistics_are_held():
     model = nn.Sequential(nn.BatchNorm1d(3, affine=False))
     model(torch.randn(4, 3))
     before = copies(model.buffers())
@@ -457,9 +466,24 @@ def test_batch_normalizations_statistics_move_once():
     assert moved(model.buffers(), before) == [True] * 3
 
 
+def test_they_move_in_the_elementary_update():
+    class Network(MLP):
+        def __init__(self):
+            super().__init__(7, 6, 4)
+            self.norm = nn.BatchNorm1d(7)
+
+        def forward(self, x, h):
+            return super().forward(self.norm(x), h)
+
+    task = Regression(Network(), torch.randn(20, 7), torch.randn(20, 4))
+    method = DeltaSTN(task.model, hyperparameters(), lr=0.1)
+    method.weight_step(task, hyperparameters())
+    assert task.model.norm.num_batches_tracked == 1 and task.model.norm.track_running_stats
+
+
 class WithoutForwardDerivative(nn.Module):
     def forward(self, x):
-        return torch.linalg.householder_product(x, x[0]) if x.dim() > 2 else _Opaque.apply(x)
+        return _Opaque.apply(x)
 
 
 class _Opaque(torch.autograd.Function):
@@ -476,7 +500,7 @@ def test_a_module_without_forward_derivative_is_named():
     class Network(MLP):
         def __init__(self):
             super().__init__(7, 6, 4)
-            self.opaque = nn.Sequential(nn.ReLU(), WithoutForwardDerivative())
+            self.opaque = nn.Sequential(nn.Sequential(), WithoutForwardDerivative())  # an empty one is false
 
         def forward(self, x, h):
             return self.opaque(super().forward(x, h))
@@ -486,6 +510,61 @@ def test_a_module_without_forward_derivative_is_named():
     method = DeltaSTN(task.model, hyper, lr=0.1)
     with pytest.raises(UserError, match=r"linearize opaque\.1 \(WithoutForwardDerivative\).*--no_linearize"):
         method.weight_step(task, hyper)
+
+
+def test_elsewhere_forward_mode_is_pytorchs_own():
+    """Around any h, and of x alone."""
+    layer, x, tangent_x = HyperLinear(7, 4, HYPER), torch.randn(BATCH, 7), torch.randn(BATCH, 7)
+    h, tangent_h = torch.randn(BATCH, HYPER), torch.randn(BATCH, HYPER)
+    nn.init.normal_(layer.gate)
+    for arguments, tangents in (((x, h), (tangent_x, tangent_h)), ((x, h), (tangent_x, torch.zeros_like(h)))):
+        value, tangent = jvp(layer, arguments, tangents)
+        step = 1e-6
+        ahead, behind = (
+            layer(*(a + side * step * t for a, t in zip(arguments, tangents, strict=True))) for side in (1, -1)
+        )
+        assert_close(value, layer(x, h))
+        assert_close(tangent, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
+
+
+def test_predictions_of_every_kind_are_linearized():
+    @dataclass
+    class Found:
+        value: torch.Tensor
+        name: str
+
+    class Pair(NamedTuple):
+        value: torch.Tensor
+        rest: list
+
+    direction = torch.randn(BATCH, HYPER)
+    layer, x = HyperLinear(7, 4, HYPER), torch.randn(BATCH, 7)
+    expected = linearized(lambda draw: layer(x, draw.h), draw_of(direction))
+
+    def predict(draw):
+        value = layer(x, draw.h)
+        return Pair(value, [Found(value, "a"), {"b": (value, 3)}])
+
+    found = linearized(predict, draw_of(direction))
+    assert isinstance(found, Pair) and found.rest[0].name == "a" and found.rest[1]["b"][1] == 3
+    for value in (found.value, found.rest[0].value, found.rest[1]["b"][0]):
+        assert_close(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"hyper_optimizer": "sgd"}, "adam, rmsprop"), ({"lr": 0.0, "response_lr": 0.1}, "above 0")],
+)
+def test_settings_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        DeltaSTN(MLP(7, 6, 4), hyperparameters(), **{"lr": 0.1, **settings})
+
+
+def test_a_prediction_without_response_is_refused():
+    task = Regression(MLP(7, 6, 4), torch.randn(20, 7), torch.randn(20, 4))
+    task.model.forward = lambda x, _: x @ task.model.layers[0].weight.T[:, :4]
+    with pytest.raises(ValueError, match="does not depend on the response"):
+        DeltaSTN(task.model, hyperparameters(), lr=0.1).weight_step(task, hyperparameters())
 
 
 def test_hyperparameters_that_are_not_centred_are_refused():
@@ -574,3 +653,10 @@ class _Encoder(nn.Module):
             (mask,) = drop_connect(draw["wdrop"], torch.ones_like(layer.weight_hh_l0))
             outputs, _ = step_by_step(layer, outputs, hidden, cell, draw.h, mask)
         return locked_dropout(outputs, draw["dropouto"]), outputs
+
+
+def test_scripts_start_at_the_plain_network():
+    model = MLP(7, 6, 4)
+    made = methods.make("delta_stn", model, hyperparameters(), response_lr=0.3, linearize=False, lr=0.1)
+    assert isinstance(made, DeltaSTN) and not made.linearize and made.response_ratio == pytest.approx(3)
+    assert all((layer.gate == 0).all() and (layer.response_weight != 0).all() for layer in model.layers)

@@ -689,7 +689,7 @@ def test_flags_that_cannot_be(run, tmp_path, flags, words):
 # MNIST
 
 
-DIGITS = SMALL.replace("--data builtin --model small", "")
+DIGITS = SMALL.replace("--data builtin --model small", "--percent_valid 0.2")
 
 
 @pytest.fixture

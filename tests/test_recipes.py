@@ -3,7 +3,7 @@
 import pytest
 from lstm_runs import values_of
 
-from cnn import hypertrain
+from cnn import hypertrain, train_basic
 from cnn.recipes import RECIPES
 from cnn.task import TUNED_HOLES
 from stn.hyperparameters import Tuned
@@ -67,3 +67,20 @@ def test_a_tuned_number_of_holes_fits_what_is_drawn():
 
     most = max(recipe.ranges.get("cutholes", (0, 4))[1] for recipe in RECIPES.values())
     assert most <= TUNED_HOLES + 1  # rounded down
+
+
+def test_a_recipe_outranks_the_run_that_is_followed():
+    """But for the flags that are given with it."""
+    config, _ = found("--train_lr 0.5 --valid_lr 0.25")
+    given = hypertrain.SCRIPT.parse(["--recipe", "delta_stn", "--train_steps", "4"])
+    values, *_ = hypertrain.SCRIPT.prepare(given, {name: config[name] for name in hypertrain.SCRIPT.flags})
+    assert (values["train_lr"], values["valid_lr"], values["train_steps"]) == (0.03, 0.01, 4)
+    back, *_ = hypertrain.SCRIPT.prepare(
+        hypertrain.SCRIPT.parse(["--recipe", "stn"]), {name: values[name] for name in hypertrain.SCRIPT.flags}
+    )
+    assert {name: back[name] for name in STN} == STN
+
+
+def test_baseline_and_tuned_perceptron_validate_on_the_same_images():
+    tuned, _ = found("--model mlp")
+    assert values_of(train_basic, "--model mlp --data builtin")["percent_valid"] == tuned["percent_valid"] == 0.15

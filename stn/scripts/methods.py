@@ -13,8 +13,12 @@ from stn.methods import STN, BestResponseMethod
 from stn.scripts.declared import Values
 from stn.scripts.flags import refuse_idle
 
-METHODS = ("stn", "delta_stn")
+METHODS: dict[str, type[BestResponseMethod]] = {"stn": STN, "delta_stn": DeltaSTN}
 OF_DELTA_STN = ("response_lr", "linearize", "no_linearize")
+
+
+def is_delta_stn(values: Values) -> bool:
+    return values["method"] == "delta_stn"
 
 
 def implied(values: Values) -> dict[str, Any]:
@@ -23,18 +27,24 @@ def implied(values: Values) -> dict[str, Any]:
 
 
 def resolve(values: Values, given: Collection[str]) -> dict[str, Any]:
-    """What the flags of methods stand for.
+    """The method, and whether it linearizes, by the flags that were given and else by what `values` hold.
 
-    Raises UserError where they contradict each other or have nothing to act on.
+    Raises UserError where flags contradict each other or have nothing to act on.
     """
-    delta = values["method"] == "delta_stn"
-    if values["delta_stn"] and not delta:
-        raise UserError("--delta_stn is --method delta_stn, and not another: leave one of the two out")
-    if not delta:
+    values = dict(values)
+    if "delta_stn" in given:
+        if "method" in given and not is_delta_stn(values):
+            raise UserError("--delta_stn is --method delta_stn, and not another: leave one of the two out")
+        values["method"] = "delta_stn"
+    if not is_delta_stn(values):
         refuse_idle(given, dict.fromkeys(OF_DELTA_STN, "add --method delta_stn"))
-    if values["linearize"] and values["no_linearize"]:
+    if {"linearize", "no_linearize"} <= {*given}:
         raise UserError("--linearize and --no_linearize contradict each other: leave one of them out")
-    return {"delta_stn": delta}
+    if "linearize" in given:
+        values["no_linearize"] = False
+    values["linearize"] = is_delta_stn(values) and not values["no_linearize"]
+    values["delta_stn"] = is_delta_stn(values)
+    return {name: values[name] for name in ("method", "delta_stn", "linearize", "no_linearize")}
 
 
 def make(
@@ -47,7 +57,7 @@ def make(
     **options: Any,
 ) -> BestResponseMethod:
     """The method of this name, and the model as it starts with it; the options are what all methods take."""
-    if name == "stn":
-        return STN(model, hyper, **options)
-    zero_gates(model)
-    return DeltaSTN(model, hyper, response_lr=response_lr, linearize=linearize, **options)
+    if METHODS[name] is DeltaSTN:
+        zero_gates(model)
+        options |= {"response_lr": response_lr, "linearize": linearize}
+    return METHODS[name](model, hyper, **options)
