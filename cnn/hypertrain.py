@@ -136,7 +136,8 @@ def tuning_flags() -> list[Flag]:
     """What to tune, from where, and how widely it is perturbed."""
     scale = "standard deviation of the perturbation of {}, unconstrained"
     recipe = (
-        "the paper whose ranges, optimizers and alternation are the defaults (default: delta_stn for mlp, else stn)"
+        "the paper whose ranges, optimizers and alternation are the defaults; those shown here are stn's (default: "
+        "delta_stn for mlp, else stn)"
     )
     tune, start = partial(Flag, group=WHAT_TO_TUNE), partial(Flag, group="where to start")
     initial = {own.start: own.initial for own in TABLE.values()}

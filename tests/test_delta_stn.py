@@ -442,11 +442,11 @@ def test_the_exact_response_of_a_quadratic_is_found(hyper_optimizer):
     task = Quadratic()
     method = DeltaSTN(model, hyper, lr=0.2, response_lr=20.0, hyper_lr=0.01, hyper_optimizer=hyper_optimizer)
     assert type(method.updates["hyper"].optimizer).__name__.lower() == hyper_optimizer
-    for _ in range(300):
+    for _ in range(200):
         method.weight_step(task, hyper)
     assert_close(model.weight[:, 0], a, rtol=0, atol=1e-3)
     assert_close(model.response_weight * model.gate, matrix, rtol=0, atol=0.02)
-    for _ in range(800):
+    for _ in range(500):
         method.weight_step(task, hyper)
         method.hyper_step(task, hyper)
     assert_close(hyper.unconstrained.detach(), best, rtol=0, atol=0.03)
