@@ -100,7 +100,6 @@ def test_products_without_entries():
 
 
 @pytest.mark.usefixtures("routine")
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # which torch.func still uses
 def test_gradients_of_linear():
     """Of first and second order, backwards, forwards and backwards over forwards, against F.linear's in float64."""
     values = {"x": torch.randn(6, 13), "weight": torch.randn(7, 13), "bias": torch.randn(7)}
