@@ -16,7 +16,7 @@ from typing import Any
 from cnn import recipes
 from cnn.hyperparameters import CUTOUT, TABLE, names_of
 from cnn.recipes import RECIPES, declared, recipe_of
-from cnn.settings import FITTING, ImageSettings, fitting, refuse_misfit, run_names
+from cnn.settings import ImageSettings, fitting, model_of, refuse_misfit, run_names
 from stn.errors import UserError
 from stn.hyperparameters import Feed
 from stn.schedules import Constant
@@ -79,7 +79,7 @@ def sources(values: Values) -> Sources:
 
 def implied(values: Values) -> Values:
     """What the model, the data set, the recipe and the method say of each other, and of the flags that nobody gives."""
-    model = FITTING[values["dataset"]][0] if values["dataset"] != ImageSettings.dataset else values["model"]
+    model = model_of(values)
     recipe = recipe_of(values, model)
     return {**fitting(values), "recipe": recipe, **recipes.implied(recipe, model), **methods.implied(values)}
 

@@ -37,19 +37,12 @@ RECIPES = {
             "scale_lr": 0.01,
             "entropy_weight": 1e-3,
             "train_steps": 5,
-            "warmup_epochs": 5,
             **_NO_OTHER_DECAY,
         },
-        models={
-            "mlp": {"train_lr": 0.01, "total_epochs": 500},
-            "alexnet": _IMAGES,
-            "small": _IMAGES,
-        },
+        models={"alexnet": _IMAGES, "small": _IMAGES},
         ranges=dict.fromkeys(_RATES, (0.0, 0.95)) | {"cutlength": (2.0, 24.0), "cutholes": (0.0, 5.0)},
     ),
 }
-
-
 FLAGS = {name for recipe in RECIPES.values() for values in (recipe.flags, *recipe.models.values()) for name in values}
 
 

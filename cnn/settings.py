@@ -183,11 +183,16 @@ def _parent(logdir: str, folder: str, subdir: str) -> Path:
     return ROOT / logdir / folder / subdir
 
 
+def model_of(values: Values) -> str:
+    """The network that --model and --dataset stand for, where one of them is left at its default."""
+    return values["model"] if values["dataset"] == ImageSettings.dataset else FITTING[values["dataset"]][0]
+
+
 def fitting(values: Values) -> Values:
     """What --model and --dataset say of each other and of the split, where nobody decides otherwise."""
-    names = {"dataset": DATASET_OF[values["model"]], "model": FITTING[values["dataset"]][0]}
-    mnist = "mnist" in (names["dataset"], values["dataset"])
-    return names | ({"percent_valid": 0.15} if mnist else {})
+    model = model_of(values)
+    names = {"model": model, "dataset": DATASET_OF[model]}
+    return names | ({"percent_valid": 0.15} if names["dataset"] == "mnist" else {})
 
 
 def refuse_misfit(values: Values) -> None:

