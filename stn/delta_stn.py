@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _NormBase
+from torch.utils.checkpoint import CheckpointError
 
 from stn.bilevel import Step, Task
 from stn.errors import UserError
@@ -91,7 +92,7 @@ class DeltaSTN(BestResponseMethod):
             objective = task.loss(prediction, batch, perturbed).objective
             if not objective.requires_grad:
                 raise ValueError("the training loss does not depend on the response: pass the layers draw.h")
-            norm = self.updates["response"](objective)
+            norm = self._update_response(objective)
         return step._replace(health=step.health + objective.detach() + norm)
 
     def _predict(self, task: Task, batch: Any, draw: Draw) -> Any:
@@ -104,6 +105,14 @@ class DeltaSTN(BestResponseMethod):
                 name = _failing_module(task.model, lambda: task.predict(batch, _directed(draw)))
             raise UserError(
                 f"the Δ-STN cannot linearize {name}, which has no forward derivative: give --no_linearize"
+            ) from error
+
+    def _update_response(self, objective: Tensor) -> Tensor:
+        try:
+            return self.updates["response"](objective)
+        except CheckpointError as error:  # what is recomputed in the backward pass has lost its tangent
+            raise UserError(
+                "the Δ-STN cannot linearize checkpointed activations: keep them, or give --no_linearize"
             ) from error
 
 

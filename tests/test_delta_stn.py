@@ -13,6 +13,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from lstm.model import AWDLSTM, activation_penalty, temporal_penalty
 from stn import HyperConv2d, HyperEmbedding, HyperLinear, HyperLSTM, Hyperparameters, Tuned, frozen
@@ -510,6 +511,18 @@ def test_a_module_without_forward_derivative_is_named():
     method = DeltaSTN(task.model, hyper, lr=0.1)
     with pytest.raises(UserError, match=r"linearize opaque\.1 \(WithoutForwardDerivative\).*--no_linearize"):
         method.weight_step(task, hyper)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointed_activations_are_refused_in_a_line(use_reentrant):
+    class Network(MLP):
+        def forward(self, x, h):
+            return checkpoint(super().forward, x.requires_grad_(), h, use_reentrant=use_reentrant)
+
+    task = Regression(Network(7, 6, 4), torch.randn(20, 7), torch.randn(20, 4))
+    with pytest.raises(UserError, match=r"cannot linearize .*--no_linearize"):
+        DeltaSTN(task.model, hyperparameters(), lr=0.1).weight_step(task, hyperparameters())
+    DeltaSTN(task.model, hyperparameters(), lr=0.1, linearize=False).weight_step(task, hyperparameters())
 
 
 def test_elsewhere_forward_mode_is_pytorchs_own():
