@@ -7,7 +7,7 @@ import numpy
 from matplotlib.ticker import MaxNLocator
 
 from cnn.hyperparameters import CUTOUT, LAYERS, TABLE
-from stn.figures.drawing import Drawing, run_keys, select, shared_style
+from stn.figures.drawing import Drawing, run_keys, select, shared_style, titles
 from stn.figures.schedules import (
     draw_schedules,
     draw_values,
@@ -17,7 +17,7 @@ from stn.figures.schedules import (
     schedule_axis,
 )
 from stn.figures.style import COLORS, DASHES, SHADES, grid, key, legend, set_titles, styled
-from stn.runs.history import Run, labels
+from stn.runs.history import Run
 
 CONVOLUTIONAL = LAYERS["dropout"]  # their rates, in the order of the layers
 RATES = ("dropout", *CONVOLUTIONAL, "indropout", *LAYERS["fc_dropout"])
@@ -60,8 +60,7 @@ def dropouts(runs: Sequence[Run]) -> Drawing:
     drawn, skipped = select(runs, partial(rates, by=by), partial(_all_off, names=RATES, by=by, reason=reason))
     figure, panels, spare = grid(len(drawn), height=1.7, sharey=True, wide=len(drawn) > 1)
     if len(drawn) > 1:
-        names = dict(zip(runs, labels(runs), strict=True))
-        set_titles(figure, panels, [names[run] for run in drawn])
+        set_titles(figure, panels, titles(drawn, runs))
     lines = rate_lines(drawn, by)
     for panel, run in zip(panels, drawn, strict=True):
         for name in rates(run, by):

@@ -35,14 +35,14 @@ def parser() -> options.OneLineParser:
     parser.usage = "%(prog)s [RUN ...] [flags]"
     words = f"a run's folder (default: the newest of each logs/{LOGS})"
     parser.add_argument("runs", nargs="*", type=options.named, metavar="RUN", help=words)
-    figures.add_labels(parser, "their initial values", "one name for seeds of one configuration")
+    figures.add_labels(parser, "their initial values")
     figures.add_out(parser, "plots/stn_dropouto_schedules", "PATH", "the figure's path, with or without .pdf or .png")
     return parser
 
 
 def draw(paths: list[str], labels: list[str] | None, out: Path) -> int:
     """Draw the runs that are there; the exit status, 2 where one was left out, which is said."""
-    runs, left_out = figures.read_runs(paths, labels, read, shared=True)
+    runs, left_out = figures.read_runs(paths, labels, read)
     for line in left_out:
         complain(NAME, f"left out: {line}")
     if not runs:

@@ -1,5 +1,6 @@
 """The image classifiers' figures of made-up runs: grouped schedules, dropout rates by layer, cutout."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy
@@ -37,6 +38,7 @@ from cnn.save_figures import PLOTS
 from stn.errors import UserError
 from stn.figures.style import SHADES
 from stn.hyperparameters import neighbourhood
+from stn.runs import history
 
 schedules = PLOTS["schedules"].draw
 
@@ -136,6 +138,12 @@ def test_each_run_has_its_own_panel_of_dropout(image_run):
     assert (len(first.lines), len(second.lines)) == (8, 1)
     # One scale, on which nothing is cut off.
     assert first.get_ylim() == second.get_ylim() and first.get_ylim()[1] > max(image_values("fcdropout1"))
+
+
+def test_panels_of_seeds_of_one_name_say_which(image_run):
+    runs = [history.read_run(image_run(f"run{seed}", seed=seed)) for seed in (3, 4, 5)]
+    named = [replace(run, name=name) for run, name in zip(runs, ("ours", "ours", "theirs"), strict=True)]
+    assert [axes.get_title() for axes in dropouts(named).figure.axes][:3] == ["ours, seed 3", "ours, seed 4", "theirs"]
 
 
 def test_cutout_is_drawn_unfloored_floored_and_banded(image_run):

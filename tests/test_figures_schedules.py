@@ -110,6 +110,18 @@ def test_from_four_runs_on_lines_are_thin_and_have_markers_but_no_bands(make_run
     assert len({str(line.get_markevery()) for line in thin.lines}) == count  # markers are not on top of each other
 
 
+def test_seeds_of_one_name_share_look_and_entry(make_run):
+    runs = [history.read_run(make_run(f"run{seed}", seed=seed)) for seed in range(6)]
+    named = [replace(run, name="ours" if run.settings["seed"] % 2 else "theirs") for run in runs]
+    figure, _ = schedules(named)
+    lines = panel(figure, "dropouto").lines
+    look = {(line.get_color(), dashes(line)) for line in lines}
+    assert len(look) == 2 and look == {(line.get_color(), dashes(line)) for line in lines[:2]}
+    assert {line.get_marker() for line in lines} == {"None"}  # two names are told apart without
+    assert entries(figure) == ["theirs (3 seeds)", "ours (3 seeds)"]
+    assert not schedules([replace(run, name="ours") for run in runs]).figure.legends
+
+
 def test_twelve_runs_that_change_nothing_are_told_apart(make_run):
     epoch = table(EPOCH_HEADER, [(*row[:7], 0.5, 30.0) for row in EPOCHS])
     lines = panel(draw(*(make_run(str(run), epoch=epoch, val=None) for run in range(12))).figure, "dropouto").lines

@@ -1,5 +1,6 @@
 """Perplexities, losses and accuracies of made-up runs."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ from figure_runs import (
     EPOCH_CSV,
     EPOCH_HEADER,
     EPOCHS,
+    IMAGE_HEADER,
     IMAGE_SCORES,
     assert_apart,
     assert_in_view,
@@ -23,6 +25,7 @@ from figure_runs import (
 
 from stn.errors import UserError
 from stn.figures.scores import accuracies, perplexities
+from stn.runs import history
 
 
 @pytest.fixture
@@ -52,6 +55,14 @@ def test_a_wide_span_is_logarithmic(make_run):
     rows = [(0, 60.0, 9.0, 9.0, 8103.1, 8103.1, 2.0, 0.5, 30.0), *EPOCHS[1:]]
     figure, _ = draw(perplexities, make_run(epoch=table(EPOCH_HEADER, rows)))
     assert figure.axes[0].get_yscale() == "log"
+
+
+def test_a_wide_span_of_losses_is_logarithmic(image_run):
+    path = image_run()
+    rows = [(0, 60, 0.4, 0.4, 0.9, 0.9), (1, 120, 0.05, 0.06, 0.98, 0.98)]
+    (path / "epoch.csv").write_text(table(IMAGE_HEADER, rows))
+    losses, shares = draw(accuracies, path).figure.axes
+    assert (losses.get_yscale(), shares.get_yscale()) == ("log", "linear")
 
 
 @pytest.mark.parametrize(("longest", "unit"), [(20, "seconds"), (600, "minutes"), (20_000, "hours"), (1e6, "days")])
@@ -105,6 +116,16 @@ def test_every_letter_is_legible(make_run, tmp_path):
 def test_all_is_in_view(make_run, image_run):
     assert_in_view(draw(perplexities, make_run()).figure)
     assert_in_view(draw(accuracies, image_run()).figure)
+
+
+def test_seeds_of_one_name_share_colour_marker_and_entry(make_run):
+    runs = [replace(history.read_run(make_run(f"run{place}", seed=place)), name="ab"[place % 2]) for place in range(4)]
+    figure = perplexities(runs).figure
+    valid, best = figure.axes[0].lines[1::3], figure.axes[0].lines[2::3]
+    assert [line.get_color() for line in valid[:2]] == [line.get_color() for line in valid[2:]]
+    assert [line.get_marker() for line in best[:2]] == [line.get_marker() for line in best[2:]]
+    assert len({line.get_marker() for line in best}) == 2
+    assert entries(figure)[:2] == ["a (2 seeds)", "b (2 seeds)"]
 
 
 def test_twelve_runs_are_told_apart(make_run):

@@ -266,7 +266,7 @@ def test_a_column_that_is_missing_is_named(make_run, capsys):
 
 @pytest.mark.parametrize(
     ("labels", "words"),
-    [(["a", "a"], "one name"), (["a", " "], "empty"), (["a", "\udcff"], "cannot be printed"), (["a", "\n"], "empty")],
+    [(["a", " "], "empty"), (["a", "\udcff"], "cannot be printed"), (["a", "\n"], "empty")],
 )
 def test_labels_that_tell_nothing_are_refused(make_run, saved, capsys, labels, words):
     refused(execute(command, [make_run("x"), make_run("y"), "--labels", *labels], capsys), words, script=NAME)
@@ -276,6 +276,12 @@ def test_labels_that_tell_nothing_are_refused(make_run, saved, capsys, labels, w
 def test_a_run_that_is_given_twice_has_not_two_labels(make_run, capsys):
     run = make_run()
     refused(execute(command, [run, run, "--labels", "a", "b"], capsys), run, "twice", script=NAME)
+
+
+def test_runs_of_one_label_count_as_one(make_run, saved, capsys):
+    runs = [make_run(f"run{number}", seed=number) for number in range(13)]
+    status, _, error = execute(command, [*runs, "--labels", "ours", *["theirs"] * 12], capsys)
+    assert (status, error, [*saved]) == (0, "", ["schedules", "perplexities"])
 
 
 @pytest.mark.parametrize(("count", "said"), [(12, ""), (13, f"{NAME}: more than 12 runs: colours repeat\n")])

@@ -36,25 +36,55 @@ def select(
     return selected, skipped
 
 
-def line_styles(runs: Sequence[Run]) -> dict[Run, dict]:
-    """A colour for each run, and from MANY runs on a thin line with markers now and then, which tell it in grey, too.
+def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs by what figures call them. Those of one name, such as seeds of one configuration, look alike."""
+    found: dict[str, list[Run]] = {}
+    for run, name in zip(runs, labels(runs), strict=True):
+        found.setdefault(name, []).append(run)
+    return found
 
+
+def line_styles(runs: Sequence[Run]) -> dict[Run, dict]:
+    """A colour for each name, and from MANY names on a marker now and then, which tells them in grey, too.
+
+    From MANY runs on, lines are thin.
     runs: all that were asked for, so that one that is left out of a figure does not change how the others look.
     """
-    styles = {run: {"color": color} for run, color in zip(runs, cycle(COLORS), strict=False)}
-    if len(runs) >= MANY:
-        for place, (run, marker) in enumerate(zip(runs, cycle(MARKERS), strict=False)):
-            # Markers of several runs beside each other. matplotlib counts in diagonals of the panel.
+    styles = {}
+    named = groups(runs).values()
+    for place, (group, color, marker) in enumerate(zip(named, cycle(COLORS), cycle(MARKERS), strict=False)):
+        style = {"color": color}
+        if len(runs) >= MANY:
+            style["linewidth"] = THIN
+        if len(named) >= MANY:
+            # Markers of several names beside each other. matplotlib counts in diagonals of the panel.
             every = 0.3
-            apart = {"marker": marker, "markersize": 3, "markevery": (every * place / len(runs), every)}
-            styles[run] |= {**apart, "markeredgewidth": 0, "linewidth": THIN}
+            apart = (every * place / len(named), every)
+            style |= {"marker": marker, "markersize": 3, "markevery": apart, "markeredgewidth": 0}
+        styles |= dict.fromkeys(group, style)
     return styles
 
 
 def run_keys(drawn: Sequence[Run], runs: Sequence[Run], styles: Styles) -> list[Artist]:
-    """The legend's entry for each run that is drawn; a lone one needs none. runs: all that were asked for."""
-    names = dict(zip(runs, labels(runs), strict=True))
-    return [key(wrapped(names[run], LABEL), **styles[run]) for run in drawn] if len(drawn) > 1 else []
+    """The legend's entry for each name that is drawn; a lone one needs none. runs: all that were asked for."""
+    found = {name: [run for run in group if run in drawn] for name, group in groups(runs).items()}
+    found = {name: group for name, group in found.items() if group}
+    if len(found) < 2:
+        return []
+    return [key(wrapped(f"{name}{count(group)}", LABEL), **styles[group[0]]) for name, group in found.items()]
+
+
+def count(group: Sequence[Run]) -> str:
+    """How many runs of one name there are, if several: seeds, where it is these that tell them apart."""
+    seeds = {str(run.settings.get("seed")) for run in group}
+    return f" ({len(group)} {'seeds' if len(seeds) == len(group) else 'runs'})" if len(group) > 1 else ""
+
+
+def titles(drawn: Sequence[Run], runs: Sequence[Run]) -> list[str]:
+    """What a panel of each run's own is called: the run's name, and its seed where another has that name, too."""
+    found = {run: (name, len(group)) for name, group in groups(runs).items() for run in group}
+    called = [(*found[run], run.settings.get("seed")) for run in drawn]
+    return [name if alike == 1 else f"{name}, seed {seed}" for name, alike, seed in called]
 
 
 def shared_style(drawn: Sequence[Run], styles: Styles) -> dict:

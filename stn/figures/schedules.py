@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from stn.figures.drawing import Drawing, Styles, line_styles, run_keys, select, shared_style
+from stn.figures.drawing import Drawing, Styles, count, groups, line_styles, run_keys, select, shared_style
 from stn.figures.style import (
     BAND,
     COLORS,
@@ -70,13 +70,13 @@ def initial_values(runs: Sequence[Run], name: str, label: str) -> Drawing:
     drawn, skipped = select(runs, lambda run: run.tuned(name), partial(without_steps, name=name))
     figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
     panel = figure.subplots()
-    groups: dict[str, list[Run]] = {}
+    named: dict[str, list[Run]] = {}
     for run in sorted(drawn, key=lambda run: run.settings[name]):
-        groups.setdefault(run.name or f"{run.settings[name]:g}", []).append(run)
+        named.setdefault(run.name or f"{run.settings[name]:g}", []).append(run)
     styles, keys = {}, []
-    for (called, group), color, dashes in zip(groups.items(), cycle(COLORS), cycle(DASHES), strict=False):
+    for (called, group), color, dashes in zip(named.items(), cycle(COLORS), cycle(DASHES), strict=False):
         style = {"color": color, "linestyle": dashes} | ({"linewidth": THIN} if len(group) > 1 else {})
-        keys.append(key(wrapped(f"{called}{_count(group)}", INITIAL_LABEL), **style))
+        keys.append(key(wrapped(f"{called}{count(group)}", INITIAL_LABEL), **style))
         for run in group:
             styles[run] = style
             start, steps = run.settings[name], run.steps["train_step"]
@@ -197,18 +197,14 @@ def scale_panels(panels: Iterable[Axes], runs: Iterable[Run], by: str) -> None:
 
 
 def moving_styles(runs: Sequence[Run], by: str) -> dict[Run, dict]:
-    """How each run is drawn. Dashes go to those that move: a lone one among constants is solid."""
+    """How each run is drawn. Dashes go to the names of those that move: a lone one among constants is solid."""
     dashes = cycle(DASHES)
     styles = line_styles(runs)
-    return {
-        run: style | ({"linestyle": next(dashes)} if _changes(run, by) else CONSTANT) for run, style in styles.items()
-    }
-
-
-def _count(group: Sequence[Run]) -> str:
-    """How many runs of one start there are, if several: seeds, where it is these that tell them apart."""
-    seeds = {str(run.settings.get("seed")) for run in group}
-    return f" ({len(group)} {'seeds' if len(seeds) == len(group) else 'runs'})" if len(group) > 1 else ""
+    for group in groups(runs).values():
+        moves = any(_changes(run, by) for run in group)
+        line = {"linestyle": next(dashes)} if moves else CONSTANT
+        styles |= {run: styles[run] | line for run in group}
+    return styles
 
 
 def _changes(run: Run, by: str) -> bool:

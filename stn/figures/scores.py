@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
-from stn.figures.drawing import Drawing, Styles, line_styles, run_keys, select, shared_style
+from stn.figures.drawing import Drawing, Styles, groups, line_styles, run_keys, select, shared_style
 from stn.figures.style import CONSTANT, MANY, MARKERS, PAGE, key, legend, styled
 from stn.runs.history import Run
 
-LOG_FACTOR = 4  # perplexities that span more than this get a logarithmic axis
+LOG_FACTOR = 4  # perplexities and losses that span more than this get a logarithmic axis
 UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
 MEASURES = {"ppl": "perplexity per token", "loss": "loss (nats)", "acc": "accuracy (%)"}
 
@@ -79,11 +79,12 @@ def _without_scores(run: Run, needed: Sequence[str], what: str) -> str | None:
 
 
 def _best_markers(runs: Sequence[Run], styles: Styles) -> dict[Run, dict]:
-    """The marker of each run's best epoch: hollow and larger where the lines have markers themselves."""
+    """The marker of each run's best epoch, one for each name: hollow and larger where the lines have markers too."""
     hollow = {"markersize": 5, "markerfacecolor": "white", "markeredgewidth": 0.8}
-    look = hollow if len(runs) >= MANY else {"markersize": 4}
-    markers = zip(runs, cycle(MARKERS), strict=False)
-    return {run: {"color": styles[run]["color"], "marker": marker, **look} for run, marker in markers}
+    named = groups(runs).values()
+    look = hollow if len(named) >= MANY else {"markersize": 4}
+    marked = [(run, marker) for group, marker in zip(named, cycle(MARKERS), strict=False) for run in group]
+    return {run: {"color": styles[run]["color"], "marker": marker, **look} for run, marker in marked}
 
 
 def _scale_x(panel: Axes, by: str, runs: Sequence[Run]) -> float:
@@ -101,9 +102,10 @@ def _scale_x(panel: Axes, by: str, runs: Sequence[Run]) -> float:
 def _scale_score(panel: Axes, measure: str, runs: Sequence[Run]) -> None:
     if measure == "acc":
         panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
+        return
     values = numpy.concatenate([run.epoch[[f"train_{measure}", f"val_{measure}"]].to_numpy().ravel() for run in runs])
     values = values[numpy.isfinite(values)]
-    if measure != "ppl" or not len(values) or values.min() <= 0 or values.max() < LOG_FACTOR * values.min():
+    if not len(values) or values.min() <= 0 or values.max() < LOG_FACTOR * values.min():
         return
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))

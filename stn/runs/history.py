@@ -231,12 +231,12 @@ def words_for(name: str, runs: Iterable[Run]) -> str:
 
 
 def _labels_of_paths(runs: Sequence[Run]) -> list[str]:
+    paths = [run.path.resolve().parts for run in runs]
+    if len(runs) < 2:
+        return ["/".join(path[-2:]) for path in paths]
     flags = _differing_flags(runs)
     if _tell_apart(flags):
         return flags
-    paths = [run.path.resolve().parts for run in runs]
-    if len(runs) == 1:
-        return ["/".join(paths[0][-2:])]
     if _num_common(paths) <= 1:  # nothing but the root
         paths = [path[-3:] for path in paths]
     head = _num_common(paths)

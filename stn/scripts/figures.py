@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from stn.errors import UserError
 from stn.figures import style
-from stn.figures.drawing import Drawing
+from stn.figures.drawing import Drawing, groups
 from stn.figures.schedules import schedules
 from stn.figures.scores import accuracies, perplexities
 from stn.figures.style import COLORS, files_of, save
@@ -76,7 +76,7 @@ def draw_all(script: str, runs: Sequence[Run], plots: Mapping[str, Plot], folder
     What is left out is said.
     """
     told, drawn, figures, failed = set(), set(), [], False
-    warn_of_many(script, len(runs))
+    warn_of_many(script, len(groups(runs)))
     for name, plot in plots.items():
         if not any(map(plot.fits, runs)):
             continue
@@ -100,10 +100,9 @@ def draw_all(script: str, runs: Sequence[Run], plots: Mapping[str, Plot], folder
     return not (failed or in_none)
 
 
-def add_labels(
-    parser: ArgumentParser, default: str = "what differs in their folders' names", shared: str = "no two alike"
-) -> None:
-    """--labels, whose names `read_runs` takes. shared: whether runs may share one, for the help."""
+def add_labels(parser: ArgumentParser, default: str = "what differs in their folders' names") -> None:
+    """--labels, whose names `read_runs` takes."""
+    shared = "one name for seeds of one configuration"
     words = f"what the legend calls the runs: after them, a name for each in their order, {shared} (default: {default})"
     parser.add_argument("--labels", nargs="+", type=_label, metavar="NAME", help=words)
 
@@ -132,17 +131,14 @@ def find_run(path: str) -> Path:
 
 
 def read_runs(
-    paths: Sequence[str], labels: Sequence[str] | None, read: Callable[[str], Run], shared: bool = False
+    paths: Sequence[str], labels: Sequence[str] | None, read: Callable[[str], Run]
 ) -> tuple[list[Run], list[str]]:
     """The runs that these paths lead to, each once, named by their labels; why others could not be read.
 
-    shared: two runs may have one label. Raises UserError where there are not as many labels as paths, two are alike
-    that must not be, or a run that is to have a label is given twice.
+    Raises UserError where there are not as many labels as paths, or a run that is to have a label is given twice.
     """
     if labels is not None and len(labels) != len(paths):
         raise UserError(f"--labels gives {len(labels)} names to {len(paths)} runs: give one for each, in their order")
-    if labels and not shared and len({*labels}) < len(labels):
-        raise UserError("--labels gives two runs one name: give each its own")
     runs: dict[Path, Run] = {}
     left_out = []
     for path, label in zip(paths, labels or [None] * len(paths), strict=True):
