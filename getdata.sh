@@ -352,12 +352,12 @@ obtain() {
     fi
     make_scratch
     if [[ -d $from ]]; then
-        "${name}_copy" "$from" || die "no $wanted in $from: name a folder that holds them"
-        complete "$scratch" || die "wrong checksum: $from does not hold the published $title"
+        "${name}_copy" "$from" || die "$from lacks some of $wanted: name a folder that holds them"
+        refuse_others
     elif [[ -n $from ]]; then
         need tar
         "${name}_unpack" "$from" || die "$from is damaged or is $accepted: get another copy"
-        complete "$scratch" || die "wrong checksum: $from does not hold the published $title"
+        refuse_others
     else
         need tar
         "${name}_download"
@@ -378,6 +378,14 @@ complete() { # FOLDER: whether it holds all files as published
     local file
     for file in $files; do
         is_published "$1" "$file" || return 1
+    done
+}
+
+refuse_others() { # what --from gave to scratch has to be as published
+    local file
+    for file in $files; do
+        is_published "$scratch" "$file" ||
+            die "wrong checksum: $file of $from is not the published $title's: get another copy"
     done
 }
 

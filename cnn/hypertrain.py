@@ -78,10 +78,10 @@ def sources(values: Values) -> Sources:
 
 
 def implied(values: Values) -> Values:
-    """What the model, the data set, the recipe and the method say of each other, and of the flags that nobody gives."""
+    """What the model, the data set and the recipe say of each other, and of the flags that nobody gives."""
     model = model_of(values)
     recipe = recipe_of(values, model)
-    return {**fitting(values), "recipe": recipe, **recipes.implied(recipe, model), **methods.implied(values)}
+    return {**fitting(values), "recipe": recipe, **recipes.implied(recipe, model)}
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -91,7 +91,8 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     nothing to act on, or a start is not inside its range.
     """
     refuse_misfit(values)
-    values = {**values, **run_names(values, given), **methods.resolve(values, given)}
+    methods.refuse_idle_flags(values, given)
+    values = {**values, **run_names(values, given)}
     if "recipe" in given:  # and not the values of a run that this one follows
         brought = SCRIPT.defaults() | recipes.implied(values["recipe"], values["model"])
         values |= {name: brought[name] for name in recipes.FLAGS - given}

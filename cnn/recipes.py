@@ -1,7 +1,7 @@
 """The published recipes: ranges, starts and optimizers of one paper's experiments or the other's, whatever the method.
 
 The STN's (MacKay et al. 2019) is what the table of hyperparameters and the flags' defaults say. The Δ-STN's is that of
-the code published with Bae & Grosse 2020.
+the code published with Bae & Grosse 2020, for its perceptron and its AlexNet; the small network takes what both share.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,8 @@ class Recipe:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-_IMAGES = {"train_lr": 0.03, "total_epochs": 200, "milestones": [60, 120, 180], "lr_decay": 0.2}
 _NO_OTHER_DECAY = {"nonmono": 500, "patience": 500}  # nor an early end, in 500 epochs
-_RATES = ["dropout", *LAYERS["dropout"], *LAYERS["fc_dropout"]]
+_RATES = ["dropout", "indropout", *LAYERS["dropout"], *LAYERS["fc_dropout"]]
 RECIPES = {
     "stn": Recipe(),
     "delta_stn": Recipe(
@@ -39,7 +38,7 @@ RECIPES = {
             "train_steps": 5,
             **_NO_OTHER_DECAY,
         },
-        models={"alexnet": _IMAGES, "small": _IMAGES},
+        models={"alexnet": {"train_lr": 0.03, "total_epochs": 200, "milestones": [60, 120, 180], "lr_decay": 0.2}},
         ranges=dict.fromkeys(_RATES, (0.0, 0.95)) | {"cutlength": (2.0, 24.0), "cutholes": (0.0, 5.0)},
     ),
 }

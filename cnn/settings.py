@@ -3,6 +3,7 @@
 Flags, short names and defaults are the published ones.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 
+from cnn import datasets
+from cnn.datasets import DATA_SETS, DATASET_OF
 from cnn.models import MODELS
 from cnn.task import ImageClassification
-from stn.datasets import builtin_images, images, mnist
-from stn.datasets.images import Images, ImageSets, Normalization
+from stn.datasets.images import ImageSets
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels.memory import explaining_out_of_memory
@@ -27,7 +29,6 @@ from stn.runs.folder import RunFolder, claimed
 from stn.scripts.declared import Values
 from stn.scripts.options import (
     ROOT,
-    find,
     fraction,
     nonnegative,
     nonnegative_int,
@@ -40,11 +41,6 @@ from stn.scripts.options import (
 from stn.scripts.settings import LONGER, Settings, data_flag, of_machine, of_model, of_training, of_tuning
 from stn.training import Plan, Stop, Trainer
 
-CIFAR10 = ROOT / "data" / "cifar10"
-MNIST = ROOT / "data" / "mnist"
-FITTING = {"cifar10": ("alexnet", "small"), "mnist": ("mlp",)}  # the models for each data set, the default one first
-DATASET_OF = {model: dataset for dataset, models in FITTING.items() for model in models}
-BUILTIN = "builtin"
 LONGEST_LABEL = 150  # characters of a folder's name that tell a run's flags
 
 
@@ -85,11 +81,11 @@ class ImageSettings(Settings):
     )
 
     dataset: str = of_machine(
-        "cifar10", "the data set; --model mlp is for mnist, and either implies the other", one_of(*FITTING)
+        "cifar10", "the data set; --model mlp is for mnist, and either implies the other", one_of(*DATA_SETS)
     )
     data: str = data_flag("the data set's files", "data/cifar10 or data/mnist", "images")
     percent_valid: float = of_machine(
-        0.2, "fraction of the training images that validate, the last of the file", share, "-pval"
+        0.2, "fraction of the training images that validate, the last of the file; of mnist 0.15", share, "-pval"
     )
     no_cuda: bool = of_machine(False, "use the CPU even where there is a GPU", may_change=True)
     save: bool = of_machine(False, "keep the best model as model.pt; all else is logged in any case")
@@ -106,17 +102,8 @@ class ImageSettings(Settings):
             raise UserError(f"--train_lr {self.train_lr:g} is below {self.min_lr:g}, where training stops: raise it")
 
     @classmethod
-    def locate(cls, data: str | None, dataset: str = "cifar10") -> tuple[str, str]:
-        title, default, builtin = {
-            "cifar10": ("CIFAR-10", CIFAR10, "built-in images"),
-            "mnist": ("MNIST", MNIST, "built-in grey images"),
-        }[dataset]
-        if data is None and not default.exists():
-            return BUILTIN, f"no data/{dataset} (./getdata.sh {dataset} fetches it): using the {builtin}"
-        if data == BUILTIN:
-            return BUILTIN, builtin
-        folder = find(data, "--data") if data else default
-        return str(folder), f"{title} in {folder}"
+    def locate(cls, values: Values) -> tuple[str, str]:
+        return datasets.locate(values["dataset"], values["data"])
 
     @classmethod
     def newest_run(cls, values: Values, unfinished: bool) -> Path:
@@ -130,25 +117,12 @@ class ImageSettings(Settings):
         return claimed(_parent(self.logdir, self.dir, self.subdir), names)
 
     def read_data(self) -> ImageSets:
-        train, test, *kind = self._read_mnist() if self.dataset == "mnist" else self._read_cifar10()
-        sets = images.load_image_sets(train, test, self.percent_valid, *kind)
+        sets = datasets.load(self.dataset, self.data, self.percent_valid)
         for name, split, change in (("training", sets.train, "lower"), ("validation", sets.valid, "raise")):
             if self.batch_size > len(split):
                 cause = f"--batch_size {self.batch_size} is more than the {len(split)} {name} images"
                 raise UserError(f"{cause}: lower it, or {change} --percent_valid")
         return sets
-
-    def _read_cifar10(self) -> tuple[Images, Images, tuple[str, ...], Normalization]:
-        """Images to train and to test on, classes, normalization."""
-        if self.data == BUILTIN:
-            return *builtin_images.builtin_images(), builtin_images.CLASSES, images.CIFAR10_NORMALIZATION
-        return *images.load_cifar10(find(self.data, "--data")), images.CIFAR10_CLASSES, images.CIFAR10_NORMALIZATION
-
-    def _read_mnist(self) -> tuple[Images, Images, tuple[str, ...], Normalization]:
-        """The same of MNIST."""
-        if self.data == BUILTIN:
-            return *builtin_images.builtin_grey_images(), builtin_images.CLASSES, mnist.MNIST_NORMALIZATION
-        return *mnist.load_mnist(find(self.data, "--data")), mnist.MNIST_CLASSES, mnist.MNIST_NORMALIZATION
 
     def task(self, data: ImageSets, num_hyper: int) -> ImageClassification:
         remedy = "try --model small" if self.dataset == "cifar10" else "free memory, or use another device"
@@ -185,21 +159,21 @@ def _parent(logdir: str, folder: str, subdir: str) -> Path:
 
 def model_of(values: Values) -> str:
     """The network that --model and --dataset stand for, where one of them is left at its default."""
-    return values["model"] if values["dataset"] == ImageSettings.dataset else FITTING[values["dataset"]][0]
+    return values["model"] if values["dataset"] == ImageSettings.dataset else DATA_SETS[values["dataset"]].models[0]
 
 
 def fitting(values: Values) -> Values:
     """What --model and --dataset say of each other and of the split, where nobody decides otherwise."""
     model = model_of(values)
-    names = {"model": model, "dataset": DATASET_OF[model]}
-    return names | ({"percent_valid": 0.15} if names["dataset"] == "mnist" else {})
+    dataset = DATASET_OF[model]
+    return {"model": model, "dataset": dataset, "percent_valid": DATA_SETS[dataset].percent_valid}
 
 
 def refuse_misfit(values: Values) -> None:
     """Raise UserError for a model that is not for the data set."""
     model, dataset = values["model"], values["dataset"]
     if DATASET_OF[model] != dataset:
-        remedy = f"give --dataset {DATASET_OF[model]}, or --model {' or '.join(FITTING[dataset])}"
+        remedy = f"give --dataset {DATASET_OF[model]}, or --model {' or '.join(DATA_SETS[dataset].models)}"
         raise UserError(f"--model {model} is not for --dataset {dataset}: {remedy}")
 
 
@@ -209,6 +183,6 @@ def run_names(values: Values, given: set[str]) -> Values:
     words = [values["label"]] if "label" in values else []  # of the run that this one follows
     for name in sorted(given - placing):
         value = str(values[name])
-        short = value != "True" and value.replace(".", "").replace("-", "").isalnum()
+        short = value != "True" and re.fullmatch(r"[\w.-]+", value)
         words.append(f"{name}{value}" if short else name)
     return {"subdir": values["subdir"] or f"{date.today():%Y%m%d}", "label": "_".join(words) or "no_args"}

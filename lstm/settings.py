@@ -90,7 +90,8 @@ class LanguageModelSettings(Settings):
             raise UserError(f"--lr {self.lr:g} is below {MIN_LR:g}, where training stops: give a higher one")
 
     @classmethod
-    def locate(cls, data: str | None) -> tuple[str, str]:
+    def locate(cls, values: Values) -> tuple[str, str]:
+        data = values["data"]
         if data is None and not PTB.exists():
             folder = write_builtin_corpus(ROOT / "data" / "builtin")
             return str(folder), "no data/penn (./getdata.sh fetches it): using the built-in corpus"

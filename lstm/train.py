@@ -49,8 +49,8 @@ def transform(name: str) -> str:
 
 
 def implied(values: Values) -> Values:
-    """The values that --tune_all and --delta_stn give to flags for which nobody decides otherwise."""
-    return methods.implied(values) | (STARTS | TRANSFORMS if values["tune_all"] else {})
+    """The values that --tune_all gives to flags for which nobody decides otherwise."""
+    return STARTS | TRANSFORMS if values["tune_all"] else {}
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -65,9 +65,9 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         remedy = "add --tune_all, or --tune_… for some hyperparameters"
         idle = {flag.name: remedy for flag in SCRIPT.flags.values() if flag.group == TUNING}
     refuse_idle(given, idle)
-    values |= methods.resolve(values, given)
+    methods.refuse_idle_flags(values, given)
     if methods.is_delta_stn(values):
-        refuse_idle(given, dict.fromkeys(TRANSFORMS, "train by the STN"))
+        refuse_idle(given, dict.fromkeys(TRANSFORMS, "leave out --method delta_stn"))
         values |= dict.fromkeys(TRANSFORMS, "none")
     sources(values)
     return values

@@ -7,8 +7,9 @@ mode (`torch.autograd.forward_ad`), and gradients flow back through it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from stn.layers import at_centre
 from stn.methods import BestResponseMethod, Update, frozen, step_of
 
 Prediction = TypeVar("Prediction")
+_REMEDY = "switch linearization off (linearize=False, in scripts --no_linearize)"
 
 
 class DeltaSTN(BestResponseMethod):
@@ -103,17 +105,13 @@ class DeltaSTN(BestResponseMethod):
         except NotImplementedError as error:
             with torch.random.fork_rng(), forward_ad.dual_level(), at_centre():
                 name = _failing_module(task.model, lambda: task.predict(batch, _directed(draw)))
-            raise UserError(
-                f"the Δ-STN cannot linearize {name}, which has no forward derivative: give --no_linearize"
-            ) from error
+            raise UserError(f"the Δ-STN cannot linearize {name}, which has no forward derivative: {_REMEDY}") from error
 
     def _update_response(self, objective: Tensor) -> Tensor:
         try:
             return self.updates["response"](objective)
         except CheckpointError as error:  # what is recomputed in the backward pass has lost its tangent
-            raise UserError(
-                "the Δ-STN cannot linearize checkpointed activations: keep them, or give --no_linearize"
-            ) from error
+            raise UserError(f"the Δ-STN cannot linearize checkpointed activations: keep them, or {_REMEDY}") from error
 
 
 def linearized(predict: Callable[[Draw], Prediction], draw: Draw) -> Prediction:
@@ -136,8 +134,10 @@ def _sums(value: Any) -> Any:
     if isinstance(value, Tensor):
         primal, tangent = forward_ad.unpack_dual(value)
         return primal if tangent is None else primal + tangent
-    if isinstance(value, Mapping):
-        return {key: _sums(part) for key, part in value.items()}
+    if isinstance(value, dict):
+        new = copy(value)
+        new.update((key, _sums(part)) for key, part in value.items())
+        return new
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{part.name: _sums(getattr(value, part.name)) for part in fields(value) if part.init})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -149,8 +149,9 @@ def _sums(value: Any) -> Any:
 
 @contextmanager
 def held_statistics(model: nn.Module) -> Iterator[None]:
-    """While this lasts, normalization uses a mini-batch's statistics without adding them to its running ones."""
-    tracking = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    """While this lasts, normalization in training uses a mini-batch's statistics without adding them to its own."""
+    layers = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
+    tracking = [layer for layer in layers if layer.track_running_stats]
     for module in tracking:
         module.track_running_stats = False
     try:

@@ -97,7 +97,8 @@ class HyperLSTM(HyperLayer):
         constants = x, hidden, cell, self.weight_ih_l0, weight_hh, bias
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in constants):
             raise RuntimeError(
-                "HyperLSTM's linearized pass gives gradients to responses alone: hold what else is trained"
+                "HyperLSTM's linearized pass gives gradients to responses alone: its weights, state and input at h = 0 "
+                "must not depend on what is trained; where they do, train with linearize=False"
             )
         weight_ih, weight_hh = self.weight_ih_l0.to(x.dtype), weight_hh.to(x.dtype)
         outputs, last_cell, activations, cells, tanh_cells, *_ = _unrolled(

@@ -144,6 +144,8 @@ def test_panels_of_seeds_of_one_name_say_which(image_run):
     runs = [history.read_run(image_run(f"run{seed}", seed=seed)) for seed in (3, 4, 5)]
     named = [replace(run, name=name) for run, name in zip(runs, ("ours", "ours", "theirs"), strict=True)]
     assert [axes.get_title() for axes in dropouts(named).figure.axes][:3] == ["ours, seed 3", "ours, seed 4", "theirs"]
+    alike = [replace(run, settings={**run.settings, "seed": 7}) for run in named[:2]]
+    assert [axes.get_title() for axes in dropouts(alike).figure.axes] == ["ours, run 1", "ours, run 2"]
 
 
 def test_cutout_is_drawn_unfloored_floored_and_banded(image_run):

@@ -1,5 +1,7 @@
 """The Δ-STN against golden numbers, finite differences and the double-backward trick, in float64."""
 
+import math
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -355,9 +357,18 @@ def test_each_gradient_is_clipped_by_itself():
         method.updates[name].watchers.append(
             lambda ps: norms.append(torch.cat([p.grad.flatten() for p in ps]).norm().item())
         )
-    step = method.weight_step(task, hyper)
+    method.weight_step(task, hyper)
     assert norms == pytest.approx([1e-3, 1e-3], rel=1e-4)
-    assert step.health > 1e-3  # the norms before that are in it
+
+
+@pytest.mark.parametrize("part", ["elementary", "response"])
+def test_a_gradient_that_is_not_finite_spoils_the_steps_health(part):
+    """In one parameter's gradient alone, so that both losses are finite."""
+    task, hyper = regression()
+    method = DeltaSTN(task.model, hyper, lr=0.1)
+    assert method.weight_step(task, hyper).health.isfinite()
+    getattr(method, part)[0].register_hook(lambda gradient: gradient * math.inf)
+    assert not method.weight_step(task, hyper).health.isfinite()
 
 
 def test_the_responses_learning_rate_follows():
@@ -467,6 +478,16 @@ def test_normalizations_statistics_are_held():
     assert moved(model.buffers(), before) == [True] * 3
 
 
+def test_layers_that_do_not_train_are_left_alone():
+    """InstanceNorm in evaluation takes its running statistics only where it keeps them."""
+    norm = nn.InstanceNorm1d(3, track_running_stats=True)
+    norm(torch.randn(4, 3, 5))
+    x = torch.randn(4, 3, 5)
+    expected = norm.eval()(x)
+    with held_statistics(norm):
+        assert_close(norm(x), expected)
+
+
 def test_they_move_in_the_elementary_update():
     class Network(MLP):
         def __init__(self):
@@ -550,17 +571,22 @@ def test_predictions_of_every_kind_are_linearized():
         value: torch.Tensor
         rest: list
 
+    class Output(OrderedDict):
+        @property
+        def first(self):
+            return self["b"][0]
+
     direction = torch.randn(BATCH, HYPER)
     layer, x = HyperLinear(7, 4, HYPER), torch.randn(BATCH, 7)
     expected = linearized(lambda draw: layer(x, draw.h), draw_of(direction))
 
     def predict(draw):
         value = layer(x, draw.h)
-        return Pair(value, [Found(value, "a"), {"b": (value, 3)}])
+        return Pair(value, [Found(value, "a"), Output(b=(value, 3))])
 
     found = linearized(predict, draw_of(direction))
     assert isinstance(found, Pair) and found.rest[0].name == "a" and found.rest[1]["b"][1] == 3
-    for value in (found.value, found.rest[0].value, found.rest[1]["b"][0]):
+    for value in (found.value, found.rest[0].value, found.rest[1].first):
         assert_close(value, expected)
 
 

@@ -119,7 +119,7 @@ def test_seeds_of_one_name_share_look_and_entry(make_run):
     assert len(look) == 2 and look == {(line.get_color(), dashes(line)) for line in lines[:2]}
     assert {line.get_marker() for line in lines} == {"None"}  # two names are told apart without
     assert entries(figure) == ["theirs (3 seeds)", "ours (3 seeds)"]
-    assert not schedules([replace(run, name="ours") for run in runs]).figure.legends
+    assert entries(schedules([replace(run, name="ours") for run in runs]).figure) == ["ours (6 seeds)"]
 
 
 def test_twelve_runs_that_change_nothing_are_told_apart(make_run):

@@ -79,9 +79,12 @@ def test_help_shows_every_flag_with_its_default(script, capsys, monkeypatch):
         entry = entries[f"--{flag.name}"]
         assert " ".join(flag.help.split()) in entry
         assert all(f", {alias}" in entry for alias in flag.aliases)
-        if flag.default not in (None, "", []) and flag.default is not False:
+        if flag.check and flag.default not in (None, "", []):
             assert entry.endswith(f"(default: {flag.default})")
-    assert {name for name in entries if name.startswith("-")} == {"-h", *(f"--{f.name}" for f in all_flags(script))}
+        for switch, (_, words) in flag.switches.items():
+            assert entries[f"--{switch}"] == f"--{switch} {words}"
+    names = {f"--{name}" for flag in all_flags(script) for name in (flag.name, *flag.switches)}
+    assert {name for name in entries if name.startswith("-")} == {"-h", *names}
 
 
 @each_script

@@ -19,8 +19,8 @@ from lstm_runs import execute, rebuilt, rows, settings, values_of, without_time
 from lstm_runs import refused as refused_by
 from torch import nn
 
+import cnn.datasets
 import cnn.models
-import cnn.settings
 import stn
 from cnn import hypertrain, train_basic
 from cnn.task import normalized, scaled
@@ -400,7 +400,7 @@ def test_a_seed_gives_the_same_again(run, tmp_path):
 
 
 def test_without_cifar10_it_trains_on_the_builtin_images(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cnn.settings, "CIFAR10", tmp_path / "nowhere")
+    monkeypatch.setattr(cnn.datasets, "ROOT", tmp_path)
     flags = f"{SMALL} --tune_hue --total_epochs 1 --warmup_epochs 0 --logdir {tmp_path / 'logs'}".replace(
         "--data builtin", ""
     )
@@ -725,7 +725,7 @@ def test_a_perceptron_tunes_its_dropout(digits, tmp_path):
     model, hyper = stn.load_model(folder)
     twin = load_into(plain("mlp", (12, 8)), model, hyper.current().h[0].detach())
     _, test = builtin_images.builtin_grey_images()
-    logits = twin((test.pixels / 255 - 0.1307) / 0.3081)
+    logits = twin((test.pixels / 255 - 0.451) / 0.173)
     assert float(result["test_loss"]) == pytest.approx(
         nn.functional.cross_entropy(logits, test.labels).item(), rel=1e-5
     )
@@ -761,7 +761,7 @@ def test_what_a_config_decides_is_not_implied(digits, tmp_path, finished):
 
 
 def test_without_mnist_it_trains_on_the_builtin_grey_images(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(cnn.settings, "MNIST", tmp_path / "nowhere")
+    monkeypatch.setattr(cnn.datasets, "ROOT", tmp_path)
     status, out, _ = digits("--model mlp --tune_all --warmup_epochs 0")
     assert status == 0 and "160 / 40 / 60 images" in out
     assert "no data/mnist (./getdata.sh mnist fetches it): using the built-in grey images" in out
@@ -771,9 +771,9 @@ def test_without_mnist_it_trains_on_the_builtin_grey_images(digits, tmp_path, mo
 @pytest.mark.parametrize("named", [False, True])
 def test_mnist_is_read_where_it_is(digits, tmp_path, monkeypatch, named):
     """From the folder that --data names, or else from the default one."""
-    folder = tmp_path / "digits"
-    folder.mkdir()
-    monkeypatch.setattr(cnn.settings, "MNIST", tmp_path / "nowhere" if named else folder)
+    folder = tmp_path / "data" / ("digits" if named else "mnist")
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(cnn.datasets, "ROOT", tmp_path)
     flags = f"--model mlp --tune_all --warmup_epochs 0 {f'--data {folder}' if named else ''}"
     refused(digits(flags), folder / "train-images-idx3-ubyte", "missing", "./getdata.sh mnist")
     read = []

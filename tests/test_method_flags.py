@@ -1,7 +1,7 @@
 """The flags that choose a method, on a command line of their own or with an earlier run's settings."""
 
 import pytest
-from lstm_runs import values_of
+from lstm_runs import execute, refused, values_of
 
 from cnn import hypertrain
 from lstm import train
@@ -24,31 +24,34 @@ def feeds(script, values):
 
 
 @each_script
-@pytest.mark.parametrize("flag", ["--delta_stn", "--method delta_stn", "--method delta_stn --delta_stn --linearize"])
+@pytest.mark.parametrize("flag", ["--delta_stn", "--method delta_stn", "--delta_stn --linearize"])
 def test_the_delta_stn_by_either_name(script, flag):
     values = values_of(script, f"{TUNE} {flag}")
-    assert (values["method"], values["delta_stn"], values["linearize"]) == ("delta_stn", True, True)
+    assert (values["method"], values["linearize"]) == ("delta_stn", True)
     assert feeds(script, values) == {"centred"}
-    settings = script.SCRIPT.make(values)
-    assert settings.method == "delta_stn" and not settings.no_linearize
+    assert not {"delta_stn", "no_linearize"} & values.keys()  # one choice is recorded once
 
 
 @each_script
 def test_the_stn_is_the_default(script):
     values = values_of(script, TUNE)
-    assert (values["method"], values["delta_stn"], values["linearize"]) == ("stn", False, False)
+    assert values["method"] == "stn"
     assert "centred" not in feeds(script, values)
 
 
 @each_script
 def test_flags_outrank_the_run_that_is_followed(script):
     for flag in ("--delta_stn", "--method delta_stn"):
-        assert followed(script, flag)["delta_stn"] and feeds(script, followed(script, flag)) == {"centred"}
+        assert followed(script, flag)["method"] == "delta_stn" and feeds(script, followed(script, flag)) == {"centred"}
     back = followed(script, "--method stn", "--delta_stn")
-    assert (back["method"], back["delta_stn"]) == ("stn", False) and "centred" not in feeds(script, back)
-    again = followed(script, "--linearize", "--delta_stn --no_linearize")
-    assert again["linearize"] and not again["no_linearize"]
+    assert back["method"] == "stn" and "centred" not in feeds(script, back)
+    assert followed(script, "--linearize", "--delta_stn --no_linearize")["linearize"] is True
     assert followed(script, "--no_linearize", "--delta_stn")["linearize"] is False
+
+
+def test_a_runs_folder_is_named_after_its_method_and_recipe():
+    values = values_of(hypertrain, f"{TUNE} --method delta_stn --recipe delta_stn --train_lr 1e-3")
+    assert values["label"] == "methoddelta_stn_recipedelta_stn_train_lr0.001_tune_all"
 
 
 def test_what_the_delta_stn_does_not_feed_is_not_recorded():
@@ -60,17 +63,21 @@ def test_what_the_delta_stn_does_not_feed_is_not_recorded():
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--delta_stn --method stn", "leave one of the two out"),
-        ("--delta_stn --linearize --no_linearize", "contradict each other"),
         ("--response_lr 0.1", "--response_lr has nothing to act on: add --method delta_stn"),
-        ("--no_linearize", "--no_linearize has nothing to act on: add --method delta_stn"),
+        ("--no_linearize", "--linearize and --no_linearize have nothing to act on: add --method delta_stn"),
     ],
 )
-def test_flags_that_contradict_or_do_nothing_are_refused(script, flags, words):
+def test_flags_that_do_nothing_are_refused(script, flags, words):
     with pytest.raises(UserError, match=words):
         values_of(script, f"{TUNE} {flags}")
 
 
+@each_script
+@pytest.mark.parametrize("flags", ["--delta_stn --method stn", "--delta_stn --linearize --no_linearize"])
+def test_flags_that_contradict_each_other_are_refused(script, flags, capsys):
+    refused(execute(script, [*TUNE.split(), *flags.split()], capsys), "not allowed with", script=script.SCRIPT.name)
+
+
 def test_transforms_belong_to_the_stn():
-    with pytest.raises(UserError, match="--drop_transform has nothing to act on: train by the STN"):
+    with pytest.raises(UserError, match="--drop_transform has nothing to act on: leave out --method delta_stn"):
         values_of(train, f"{TUNE} --delta_stn --drop_transform sigmoid")

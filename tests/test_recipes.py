@@ -4,7 +4,7 @@ import pytest
 from lstm_runs import values_of
 
 from cnn import hypertrain, train_basic
-from cnn.recipes import RECIPES
+from cnn.recipes import RECIPES, declared
 from cnn.task import TUNED_HOLES
 from stn.hyperparameters import Tuned
 
@@ -39,7 +39,7 @@ def test_the_perceptrons_own_recipe(flags):
 def test_alexnet_by_the_delta_stns_recipe():
     values, ranges = found("--recipe delta_stn")
     assert {name: values[name] for name in ALEXNET} == ALEXNET
-    assert ranges["dropout0"] == ranges["fcdropout1"] == (0, 0.95)
+    assert ranges["dropout0"] == ranges["fcdropout1"] == ranges["indropout"] == (0, 0.95)
     assert ranges["cutlength"] == (2, 24) and ranges["cutholes"] == (0, 5) and ranges["hue"] == (0, 0.5)
 
 
@@ -49,6 +49,12 @@ def test_the_stns_recipe_is_the_default(flags):
     values, ranges = found(flags)
     assert {name: values[name] for name in STN} == STN and values["recipe"] == "stn"
     assert ranges["dropout0"] == (0, 0.9) and ranges["cutlength"] == (0, 24) and ranges["cutholes"] == (0, 4)
+
+
+def test_the_small_network_takes_what_both_experiments_share():
+    values, ranges = found("--model small --recipe delta_stn")
+    assert (values["train_lr"], values["milestones"], values["train_steps"]) == (0.01, [], 5)
+    assert ranges["dropout0"] == (0, 0.95)
 
 
 def test_flags_overrule_a_recipe():
@@ -64,8 +70,7 @@ def test_recipes_name_flags_that_there_are():
 
 
 def test_a_tuned_number_of_holes_fits_what_is_drawn():
-
-    most = max(recipe.ranges.get("cutholes", (0, 4))[1] for recipe in RECIPES.values())
+    most = max(declared("cutholes", name).range[1] for name in RECIPES)
     assert most <= TUNED_HOLES + 1  # rounded down
 
 

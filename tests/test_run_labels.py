@@ -74,6 +74,12 @@ def test_labels_of_folders_that_are_named_after_flags_are_what_differs(make_run,
     assert history.labels([history.read_run(make_run("day", date=name, **FLAGS)) for name in names]) == expected
 
 
+def test_values_are_not_taken_apart_at_their_underscores(make_run):
+    folders = {"delta_stn": "methoddelta_stn_seed12_12:16:02", "stn": "methodstn_seed1_12:17:02"}
+    runs = [make_run("day", date=name, method=method, seed=1) for method, name in folders.items()]
+    assert history.labels([history.read_run(run) for run in runs]) == ["methoddelta_stn, seed12", "methodstn, seed1"]
+
+
 def test_flags_tell_runs_of_several_days_apart_where_they_can(make_run):
     def labels(*paths):
         found = [history.read_run(make_run(day, date=name, **FLAGS)) for day, name in paths]

@@ -45,7 +45,7 @@ def many_cores(monkeypatch):
 def other_value(flag):
     """A flag on the command line with another value than its default."""
     if flag.check is None:
-        return [f"--{flag.name}"]
+        return [f"--{next(iter(flag.switches)) if flag.default else flag.name}"]
     words = "7 0.5 small mnist bfloat16 sinusoid sigmoid softplus mine.pt delta_stn rmsprop"
     for word in words.split():
         with suppress(ArgumentTypeError):

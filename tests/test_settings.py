@@ -77,7 +77,7 @@ def test_a_learning_rate_at_which_training_stops_is_refused():
 @pytest.mark.usefixtures("few_images")
 @both
 def test_data_that_changed_is_refused(settings):
-    place, _ = settings.locate("builtin")
+    place, _ = settings.locate({**vars(settings), "data": "builtin"})
     settings = replace(settings, data=place, batch_size=4)
     checksum = settings.load().checksum
     assert replace(settings, data_checksum=checksum).load().checksum == checksum

@@ -12,12 +12,13 @@ from collections.abc import Callable
 import numpy
 import torch
 
-from stn.datasets.images import SHAPE, Images
+from stn.datasets.images import SHAPE, Images, Normalization
 
 CLASSES = ("disc", "ring", "square", "triangle", "cross", "star", "crescent", "stripes", "checks", "dots")
 SIZE = SHAPE[1]
 SEED = 20_190_507
 GREY_SIZE = 28  # of grey images
+GREY_NORMALIZATION = Normalization((0.451,), (0.173,))
 BATCH = 10  # images drawn at once, few enough for the processor's cache
 CLUTTER = 2  # bars behind the object
 

@@ -68,23 +68,28 @@ def line_styles(runs: Sequence[Run]) -> dict[Run, dict]:
 def run_keys(drawn: Sequence[Run], runs: Sequence[Run], styles: Styles) -> list[Artist]:
     """The legend's entry for each name that is drawn; a lone one needs none. runs: all that were asked for."""
     found = {name: [run for run in group if run in drawn] for name, group in groups(runs).items()}
-    found = {name: group for name, group in found.items() if group}
-    if len(found) < 2:
-        return []
-    return [key(wrapped(f"{name}{count(group)}", LABEL), **styles[group[0]]) for name, group in found.items()]
+    keys = [key(wrapped(f"{name}{count(group)}", LABEL), **styles[group[0]]) for name, group in found.items() if group]
+    return keys if len(drawn) > 1 else []
 
 
 def count(group: Sequence[Run]) -> str:
     """How many runs of one name there are, if several: seeds, where it is these that tell them apart."""
-    seeds = {str(run.settings.get("seed")) for run in group}
-    return f" ({len(group)} {'seeds' if len(seeds) == len(group) else 'runs'})" if len(group) > 1 else ""
+    return f" ({len(group)} {'seeds' if _differ_in_seed(group) else 'runs'})" if len(group) > 1 else ""
 
 
 def titles(drawn: Sequence[Run], runs: Sequence[Run]) -> list[str]:
-    """What a panel of each run's own is called: the run's name, and its seed where another has that name, too."""
-    found = {run: (name, len(group)) for name, group in groups(runs).items() for run in group}
-    called = [(*found[run], run.settings.get("seed")) for run in drawn]
-    return [name if alike == 1 else f"{name}, seed {seed}" for name, alike, seed in called]
+    """What a panel of each run's own is called: the run's name, and its seed or number where others have that name."""
+    called = {}
+    for name, group in groups(runs).items():
+        seeds = [f", seed {run.settings.get('seed')}" for run in group]
+        numbers = [f", run {number}" for number in range(1, len(group) + 1)]
+        own = [""] if len(group) == 1 else seeds if _differ_in_seed(group) else numbers
+        called |= {run: name + words for run, words in zip(group, own, strict=True)}
+    return [called[run] for run in drawn]
+
+
+def _differ_in_seed(group: Sequence[Run]) -> bool:
+    return len({str(run.settings.get("seed")) for run in group}) == len(group)
 
 
 def shared_style(drawn: Sequence[Run], styles: Styles) -> dict:

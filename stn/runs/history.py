@@ -266,9 +266,11 @@ def _differing_flags(runs: Sequence[Run]) -> list[str]:
     named = [FLAGS_AND_TIME.fullmatch(run.path.name) for run in runs]
     if not all(named):
         return [""] * len(named)
-    # Flags hold underscores themselves; the longest that fits is taken first.
+    # Flags and values hold underscores themselves; the longest that fits is taken first.
     flags = sorted({flag for run in runs for flag in run.settings}, key=len, reverse=True)
-    part = re.compile("|".join([*(f"{re.escape(flag)}[^_]*" for flag in flags), "[^_]+"]))
+    whole = sorted({f"{flag}{run.settings.get(flag)}" for run in runs for flag in flags}, key=len, reverse=True)
+    known = [f"{re.escape(words)}(?=_|$)" for words in whole]
+    part = re.compile("|".join([*known, *(f"{re.escape(flag)}[^_]*" for flag in flags), "[^_]+"]))
     parts = [part.findall(name[1]) for name in named]
     common = set.intersection(*map(set, parts))
     return [", ".join(part for part in of_run if part not in common) for of_run in parts]

@@ -21,7 +21,8 @@ class Flag:
     name: without its dashes. check: turns a word into the flag's value, or raises ArgumentTypeError; None for a switch.
     aliases: other spellings, with their dashes. metavar: what the help calls the value (default: what the check says).
     many: takes one value or more. optional: may stand without a value, which is then None. may_change: may differ when
-    a run is resumed. lengthens: lets a finished run train on.
+    a run is resumed. lengthens: lets a finished run train on. switches: others, without dashes, that stand for one of
+    its values: that value, and their help.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Flag:
     optional: bool = False
     may_change: bool = False
     lengthens: bool = False
+    switches: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
 
     def add_to(self, group: Any) -> None:
         """Add the flag to a parser or to a group of one; a flag that is not given will not be in the result."""
@@ -49,7 +51,12 @@ class Flag:
             options["nargs"] = "+"
         if self.optional:
             options |= {"nargs": "?", "const": None}
+        if self.switches:
+            group = group.add_mutually_exclusive_group()
         group.add_argument(f"--{self.name}", *self.aliases, **options)
+        for switch, (value, words) in self.switches.items():
+            own = {"dest": self.name, "default": argparse.SUPPRESS, "help": words}
+            group.add_argument(f"--{switch}", action="store_const", const=value, **own)
 
     def accepts(self, value: object) -> bool:
         """Whether the flag could have this value, which may come from a file."""

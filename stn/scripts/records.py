@@ -73,7 +73,7 @@ def resumed_values(
         values["device"] = None  # to be chosen anew
         values[script.settings.cpu_flag] = "gpu" not in given
     if "data" in given:
-        values["data"], _ = script.locate({**values, "data": given["data"]})
+        values["data"], _ = script.settings.locate({**values, "data": given["data"]})
     if values.get("load_schedule"):
         values["load_schedule"] = str(path / SCHEDULE)
         if not (path / SCHEDULE).is_file():

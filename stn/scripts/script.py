@@ -110,16 +110,11 @@ class Script:
         decided = {**config, **given}
         defaults = self.defaults()
         values = self.resolve({**defaults, **self.implied({**defaults, **decided}), **decided}, typed)
-        data, description = self.locate(values)
+        data, description = self.settings.locate(values)
         values |= {"data": data, "device": None, "data_checksum": data_checksum}
         settings = self.make(values)
         _, why = precision.choose(values["dtype"], torch.device(settings.device))
         return self.chosen(values, settings), description, why
-
-    def locate(self, values: Values) -> tuple[str, str]:
-        """Where the data lies that --data and, if there is such a flag, --dataset name, and what to call it."""
-        which = [values["dataset"]] if "dataset" in self.flags else []
-        return self.settings.locate(values["data"], *which)
 
     def refuse_idle_gpu(self, given: Mapping[str, Any]) -> None:
         """Raise UserError where a GPU is chosen and none is to be used."""

@@ -75,10 +75,13 @@ class Settings:
         "stn",
         "how weights and hyperparameters learn: stn (MacKay et al. 2019) or delta_stn (Bae & Grosse 2020)",
         one_of(*METHODS),
+        switches={"delta_stn": ("delta_stn", "the same as --method delta_stn")},
     )
-    delta_stn: bool = of_tuning(False, "the same as --method delta_stn")
-    linearize: bool = of_tuning(False, "with delta_stn, train the response on a linearized prediction (the default)")
-    no_linearize: bool = of_tuning(False, "with delta_stn, train the response on the network's own prediction")
+    linearize: bool = of_tuning(
+        True,
+        "with delta_stn, train the response on a linearized prediction (the default)",
+        switches={"no_linearize": (False, "with delta_stn, train the response on the network's own prediction")},
+    )
     response_lr: float = of_tuning(
         None, "with delta_stn, learning rate of the response (default: that of the other weights)", positive
     )
@@ -114,8 +117,8 @@ class Settings:
             object.__setattr__(self, name, value)  # the one way into a frozen class
 
     @classmethod
-    def locate(cls, data: str | None) -> tuple[str, str]:
-        """Where the data lies that --data names, and what to call it. Where there is --dataset, it comes second."""
+    def locate(cls, values: Values) -> tuple[str, str]:
+        """Where the data lies that these flags name, and what to call it."""
 
     @classmethod
     def newest_run(cls, values: Values, unfinished: bool) -> Path:
@@ -143,7 +146,7 @@ class Settings:
 
     def method_of(self, task: Task, hyper: Hyperparameters, **options: Any) -> BestResponseMethod:
         """The method, with the optimizers' options that this family of scripts has flags for."""
-        own = {"response_lr": self.response_lr, "linearize": not self.no_linearize}
+        own = {"response_lr": self.response_lr, "linearize": self.linearize}
         return methods.make(self.method, task.model, hyper, **own, hyper_optimizer=self.hyper_optimizer, **options)
 
     def plan(self, task: Any) -> Plan:

@@ -1,0 +1,88 @@
+"""The data sets that the scripts train on: where they lie, how they are read, and which networks are for them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stn.datasets import builtin_images, images, mnist
+from stn.datasets.images import Images, ImageSets, Normalization, load_image_sets
+from stn.scripts.options import ROOT, find
+
+BUILTIN = "builtin"
+Pair = tuple[Images, Images]  # to train and to test on
+
+
+@dataclass(frozen=True)
+class Source:
+    """title: what messages call it. load: its images, from the place that the settings name."""
+
+    title: str
+    load: Callable[[str], Pair]
+    classes: tuple[str, ...]
+    normalization: Normalization
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """models: the networks for it, the default one first. percent_valid: as published.
+
+    files: the data set itself; builtin: the images that stand in for it, of its channels and size.
+    """
+
+    models: tuple[str, ...]
+    percent_valid: float
+    files: Source
+    builtin: Source
+
+
+DATA_SETS = {
+    "cifar10": DataSet(
+        models=("alexnet", "small"),
+        percent_valid=0.2,
+        files=Source(
+            "CIFAR-10",
+            lambda data: images.load_cifar10(find(data, "--data")),
+            images.CIFAR10_CLASSES,
+            images.CIFAR10_NORMALIZATION,
+        ),
+        builtin=Source(
+            "built-in images",
+            lambda _: builtin_images.builtin_images(),
+            builtin_images.CLASSES,
+            images.CIFAR10_NORMALIZATION,
+        ),
+    ),
+    "mnist": DataSet(
+        models=("mlp",),
+        percent_valid=0.15,
+        files=Source(
+            "MNIST",
+            lambda data: mnist.load_mnist(find(data, "--data")),
+            mnist.MNIST_CLASSES,
+            mnist.MNIST_NORMALIZATION,
+        ),
+        builtin=Source(
+            "built-in grey images",
+            lambda _: builtin_images.builtin_grey_images(),
+            builtin_images.CLASSES,
+            builtin_images.GREY_NORMALIZATION,
+        ),
+    ),
+}
+DATASET_OF = {model: name for name, data_set in DATA_SETS.items() for model in data_set.models}
+
+
+def locate(name: str, data: str | None) -> tuple[str, str]:
+    """Where the data set lies that --data names, and what to call it."""
+    own, default = DATA_SETS[name], ROOT / "data" / name
+    if data is None and not default.exists():
+        return BUILTIN, f"no data/{name} (./getdata.sh {name} fetches it): using the {own.builtin.title}"
+    if data == BUILTIN:
+        return BUILTIN, own.builtin.title
+    folder = find(data, "--data") if data else default
+    return str(folder), f"{own.files.title} in {folder}"
+
+
+def load(name: str, data: str, percent_valid: float) -> ImageSets:
+    """The images of a data set that lies there, split. Raises UserError where they cannot be used."""
+    source = DATA_SETS[name].builtin if data == BUILTIN else DATA_SETS[name].files
+    return load_image_sets(*source.load(data), percent_valid, source.classes, source.normalization)
