@@ -91,8 +91,15 @@ def test_a_file_where_the_folder_should_be(tmp_path, place):
 
 def test_open_without_a_run(tmp_path):
     refused(lambda: RunFolder.open(tmp_path / "none"), "no run", tmp_path / "none")
-    refused(lambda: RunFolder.open(tmp_path), "no run", tmp_path)
+    refused(lambda: RunFolder.open(tmp_path), "no run", tmp_path, "check the folder's name")
     assert names(tmp_path) == []
+
+
+def test_open_without_its_settings(folder):
+    with RunFolder.create(folder, SETTINGS) as run:
+        run.save_checkpoint({})
+    (folder / "args.yaml").unlink()
+    refused(lambda: RunFolder.open(folder), folder, "restore args.yaml")
 
 
 @pytest.mark.parametrize("text", [b"a: [1,\nb: 2", b"- 1", b"", b"\xff\xfe\x00", b"1: 2", b"a: 2024-13-45"])

@@ -256,7 +256,8 @@ def read_settings(path: Path | str) -> dict:
     file = Path(path) / ARGS
     with explaining_os_errors(file, "read"):
         if not file.is_file():
-            raise UserError(f"there is no run in {path} (no {ARGS}): check the folder's name")
+            remedy = f"restore {ARGS}" if (Path(path) / CHECKPOINT).exists() else "check the folder's name"
+            raise UserError(f"there is no run in {path} (no {ARGS}): {remedy}")
     return read_yaml(file)
 
 

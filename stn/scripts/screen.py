@@ -86,7 +86,8 @@ class Screen:
         if not self.warm and status.train_step > (steps := self.trainer.plan.warmup_steps):
             self.warm = True
             self.close()
-            self.say(f"epoch {status.epoch:3d}  warm-up is over since weight step {steps}: tuning has started")
+            epoch = steps // status.length  # steps are shown some at a time, when the next one may have begun
+            self.say(f"epoch {epoch:3d}  warm-up is over since weight step {steps}: tuning has started")
         score = "  ".join(MEASURES[name].format(value) for name, value in status.score.measures().items())
         speed, left = f"{status.speed:,.0f} {self.unit}/s", self.remaining(status)
         if sys.stderr.isatty():
