@@ -13,7 +13,8 @@ from stn.figures.drawing import Drawing, Styles, groups, line_styles, run_keys, 
 from stn.figures.style import CONSTANT, MANY, MARKERS, PAGE, key, legend, styled
 from stn.runs.history import Run
 
-LOG_FACTOR = 4  # perplexities and losses that span more than this get a logarithmic axis
+LOG_FACTOR = 2  # perplexities and losses that span more than this get a logarithmic axis
+NARROW_FACTOR = 5  # such a span has more ticks
 UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
 MEASURES = {"ppl": "perplexity per token", "loss": "loss (nats)", "acc": "accuracy (%)"}
 
@@ -108,6 +109,7 @@ def _scale_score(panel: Axes, measure: str, runs: Sequence[Run]) -> None:
     if not len(values) or values.min() <= 0 or values.max() < LOG_FACTOR * values.min():
         return
     panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))
+    close = values.max() < NARROW_FACTOR * values.min()
+    panel.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8) if close else (1, 2, 3, 5)))
     panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     panel.minorticks_off()
