@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 import stn.datasets.builtin_images
-from stn.datasets.builtin_images import CLASSES, builtin_grey_images, builtin_images
+from stn.datasets.builtin_images import CLASSES, GREY_NORMALIZATION, builtin_grey_images, builtin_images
 from stn.datasets.images import load_image_sets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +71,10 @@ def test_grey_images_are_the_inner_pixels_luma(sets, monkeypatch):
         luma = torch.einsum("nchw,c->nhw", colour.pixels.double(), weights)[:, 2:30, 2:30]
         assert (grey.pixels[:, 0].double() - luma).abs().max() <= 0.5 + 1e-9
         assert grey.pixels.max() > 240
+    train = builtin_grey_images()[0].pixels.double() / 255
+    assert (train.mean().item(), train.std().item()) == pytest.approx(
+        (*GREY_NORMALIZATION.mean, *GREY_NORMALIZATION.deviation), abs=0.01
+    )
 
 
 def test_classes_are_balanced_and_shuffled(sets):

@@ -73,9 +73,9 @@ def test_both_are_the_closed_form_where_the_response_is_learned(trainer):
     assert [*evidence] == ["first", "second"]
     for (name, found), slope in zip(evidence.items(), expected.tolist(), strict=True):
         assert found.value == pytest.approx(start[made.hyper.columns[name]].item())
-        assert found.truth.mean == pytest.approx(slope, rel=1e-3)
+        assert found.training.mean == pytest.approx(slope, rel=1e-3)
         assert found.response.mean == pytest.approx(slope, rel=0.05)
-        assert found.truth.error < 1e-3 * abs(slope)
+        assert found.training.error < 1e-3 * abs(slope)
 
 
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (2, 2), (3, 4), (7, 8), (8, 8), (15, 16)])
@@ -108,8 +108,8 @@ def test_designs_that_do_not_suffice_are_refused(rows):
 
 
 @pytest.mark.parametrize(
-    ("response", "truth", "agree"),
+    ("response", "training", "agree"),
     [((1, 0.1), (2, 0.5), True), ((1, 0.1), (-2, 0.5), False), ((1, 0.6), (2, 0.5), None), ((1, 0.1), (2, 1.5), None)],
 )
-def test_signs_are_compared_where_both_are_clear(response, truth, agree):
-    assert Evidence(0.1, Estimate(*response), math.nan, Estimate(*truth)).agree is agree
+def test_signs_are_compared_where_both_are_clear(response, training, agree):
+    assert Evidence(0.1, Estimate(*response), math.nan, Estimate(*training)).agree is agree

@@ -42,7 +42,7 @@ def test_the_table_names_each_hyperparameter_and_the_run_is_left_as_it_was(run, 
     assert (status, error) == (0, "")
     where, what, head, *lines = out.splitlines()
     assert where == str(folder) and "32 trainings of 2 weight steps" in what
-    assert head.split() == ["value", "response", "noise", "truth", "agree"]
+    assert head.split() == ["value", "response", "noise", "training", "agree"]
     names = ["alpha", "beta", "dropouto", "dropouti", "dropouth", "dropoute", "wdrop"]
     assert [line.split()[0] for line in lines] == names
     assert len({*map(len, lines)} | {len(head)}) == 1
@@ -56,7 +56,7 @@ def test_csv_holds_the_numbers_in_full(run, capsys):
     (row,) = pandas.read_csv(io.StringIO(again[0])).to_dict("records")
     values = read_checkpoint(folder).state["recorder"]["values"]
     assert row["hyperparameter"] == "dropouto" and row["value"] == pytest.approx(values["dropouto"])
-    assert row["truth_error"] >= 0 and row["noise"] > row["response_error"] > 0
+    assert row["training_error"] >= 0 and row["noise"] > row["response_error"] > 0
 
 
 def test_what_cannot_be_measured_is_refused_in_a_line(run, tmp_path, capsys):

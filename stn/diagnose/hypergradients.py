@@ -1,7 +1,7 @@
 """A run's hypergradients, by its best response and by training on at other hyperparameters.
 
-A hyperparameter step goes along −dL_V/dλ as the best response has it. What λ does to the validation loss in truth is
-seen by training on for some steps at λ + δs and, from the same weights and on the same random numbers, at λ − δs. The
+A hyperparameter step goes along −dL_V/dλ as the best response has it. What λ does to the validation loss is seen by
+training on for some steps at λ + δs and, from the same weights and on the same random numbers, at λ − δs. The
 signs s are rows of a Hadamard matrix, so that each training says something of every hyperparameter, and what it says of
 one is not mixed with the others: a two-level design (Plackett & Burman 1946) of central differences.
 """
@@ -33,20 +33,20 @@ class Evidence(NamedTuple):
     """What is known of −dL_V/dλ of one hyperparameter, in nats per unit of the unconstrained λ.
 
     value: the hyperparameter's. response: by the best response, over mini-batches of the validation data; noise: the
-    standard deviation of one hyperparameter step's. truth: by training on.
+    standard deviation of one hyperparameter step's. training: by training on.
     """
 
     value: float
     response: Estimate
     noise: float
-    truth: Estimate
+    training: Estimate
 
     @property
     def agree(self) -> bool | None:
         """Whether both signs are the same; None where one of them cannot be told."""
-        if not (self.response.is_clear and self.truth.is_clear):
+        if not (self.response.is_clear and self.training.is_clear):
             return None
-        return self.response.mean * self.truth.mean > 0
+        return self.response.mean * self.training.mean > 0
 
 
 def diagnose(
@@ -87,7 +87,7 @@ def response_gradients(trainer: Trainer, batches: int, done: Callable[[], None] 
     update, found = trainer.method.updates["hyper"], []
 
     def keep(parameters: list[torch.nn.Parameter]) -> None:
-        found.append(-parameters[0].grad.detach().cpu().double())
+        found.append(-parameters[0].grad.detach())
 
     update.set_learning_rate(0.0)
     update.watchers.append(keep)
@@ -97,7 +97,7 @@ def response_gradients(trainer: Trainer, batches: int, done: Callable[[], None] 
             done()
     finally:
         update.watchers.remove(keep)
-    return torch.stack(found)
+    return torch.stack(found).cpu().double()
 
 
 def training_differences(

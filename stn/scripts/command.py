@@ -12,14 +12,14 @@ from stn.errors import UserError
 from stn.hyperparameters import Tuned
 from stn.kernels.memory import keep_freed_memory
 from stn.runs.checkpoints import read_checkpoint
-from stn.runs.folder import RunFolder, read_settings
+from stn.runs.folder import RunFolder
 from stn.runs.provenance import provenance
 from stn.scripts.course import evaluate_best, train
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import refuse_idle
 from stn.scripts.options import exit_status
 from stn.scripts.output import Lines, complain
-from stn.scripts.records import read_config, refuse_other_runs, resumed_values, same_configuration
+from stn.scripts.records import read_config, refuse_other_runs, resumed_values, same_configuration, values_here
 from stn.scripts.screen import Screen
 from stn.scripts.script import Script
 from stn.scripts.settings import Data, Settings
@@ -107,8 +107,7 @@ def test(script: Script, given: Mapping[str, Any]) -> int:
     refuse_idle(given.keys() - {script.settings.cpu_flag}, idle)
     path = script.find_run(given, unfinished=False)
     checkpoint = read_checkpoint(path)
-    values = resumed_values(script, path, read_settings(path), checkpoint.settings, given)
-    values["device"] = None  # whatever is here
+    values = values_here(script, path, checkpoint.settings, given)
     result = evaluate_best(script.make(values), script.sources(values), checkpoint.state)
     screen_of(script).result(result, f"of {path}")
     return 0

@@ -2,13 +2,12 @@
 
 Of each tuned hyperparameter the downhill slope of the validation loss, −dL/dλ, in thousandths of a nat: "response" as
 the best response has it, the mean over mini-batches ± its standard error, with the standard deviation of a single one
-as "noise"; "truth" as training on for some steps at λ ± shift shows it, ± its standard error. λ is the unconstrained
-measure in which the hyperparameter is tuned. Where both are clear, more than two standard errors from 0, "agree" says
-whether their signs are the same.
+as "noise"; "training" as the losses after some more steps at λ ± shift have it, ± its standard error. λ is the
+unconstrained measure in which the hyperparameter is tuned. Where both are clear, more than two standard errors from 0,
+"agree" says whether their signs are the same. What some steps show need not be what a whole training would.
 """
 
 import re
-import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from functools import partial
@@ -29,7 +28,7 @@ from stn.scripts.course import build
 from stn.scripts.figures import find_run
 from stn.scripts.options import ROOT, OneLineParser, exit_status, named, positive, positive_int
 from stn.scripts.output import say
-from stn.scripts.records import resumed_values
+from stn.scripts.records import values_here
 from stn.scripts.script import Script
 from stn.training import Trainer
 
@@ -67,7 +66,7 @@ def measure(args: Any) -> None:
     if pairs <= hyper.num_tuned:
         raise UserError(f"{pairs} pairs for {hyper.num_tuned} hyperparameters leave no error: give more --designs")
     if not args.csv:
-        say(f"{path}\nafter {state['train_step']} weight steps; {2 * pairs} trainings of {args.steps} weight steps")
+        say(f"{path}\nafter {trainer.train_step} weight steps; {2 * pairs} trainings of {args.steps} weight steps")
     with tqdm(total=args.batches + 2 * pairs * args.steps, leave=False, disable=None) as bar:
         sizes = {"batches": args.batches, "steps": args.steps, "pairs": pairs, "shift": args.shift}
         evidence = diagnose(trainer, state, **sizes, done=bar.update)
@@ -81,10 +80,8 @@ def load(path: Path) -> tuple[Trainer, Mapping[str, Any]]:
     """
     with only_reading("give another run"):
         checkpoint = read_checkpoint(path)
-        record = read_settings(path)
-        script = script_of(path, record)
-        values = resumed_values(script, path, record, checkpoint.settings, {})
-        values["device"] = None  # whatever is here
+        script = script_of(path, read_settings(path))
+        values = values_here(script, path, checkpoint.settings, {})
         settings = script.make(values)
         _, hyper, task = build(settings, script.sources(values))
         kept = SimpleNamespace(settings=dict(checkpoint.settings), log=ignore, scalars=ignore)
@@ -102,7 +99,6 @@ def script_of(path: Path, record: Mapping[str, Any]) -> Script:
     name = str(record.get("script"))
     if not re.fullmatch(r"\w+/\w+\.py", name) or not (ROOT / name).is_file():
         raise UserError(f"{path} is a run of {name}, which is no training script here: give a run of one that is")
-    sys.path.insert(0, str(ROOT))  # installed or not
     script = getattr(import_module(name.removesuffix(".py").replace("/", ".")), "SCRIPT", None)
     if not isinstance(script, Script):
         raise UserError(f"{path} is a run of {name}, which trains nothing: give a run of a training script")
@@ -118,8 +114,8 @@ def table(evidence: Mapping[str, Evidence]) -> pandas.DataFrame:
             "response": one.response.mean,
             "response_error": one.response.error,
             "noise": one.noise,
-            "truth": one.truth.mean,
-            "truth_error": one.truth.error,
+            "training": one.training.mean,
+            "training_error": one.training.error,
             "agree": AGREE[one.agree],
         }
         for name, one in evidence.items()
@@ -129,9 +125,16 @@ def table(evidence: Mapping[str, Evidence]) -> pandas.DataFrame:
 
 def lines(evidence: Mapping[str, Evidence]) -> str:
     """The table for a terminal."""
-    heads = ("", "value", "response", "noise", "truth", "agree")
+    heads = ("", "value", "response", "noise", "training", "agree")
     rows = [
-        (name, f"{one.value:.4g}", shown(one.response), f"{1000 * one.noise:.2f}", shown(one.truth), AGREE[one.agree])
+        (
+            name,
+            f"{one.value:.4g}",
+            shown(one.response),
+            f"{1000 * one.noise:.2f}",
+            shown(one.training),
+            AGREE[one.agree],
+        )
         for name, one in evidence.items()
     ]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from stn.errors import UserError, one_line
 from stn.kernels import precision
-from stn.runs.folder import ARGS, SCHEDULE, read_yaml
+from stn.runs.folder import ARGS, SCHEDULE, read_settings, read_yaml
 from stn.scripts.declared import Values
 from stn.scripts.options import find
 from stn.scripts.script import Script
@@ -79,6 +79,11 @@ def resumed_values(
         if not (path / SCHEDULE).is_file():
             raise UserError(f"{path / SCHEDULE}, which the run replays, is not there: restore it, or start a new run")
     return values
+
+
+def values_here(script: Script, path: Path, kept: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All values of a run that is only read, on whatever device is here; arguments and errors as above."""
+    return {**resumed_values(script, path, read_settings(path), kept, given), "device": None}
 
 
 def refuse_other_runs(script: Script, record: Mapping[str, Any]) -> None:
