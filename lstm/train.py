@@ -25,6 +25,7 @@ from stn.scripts.script import Script
 # What --tune_all stands for, besides a --tune_… flag for each hyperparameter.
 STARTS = {name: declared.initial for name, declared in TABLE.items()}
 TRANSFORMS = {"drop_transform": "sigmoid", "alpha_beta_transform": "softplus"}
+FEEDS: dict[str, Feed] = {"none": "unconstrained", "sigmoid": "squashed", "softplus": "squashed", "centred": "centred"}
 
 
 def sources(values: Values) -> Sources:
@@ -38,14 +39,7 @@ def sources(values: Values) -> Sources:
 
 def feed(name: str, values: Values) -> Feed:
     """What the response sees of a hyperparameter."""
-    if methods.is_delta_stn(values):
-        return "centred"
-    return "unconstrained" if values[transform(name)] == "none" else "squashed"
-
-
-def transform(name: str) -> str:
-    """The flag for what a hyperparameter passes through on its way into the response."""
-    return "drop_transform" if is_rate(name) else "alpha_beta_transform"
+    return FEEDS[values["drop_transform" if is_rate(name) else "alpha_beta_transform"]]
 
 
 def implied(values: Values) -> Values:
@@ -68,7 +62,7 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     methods.refuse_idle_flags(values, given)
     if methods.is_delta_stn(values):
         refuse_idle(given, dict.fromkeys(TRANSFORMS, "leave out --method delta_stn"))
-        values |= dict.fromkeys(TRANSFORMS, "none")
+        values |= dict.fromkeys(TRANSFORMS, "centred")
     sources(values)
     return values
 
@@ -86,8 +80,14 @@ def tuning_flags() -> list[Flag]:
         flag(
             "perturb_scale", "standard deviation of the perturbation of unconstrained hyperparameters", nonnegative, 1.0
         ),
-        flag("drop_transform", "how the STN feeds dropout rates into the response", one_of("none", "sigmoid"), "none"),
-        flag("alpha_beta_transform", "the same for alpha and beta", one_of("none", "softplus"), "none"),
+        flag(
+            "drop_transform",
+            "how the STN feeds dropout rates into the response: centred, as deviations from the current ones, is best "
+            "learned",
+            one_of("none", "sigmoid", "centred"),
+            "none",
+        ),
+        flag("alpha_beta_transform", "the same for alpha and beta", one_of("none", "softplus", "centred"), "none"),
     ]
 
 

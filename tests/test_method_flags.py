@@ -43,8 +43,7 @@ def test_the_stn_is_the_default(script):
 def test_flags_outrank_the_run_that_is_followed(script):
     for flag in ("--delta_stn", "--method delta_stn"):
         assert followed(script, flag)["method"] == "delta_stn" and feeds(script, followed(script, flag)) == {"centred"}
-    back = followed(script, "--method stn", "--delta_stn")
-    assert back["method"] == "stn" and "centred" not in feeds(script, back)
+    assert followed(script, "--method stn", "--delta_stn")["method"] == "stn"
     assert followed(script, "--linearize", "--delta_stn --no_linearize")["linearize"] is True
     assert followed(script, "--no_linearize", "--delta_stn")["linearize"] is False
 
@@ -54,9 +53,16 @@ def test_a_runs_folder_is_named_after_its_method_and_recipe():
     assert values["label"] == "methoddelta_stn_recipedelta_stn_train_lr0.001_tune_all"
 
 
-def test_what_the_delta_stn_does_not_feed_is_not_recorded():
+def test_the_record_says_what_the_delta_stn_feeds():
     values = followed(train, "--delta_stn")
-    assert (values["drop_transform"], values["alpha_beta_transform"]) == ("none", "none")
+    assert (values["drop_transform"], values["alpha_beta_transform"]) == ("centred", "centred")
+
+
+def test_each_transform_is_what_the_response_sees():
+    sources = train.sources(values_of(train, "--tune_all --drop_transform centred --alpha_beta_transform none"))
+    feeds = {name: source.feed for name, source in sources.items()}
+    rates = dict.fromkeys(("dropouto", "dropouti", "dropouth", "dropoute", "wdrop"), "centred")
+    assert feeds == dict.fromkeys(("alpha", "beta"), "unconstrained") | rates
 
 
 @each_script
