@@ -352,11 +352,19 @@ def zero_gates(module: nn.Module) -> None:
 
     W' is random, so that the gates have a gradient, and W' has one from the second step on.
     """
-    for layer in module.modules():
-        if isinstance(layer, HyperLayer):
-            for name, parameter in layer.named_parameters(recurse=False):
-                if name.startswith("gate"):
-                    nn.init.zeros_(parameter)
+    for gate in gates(module):
+        nn.init.zeros_(gate)
+
+
+def gates(module: nn.Module) -> list[nn.Parameter]:
+    """The gates of the module's best-response layers, (rows, H) each."""
+    return [
+        parameter
+        for layer in module.modules()
+        if isinstance(layer, HyperLayer)
+        for name, parameter in layer.named_parameters(recurse=False)
+        if name.startswith("gate")
+    ]
 
 
 def respond(elementary: Tensor, gate: Tensor, response: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ def test_both_are_the_closed_form_where_the_response_is_learned(trainer):
     made.method = DeltaSTN(task.model, made.hyper, lr=0.2, response_lr=100.0)
     for _ in range(400):
         made.weight_step()
+    gate = task.model.gate.detach().clone()
     evidence = diagnose(made, deepcopy(made.state_dict()), batches=3, steps=100, pairs=4, shift=0.01)
     best = a + matrix @ start.tanh()
     expected = -2 * (best - b) @ matrix * (1 - start.tanh().square())
@@ -75,6 +76,7 @@ def test_both_are_the_closed_form_where_the_response_is_learned(trainer):
         assert found.value == pytest.approx(start[made.hyper.columns[name]].item())
         assert found.training.mean == pytest.approx(slope, rel=1e-3)
         assert found.response.mean == pytest.approx(slope, rel=0.05)
+        assert found.gate == pytest.approx(gate[:, made.hyper.columns[name]].square().mean().sqrt().item())
         assert found.training.error < 1e-3 * abs(slope)
 
 
@@ -112,4 +114,4 @@ def test_designs_that_do_not_suffice_are_refused(rows):
     [((1, 0.1), (2, 0.5), True), ((1, 0.1), (-2, 0.5), False), ((1, 0.6), (2, 0.5), None), ((1, 0.1), (2, 1.5), None)],
 )
 def test_signs_are_compared_where_both_are_clear(response, training, agree):
-    assert Evidence(0.1, Estimate(*response), math.nan, Estimate(*training)).agree is agree
+    assert Evidence(0.1, 0.01, Estimate(*response), math.nan, Estimate(*training)).agree is agree

@@ -42,7 +42,7 @@ def test_the_table_names_each_hyperparameter_and_the_run_is_left_as_it_was(run, 
     assert (status, error) == (0, "")
     where, what, head, *lines = out.splitlines()
     assert where == str(folder) and "32 trainings of 2 weight steps" in what
-    assert head.split() == ["value", "response", "noise", "training", "agree"]
+    assert head.split() == ["value", "gate", "response", "noise", "training", "agree"]
     names = ["alpha", "beta", "dropouto", "dropouti", "dropouth", "dropoute", "wdrop"]
     assert [line.split()[0] for line in lines] == names
     assert len({*map(len, lines)} | {len(head)}) == 1
@@ -56,7 +56,8 @@ def test_csv_holds_the_numbers_in_full(run, capsys):
     (row,) = pandas.read_csv(io.StringIO(again[0])).to_dict("records")
     values = read_checkpoint(folder).state["recorder"]["values"]
     assert row["hyperparameter"] == "dropouto" and row["value"] == pytest.approx(values["dropouto"])
-    assert row["training_error"] >= 0 and row["noise"] > row["response_error"] > 0
+    assert row["training_error"] >= 0 and row["noise"] > row["response_error"] > 0 and row["gate"] > 0
+    assert row["train_step"] == read_checkpoint(folder).state["train_step"]
 
 
 def test_what_cannot_be_measured_is_refused_in_a_line(run, tmp_path, capsys):
@@ -71,6 +72,42 @@ def test_what_cannot_be_measured_is_refused_in_a_line(run, tmp_path, capsys):
     (folder / "args.yaml").write_text(yaml.safe_dump(record))
     (folder / "checkpoint.pt").unlink()
     refused(execute(diagnose, [folder], capsys), "checkpoint", script=NAME)
+
+
+def test_tables_are_drawn_without_measuring_again(run, tmp_path, capsys):
+    folder = run("--tune_dropouto", "--tune_alpha", "--alpha", 0.1, "--warmup_steps", 2)
+    measured = execute(diagnose, [folder, *FEW, "--csv"], capsys)[1]
+    tables = [tmp_path / name for name in ("first.csv", "second.csv")]
+    for table in tables:
+        table.write_text(measured)
+    out = tmp_path / "figures"
+    status, said, error = execute(diagnose, [*tables, "--out", out, "--labels", "STN", "STN"], capsys)
+    assert (status, error) == (0, "") and said.count("wrote") == 4
+    assert {file.name for file in out.iterdir()} == {
+        f"{n}.{s}" for n in ("hypergradients", "gates") for s in ("pdf", "png")
+    }
+    assert execute(diagnose, [folder, tables[0], *FEW, "--out", out], capsys)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--labels", "a"], "--labels has nothing to act on: add --out"),
+        (["--csv", "--out", "figures"], "leave one of them out"),
+        (["--out", "figures", "--labels", "a", "b"], "--labels gives 2 names to 1 runs"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(tmp_path, capsys, flags, words):
+    refused(execute(diagnose, [tmp_path, *flags], capsys), words, script=NAME)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "epoch,time\n0,1\n", "\xff", "hyperparameter,value\nalpha,0.1\n", "hyperparameter\n"]
+)
+def test_files_that_are_no_table_are_refused(tmp_path, capsys, content):
+    file = tmp_path / "table.csv"
+    file.write_bytes(content.encode("latin1"))
+    refused(execute(diagnose, [file, "--out", tmp_path / "out"], capsys), "no table of hypergradients", script=NAME)
 
 
 def test_a_run_that_tunes_nothing_is_refused(run, capsys):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stn.bilevel import evaluate
+from stn.layers import gates
 from stn.training import Trainer
 
 
@@ -32,11 +33,13 @@ class Estimate(NamedTuple):
 class Evidence(NamedTuple):
     """What is known of −dL_V/dλ of one hyperparameter, in nats per unit of the unconstrained λ.
 
-    value: the hyperparameter's. response: by the best response, over mini-batches of the validation data; noise: the
-    standard deviation of one hyperparameter step's. training: by training on.
+    value: the hyperparameter's. gate: root mean square of the gates' weights for it. response: by the best response,
+    over mini-batches of the validation data; noise: the standard deviation of one hyperparameter step's. training: by
+    training on.
     """
 
     value: float
+    gate: float
     response: Estimate
     noise: float
     training: Estimate
@@ -68,12 +71,14 @@ def diagnose(
     hyper = trainer.hyper
     trainer.load_state_dict(state)
     values = hyper.constrain(hyper.unconstrained.detach())
+    gate = torch.cat([gate.detach() for gate in gates(trainer.task.model)]).square().mean(0).sqrt()
     response = response_gradients(trainer, batches, done)
     effects, errors = design_effects(*training_differences(trainer, state, steps, pairs, shift, done))
     noise = response.std(0)
     return {
         name: Evidence(
             values[column].item(),
+            gate[column].item(),
             Estimate(response[:, column].mean().item(), noise[column].item() / math.sqrt(batches)),
             noise[column].item(),
             Estimate(effects[column].item(), errors[column].item()),

@@ -4,7 +4,9 @@ Of each tuned hyperparameter the downhill slope of the validation loss, −dL/d�
 the best response has it, the mean over mini-batches ± its standard error, with the standard deviation of a single one
 as "noise"; "training" as the losses after some more steps at λ ± shift have it, ± its standard error. λ is the
 unconstrained measure in which the hyperparameter is tuned. Where both are clear, more than two standard errors from 0,
-"agree" says whether their signs are the same. What some steps show need not be what a whole training would.
+"agree" says whether their signs are the same. What some steps show need not be what a whole training would. "gate" is
+the root mean square of the gates' weights for the hyperparameter: near where they started, 0.01 (STN) or 0 (Δ-STN), the
+response to it has not been learned.
 """
 
 import re
@@ -16,17 +18,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas
 from tqdm import tqdm
 
-from stn.diagnose.hypergradients import Estimate, Evidence, diagnose, sign_patterns
+from stn.diagnose.hypergradients import Evidence, diagnose, sign_patterns
+from stn.diagnose.tables import lines, read_csv, table
 from stn.errors import UserError
+from stn.figures.hypergradients import gates, hypergradients
 from stn.runs.checkpoints import read_checkpoint
 from stn.runs.folder import read_settings
 from stn.runs.history import only_reading
 from stn.scripts.course import build
-from stn.scripts.figures import find_run
-from stn.scripts.options import ROOT, OneLineParser, exit_status, named, positive, positive_int
+from stn.scripts.figures import add_labels, find_run, new_folder, warn_of_boxes, write
+from stn.scripts.options import ROOT, OneLineParser, exit_status, find, named, positive, positive_int
 from stn.scripts.output import say
 from stn.scripts.records import values_here
 from stn.scripts.script import Script
@@ -34,31 +37,65 @@ from stn.training import Trainer
 
 NAME = "python -m stn.diagnose"
 DESIGNS = 2  # whole designs of trainings, unless asked otherwise
-AGREE = {True: "yes", False: "no", None: "–"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; the exit status, 2 for what the user can mend."""
+    """Print the tables, or draw them; the exit status, 2 for what the user can mend."""
     args = parser().parse_args(argv)
-    return exit_status(NAME, lambda: measure(args), "nothing was changed")
+    return exit_status(NAME, lambda: draw(args) if args.out else show(args), "nothing was changed")
 
 
 def parser() -> ArgumentParser:
     parser = OneLineParser(prog=NAME, description=__doc__)
-    parser.usage = "%(prog)s RUN [flags]"
-    parser.add_argument("run", type=named, metavar="RUN", help="a run's folder")
+    parser.usage = "%(prog)s RUN [RUN ...] [flags]"
+    parser.add_argument("runs", nargs="+", type=named, metavar="RUN", help="a run's folder, or the CSV of one")
     add = partial(parser.add_argument, metavar="N", type=positive_int)
     add("--batches", default=100, help="mini-batches of validation data (default: %(default)s)")
     add("--steps", default=200, help="weight steps of each training (default: %(default)s)")
     add("--designs", default=DESIGNS, help="how often each pattern of signs is trained (default: %(default)s)")
     add("--shift", default=1.0, type=positive, metavar="X", help="how far λ is moved (default: %(default)s)")
-    parser.add_argument("--csv", action="store_true", help="print CSV, every number in full")
+    parser.add_argument("--csv", action="store_true", help="print CSV, every number in full, of one run")
+    figures = "draw the tables: hypergradients and gates, as .pdf and .png, in this folder"
+    parser.add_argument("--out", type=new_folder, metavar="FOLDER", help=figures)
+    add_labels(parser, "the names of the folders or files")
     return parser
 
 
-def measure(args: Any) -> None:
-    path = find_run(args.run)
+def show(args: Any) -> None:
+    """Print what is measured of each run."""
+    if args.labels:
+        raise UserError("--labels has nothing to act on: add --out, or leave it out")
+    if args.csv and len(args.runs) > 1:
+        raise UserError(f"--csv prints one run, not {len(args.runs)}: give one, and write its CSV to a file")
+    for number, run in enumerate(args.runs):
+        evidence, train_step = measure(find_run(run), args)
+        say(table(evidence, train_step).to_csv().rstrip("\n") if args.csv else lines(evidence))
+        if number < len(args.runs) - 1:
+            say("")
+
+
+def draw(args: Any) -> None:
+    """Draw the runs, those of which the CSV is given without measuring anything."""
+    if args.csv:
+        raise UserError("--csv prints a table and --out draws some: leave one of them out")
+    if args.labels and len(args.labels) != len(args.runs):
+        counts = f"{len(args.labels)} names to {len(args.runs)} runs"
+        raise UserError(f"--labels gives {counts}: give one for each, in their order")
+    tables = []
+    for run, label in zip(args.runs, args.labels or [None] * len(args.runs), strict=True):
+        path = find(run, "the run")
+        found = read_csv(path) if path.is_file() else table(*measure(find_run(run), args))
+        tables.append((label or path.name.removesuffix(".csv"), found))
+    figures = {"hypergradients": hypergradients(tables), "gates": gates(tables)}
+    for name, figure in figures.items():
+        write(figure, args.out / name)
+    warn_of_boxes(NAME, figures.values())
+
+
+def measure(path: Path, args: Any) -> tuple[dict[str, Evidence], int]:
+    """The evidence on a run's hyperparameters, and its weight steps; but for CSV, says first what is being measured."""
     trainer, state = load(path)
+    train_step = trainer.train_step
     hyper = trainer.hyper
     if not hyper.num_tuned:
         raise UserError(f"{path} tunes nothing: give a run that does")
@@ -66,11 +103,10 @@ def measure(args: Any) -> None:
     if pairs <= hyper.num_tuned:
         raise UserError(f"{pairs} pairs for {hyper.num_tuned} hyperparameters leave no error: give more --designs")
     if not args.csv:
-        say(f"{path}\nafter {trainer.train_step} weight steps; {2 * pairs} trainings of {args.steps} weight steps")
+        say(f"{path}\nafter {train_step} weight steps; {2 * pairs} trainings of {args.steps} weight steps")
     with tqdm(total=args.batches + 2 * pairs * args.steps, leave=False, disable=None) as bar:
         sizes = {"batches": args.batches, "steps": args.steps, "pairs": pairs, "shift": args.shift}
-        evidence = diagnose(trainer, state, **sizes, done=bar.update)
-    say(table(evidence).to_csv().rstrip("\n") if args.csv else lines(evidence))
+        return diagnose(trainer, state, **sizes, done=bar.update), train_step
 
 
 def load(path: Path) -> tuple[Trainer, Mapping[str, Any]]:
@@ -103,47 +139,3 @@ def script_of(path: Path, record: Mapping[str, Any]) -> Script:
     if not isinstance(script, Script):
         raise UserError(f"{path} is a run of {name}, which trains nothing: give a run of a training script")
     return script
-
-
-def table(evidence: Mapping[str, Evidence]) -> pandas.DataFrame:
-    """A row for each hyperparameter, every number in full."""
-    rows = [
-        {
-            "hyperparameter": name,
-            "value": one.value,
-            "response": one.response.mean,
-            "response_error": one.response.error,
-            "noise": one.noise,
-            "training": one.training.mean,
-            "training_error": one.training.error,
-            "agree": AGREE[one.agree],
-        }
-        for name, one in evidence.items()
-    ]
-    return pandas.DataFrame(rows).set_index("hyperparameter")
-
-
-def lines(evidence: Mapping[str, Evidence]) -> str:
-    """The table for a terminal."""
-    heads = ("", "value", "response", "noise", "training", "agree")
-    rows = [
-        (
-            name,
-            f"{one.value:.4g}",
-            shown(one.response),
-            f"{1000 * one.noise:.2f}",
-            shown(one.training),
-            AGREE[one.agree],
-        )
-        for name, one in evidence.items()
-    ]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    aligned = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in (heads, *rows)
-    ]
-    return "\n".join(aligned)
-
-
-def shown(estimate: Estimate) -> str:
-    """Mean ± standard error, in thousandths of a nat."""
-    return f"{1000 * estimate.mean:+.2f} ± {1000 * estimate.error:.2f}"

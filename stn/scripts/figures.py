@@ -110,7 +110,7 @@ def add_labels(parser: ArgumentParser, default: str = "what differs in their fol
 def add_out(parser: ArgumentParser, default: str, metavar: str, words: str) -> None:
     """--out: "FOLDER" or the "PATH" of a figure. default: below the repository's root."""
     words = f"{words} (default: {default} in the repository)"
-    check = _folder if metavar == "FOLDER" else _figure_path
+    check = new_folder if metavar == "FOLDER" else _figure_path
     parser.add_argument("--out", type=check, default=ROOT / default, metavar=metavar, help=words)
 
 
@@ -182,7 +182,7 @@ def _label(text: str) -> str:
     return text
 
 
-def _folder(text: str) -> Path:
+def new_folder(text: str) -> Path:
     """A folder that may be made, with files in it."""
     path = Path(named(text))
     longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
@@ -193,7 +193,7 @@ def _folder(text: str) -> Path:
 
 def _figure_path(text: str) -> Path:
     """A figure's path, to which .pdf and .png are added; where it ends so already, without that."""
-    path = _folder(text)
+    path = new_folder(text)
     if text.endswith(os.sep) or path.is_dir():
         raise ArgumentTypeError(f"{text} is a folder: add the figure's name to it")
     return path.with_suffix("") if path.suffix in (".pdf", ".png") and path.stem else path
