@@ -154,7 +154,7 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
 
 
 class _HyperAffine(HyperLayer):
-    """Base class of `HyperLinear` and `HyperConv2d`, which define `plain_forward`.
+    """Base class of `HyperLinear` and `HyperConv2d`, which define `plain_forward` and `across`.
 
     Products are computed in the inputs' dtype, which may be bfloat16; parameters, and responses folded into them, keep
     their own. fan_in: the shape of one output's weights.
@@ -183,6 +183,10 @@ class _HyperAffine(HyperLayer):
         """The plain layer's output for weights of x's dtype."""
         raise NotImplementedError
 
+    def across(self, gate: Tensor, y: Tensor) -> Tensor:
+        """(B or 1, out), as it broadcasts over outputs like y."""
+        raise NotImplementedError
+
     def products(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """W x and W' x."""
         return self._cast_forward(x, self.weight), self._cast_forward(x, self.response_weight)
@@ -197,13 +201,12 @@ class _HyperAffine(HyperLayer):
         gate = F.linear(h, self.gate)
         weight_gate, bias_gate = (gate, None) if bias is None else gate.chunk(2, -1)
         bias = None if bias is None else respond(bias, bias_gate, self.response_bias)
-        pixels = self._pixels
         if len(h) == 1:
-            weight = respond(self._scaled(self.weight), weight_gate.T[..., *pixels], self.response_weight)
+            weight = respond(self._scaled(self.weight), self._of_weights(weight_gate), self.response_weight)
             return self._cast_forward(x, weight, None if bias is None else bias[0])
         elementary, response = self.products(x)
-        y = respond(self._scaled(elementary), weight_gate[..., *pixels].to(x.dtype), response)
-        return y if bias is None else y + bias[..., *pixels].to(x.dtype)
+        y = respond(self._scaled(elementary), self.across(weight_gate, elementary).to(x.dtype), response)
+        return y if bias is None else y + self.across(bias, y).to(x.dtype)
 
     def _linearized(self, x: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
         """A dual tensor: the output at the centre, and its tangent."""
@@ -211,20 +214,20 @@ class _HyperAffine(HyperLayer):
         weight = self._scaled(self.weight)
         tangent = None
         if tangent_h is not None:
-            gate = F.linear(tangent_h, self.gate)[(..., *self._pixels)].to(x.dtype)
+            gate = F.linear(tangent_h, self.gate).to(x.dtype)
             weight_gate, bias_gate = (gate, None) if bias is None else gate.chunk(2, 1)
-            tangent = weight_gate * self._cast_forward(x, self.response_weight)
+            response = self._cast_forward(x, self.response_weight)
+            tangent = self.across(weight_gate, response) * response
             if bias is not None:
-                tangent = respond(tangent, bias_gate, self.response_bias[(..., *self._pixels)].to(x.dtype))
+                tangent = tangent + self.across(bias_gate * self.response_bias.to(x.dtype), tangent)
         if tangent_x is not None:
             carried = self._cast_forward(tangent_x, weight)
             tangent = carried if tangent is None else tangent + carried
         return forward_ad.make_dual(self._cast_forward(x, weight, bias), tangent)
 
-    @property
-    def _pixels(self) -> tuple[None, ...]:
-        """Dimensions for the height and width of images, over which a gate is the same."""
-        return (None,) * (self.weight.dim() - 2)
+    def _of_weights(self, gate: Tensor) -> Tensor:
+        """(1, out) -> (out, 1, …), as it broadcasts over the weights."""
+        return gate.reshape(-1, *[1] * (self.weight.dim() - 1))
 
     def extra_repr(self) -> str:
         scale = "" if self.elementary_scale is None else ", elementary_scale=True"
@@ -261,6 +264,9 @@ class HyperLinear(_HyperAffine):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, {super().extra_repr()}"
+
+    def across(self, gate: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
+        return gate
 
     def plain_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return linear(x, weight, bias)
@@ -301,6 +307,9 @@ class HyperConv2d(_HyperAffine):
             f"stride={self.stride}, padding={self.padding}, {super().extra_repr()}"
         )
 
+    def across(self, gate: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
+        return gate[..., None, None]
+
     def plain_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
@@ -328,15 +337,27 @@ class HyperEmbedding(HyperLayer):
         A plain layer takes ids of any shape and ignores h. Raises TypeError for ids that are no integers, and
         TypeError or ValueError for anything else.
         """
-        self.check_inputs("ids", ids, h, "…", *(("B",) if self.num_hyper else ()), integers=True)
-        elementary = F.embedding(ids, self.weight)
+        self.check(ids, h)
+        elementary = self.look_up(ids, self.weight)
         if not self.num_hyper:
             return elementary
+        response = self.look_up(ids, self.response_weight)
         if linearizes(h):
-            tangent_h = forward_ad.unpack_dual(h).tangent
-            tangent = F.linear(tangent_h, self.gate) * F.embedding(ids, self.response_weight)
-            return forward_ad.make_dual(elementary, tangent)
-        return respond(elementary, F.linear(h, self.gate), F.embedding(ids, self.response_weight))
+            gate = F.linear(forward_ad.unpack_dual(h).tangent, self.gate)
+            return forward_ad.make_dual(elementary, self.across(gate, elementary) * response)
+        return respond(elementary, self.across(F.linear(h, self.gate), elementary), response)
+
+    def check(self, ids: Tensor, h: Tensor | None) -> None:
+        """Raises TypeError or ValueError where ids or h is not what `forward` takes."""
+        self.check_inputs("ids", ids, h, "…", *(("B",) if self.num_hyper else ()), integers=True)
+
+    def look_up(self, ids: Tensor, weight: Tensor) -> Tensor:
+        """The plain layer's output for these weights."""
+        return F.embedding(ids, weight)
+
+    def across(self, gate: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
+        """(B or 1, dim), as it broadcasts over outputs like y."""
+        return gate
 
     def extra_repr(self) -> str:
         return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}, num_hyper={self.num_hyper}"

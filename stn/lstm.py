@@ -13,6 +13,7 @@ sums over steps have the parameters' dtype.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -78,45 +79,7 @@ class HyperLSTM(HyperLayer):
         else:
             zeros = x.new_zeros(1, x.shape[1], self.hidden_size, dtype=self.weight_hh_l0.dtype)
             state = zeros, zeros
-        if linearizes(x, h if self.num_hyper else None):
-            return self._linearized(x, state, h, weight_drop)
-        weight_ih, weight_hh, bias, gate_ih, gate_hh = self._weights(h)
-        weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh))
-        output, cell = _Recurrence.apply(
-            self.cuda_graphs, x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
-        )
-        return output, (output[-1:].to(cell.dtype), cell[None])
-
-    def _linearized(self, x: Tensor, state: State, h: Tensor, weight_drop: float | Tensor) -> tuple[Tensor, State]:
-        """Dual outputs, as stn/layers.py has them, of a plain sequence and its tangent; the state carries none."""
-        x, tangent_x = forward_ad.unpack_dual(x)
-        hidden, cell = state[0][0], state[1][0]
-        responses = [self.response_weight_hh_l0] if self.num_hyper else []
-        weight_hh, *responses = drop_connect(weight_drop, self.weight_hh_l0, *responses)
-        bias = (self.bias_ih_l0 + self.bias_hh_l0)[None]
-        constants = x, hidden, cell, self.weight_ih_l0, weight_hh, bias
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in constants):
-            raise RuntimeError(
-                "HyperLSTM's linearized pass gives gradients to responses alone: its weights, state and input at h = 0 "
-                "must not depend on what is trained; where they do, train with linearize=False"
-            )
-        weight_ih, weight_hh = self.weight_ih_l0.to(x.dtype), weight_hh.to(x.dtype)
-        outputs, last_cell, activations, cells, tanh_cells, *_ = _unrolled(
-            x, hidden, cell, weight_ih, weight_hh, bias, None, None, cuda_graphs=self.cuda_graphs
-        )
-        drive = cell.new_zeros(()) if tangent_x is None else linear(tangent_x, weight_ih)
-        if self.num_hyper and is_dual(h):
-            tangent_h = forward_ad.unpack_dual(h).tangent
-            gate_ih, bias_gate_ih = F.linear(tangent_h, self.gate_ih_l0).chunk(2, -1)
-            gate_hh, bias_gate_hh = F.linear(tangent_h, self.gate_hh_l0).chunk(2, -1)
-            previous = torch.cat([hidden[None].to(x.dtype), outputs[:-1]])
-            drive = drive + bias_gate_ih * self.response_bias_ih_l0 + bias_gate_hh * self.response_bias_hh_l0
-            drive = respond(drive, gate_ih, linear(x, self.response_weight_ih_l0.to(x.dtype)))
-            drive = respond(drive, gate_hh, linear(previous, responses[0].to(x.dtype)))
-        drive = drive.to(cell.dtype)
-        tangent = output_tangents(drive, weight_hh, cell, activations, cells, tanh_cells, graphs=self.cuda_graphs)
-        state = outputs[-1:].to(cell.dtype), last_cell[None]
-        return forward_ad.make_dual(outputs, tangent.to(x.dtype)), state
+        return sequence(Weights.of(self), x, state, h, weight_drop, cuda_graphs=self.cuda_graphs)
 
     def extra_repr(self) -> str:
         graphs = "" if self.cuda_graphs else ", cuda_graphs=False"
@@ -128,24 +91,107 @@ class HyperLSTM(HyperLayer):
         for name, part in zip(("a hidden state", "a cell"), state, strict=True):
             check_tensor("HyperLSTM", name, part, 1, batch, self.hidden_size)
 
-    def _weights(self, h: Tensor | None):
-        """Input weights, recurrent weights, bias (1 or B, 4·hidden), input gate, recurrent gate.
 
-        A response that all examples share is added to the weights, which leaves a plain layer without gates.
-        """
-        weight_ih, weight_hh = self.weight_ih_l0, self.weight_hh_l0
-        if not self.num_hyper:
-            return (weight_ih,), (weight_hh,), (self.bias_ih_l0 + self.bias_hh_l0)[None], None, None
-        response_ih, response_hh = self.response_weight_ih_l0, self.response_weight_hh_l0
-        gate_ih, bias_gate_ih = F.linear(h, self.gate_ih_l0).chunk(2, -1)
-        gate_hh, bias_gate_hh = F.linear(h, self.gate_hh_l0).chunk(2, -1)
-        bias_ih = respond(self.bias_ih_l0, bias_gate_ih, self.response_bias_ih_l0)
-        bias_hh = respond(self.bias_hh_l0, bias_gate_hh, self.response_bias_hh_l0)
-        if len(h) == 1:
-            weight_ih = respond(weight_ih, gate_ih.T, response_ih)
-            weight_hh = respond(weight_hh, gate_hh.T, response_hh)
-            return (weight_ih,), (weight_hh,), bias_ih + bias_hh, None, None
-        return (weight_ih, response_ih), (weight_hh, response_hh), bias_ih + bias_hh, gate_ih, gate_hh
+class Weights(NamedTuple):
+    """The parameters of one LSTM layer in one direction, named as the layer's; a plain one has no response."""
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    response_weight_ih: Tensor | None
+    response_weight_hh: Tensor | None
+    response_bias_ih: Tensor | None
+    response_bias_hh: Tensor | None
+    gate_ih: Tensor | None
+    gate_hh: Tensor | None
+
+    @classmethod
+    def of(cls, layer: torch.nn.Module, suffix: str = "_l0") -> "Weights":
+        """Those whose names end with the suffix."""
+        return cls(*(getattr(layer, name + suffix, None) for name in cls._fields))
+
+    @property
+    def bias(self) -> Tensor:
+        """(1, 4·hidden)."""
+        if self.bias_ih is None:
+            return self.weight_hh.new_zeros(1, len(self.weight_hh))
+        return (self.bias_ih + self.bias_hh)[None]
+
+    def gates(self, h: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """Of the input weights and their bias, of the recurrent weights and theirs; (B or 1, 4·hidden) each."""
+        gate_ih, gate_hh = F.linear(h, self.gate_ih), F.linear(h, self.gate_hh)
+        if self.bias_ih is None:
+            return gate_ih, None, gate_hh, None
+        return *gate_ih.chunk(2, -1), *gate_hh.chunk(2, -1)
+
+
+def sequence(
+    weights: Weights, x: Tensor, state: State, h: Tensor | None, weight_drop: float | Tensor = 0.0, *, cuda_graphs: bool
+) -> tuple[Tensor, State]:
+    """An LSTM layer over a sequence: see HyperLSTM, whose inputs it takes without checking them."""
+    if linearizes(x, h if weights.gate_hh is not None else None):
+        return _linearized(weights, x, state, h, weight_drop, cuda_graphs=cuda_graphs)
+    weight_ih, weight_hh, bias, gate_ih, gate_hh = _responding(weights, h)
+    weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh))
+    output, cell = _Recurrence.apply(
+        cuda_graphs, x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
+    )
+    return output, (output[-1:].to(cell.dtype), cell[None])
+
+
+def _responding(weights: Weights, h: Tensor | None):
+    """Input weights, recurrent weights, bias (1 or B, 4·hidden), input gate, recurrent gate.
+
+    A response that all examples share is added to the weights, which leaves a plain layer without gates.
+    """
+    weight_ih, weight_hh = weights.weight_ih, weights.weight_hh
+    if weights.gate_hh is None:
+        return (weight_ih,), (weight_hh,), weights.bias, None, None
+    response_ih, response_hh = weights.response_weight_ih, weights.response_weight_hh
+    gate_ih, bias_gate_ih, gate_hh, bias_gate_hh = weights.gates(h)
+    bias = weights.bias
+    if bias_gate_ih is not None:
+        bias_ih = respond(weights.bias_ih, bias_gate_ih, weights.response_bias_ih)
+        bias = bias_ih + respond(weights.bias_hh, bias_gate_hh, weights.response_bias_hh)
+    if len(h) == 1:
+        weight_ih = respond(weight_ih, gate_ih.T, response_ih)
+        weight_hh = respond(weight_hh, gate_hh.T, response_hh)
+        return (weight_ih,), (weight_hh,), bias, None, None
+    return (weight_ih, response_ih), (weight_hh, response_hh), bias, gate_ih, gate_hh
+
+
+def _linearized(
+    weights: Weights, x: Tensor, state: State, h: Tensor, weight_drop: float | Tensor, *, cuda_graphs: bool
+) -> tuple[Tensor, State]:
+    """Dual outputs, as stn/layers.py has them, of a plain sequence and its tangent; the state carries none."""
+    x, tangent_x = forward_ad.unpack_dual(x)
+    hidden, cell = state[0][0], state[1][0]
+    responds = weights.gate_hh is not None
+    responses = [weights.response_weight_hh] if responds else []
+    weight_hh, *responses = drop_connect(weight_drop, weights.weight_hh, *responses)
+    bias = weights.bias
+    constants = x, hidden, cell, weights.weight_ih, weight_hh, bias
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in constants):
+        raise RuntimeError(
+            "HyperLSTM's linearized pass gives gradients to responses alone: its weights, state and input at h = 0 "
+            "must not depend on what is trained; where they do, train with linearize=False"
+        )
+    weight_ih, weight_hh = weights.weight_ih.to(x.dtype), weight_hh.to(x.dtype)
+    outputs, last_cell, activations, cells, tanh_cells, *_ = _unrolled(
+        x, hidden, cell, weight_ih, weight_hh, bias, None, None, cuda_graphs=cuda_graphs
+    )
+    drive = cell.new_zeros(()) if tangent_x is None else linear(tangent_x, weight_ih)
+    if responds and is_dual(h):
+        gate_ih, bias_gate_ih, gate_hh, bias_gate_hh = weights.gates(forward_ad.unpack_dual(h).tangent)
+        previous = torch.cat([hidden[None].to(x.dtype), outputs[:-1]])
+        if bias_gate_ih is not None:
+            drive = drive + bias_gate_ih * weights.response_bias_ih + bias_gate_hh * weights.response_bias_hh
+        drive = respond(drive, gate_ih, linear(x, weights.response_weight_ih.to(x.dtype)))
+        drive = respond(drive, gate_hh, linear(previous, responses[0].to(x.dtype)))
+    tangent = output_tangents(drive.to(cell.dtype), weight_hh, cell, activations, cells, tanh_cells, graphs=cuda_graphs)
+    state = outputs[-1:].to(cell.dtype), last_cell[None]
+    return forward_ad.make_dual(outputs, tangent.to(x.dtype)), state
 
 
 class _Recurrence(Function):
