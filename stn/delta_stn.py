@@ -16,14 +16,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import CheckpointError
 
 from stn.bilevel import Step, Task
 from stn.errors import UserError
 from stn.hyperparameters import Draw, Hyperparameters, Tuned
-from stn.layers import at_centre
 from stn.methods import BestResponseMethod, Update, frozen, step_of
+from stn.response import at_centre
 
 Prediction = TypeVar("Prediction")
 _REMEDY = "switch linearization off (linearize=False, in scripts --no_linearize)"
@@ -120,7 +121,8 @@ def linearized(predict: Callable[[Draw], Prediction], draw: Draw) -> Prediction:
     predict: returns a tensor, or tuples, lists, dicts or dataclasses of tensors and other things. What follows it, such
     as a loss, is not linearized. Raises NotImplementedError where an operation has no forward derivative.
     """
-    with forward_ad.dual_level(), at_centre():
+    # Of attention's kernels, this one alone has a forward derivative on every device.
+    with forward_ad.dual_level(), at_centre(), sdpa_kernel(SDPBackend.MATH):
         return _sums(predict(_directed(draw)))
 
 

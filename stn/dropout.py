@@ -7,6 +7,8 @@ They raise TypeError or ValueError for inputs of another type or shape than they
 row of B, and for a float that is no rate. A tensor's values are not read, as that would wait for its device.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,19 +20,19 @@ MIN_KEEP = 1e-3  # lower bound of 1 − rate, by which masks are divided
 def dropout(x: Tensor, rate: float | Tensor) -> Tensor:
     """Dropout (Srivastava et al. 2014) of single entries: x (B, …), rate float, () or (B,)."""
     _check("dropout", x, rate, "B", "…")
-    return _drop(x, rate, x.shape)
+    return drop(x, rate, x.shape)
 
 
 def channel_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
     """Dropout of whole feature maps (Tompson et al. 2015): x (B, C, H, W), rate float, () or (B,)."""
     _check("channel_dropout", x, rate, "B", "C", "H", "W")
-    return _drop(x, rate, (*x.shape[:2], 1, 1))
+    return drop(x, rate, (*x.shape[:2], 1, 1))
 
 
 def locked_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
     """Variational dropout (Gal & Ghahramani 2016): x (T, B, F), rate float, () or (B,); one mask for all T steps."""
     _check("locked_dropout", x, rate, "T", "B", "F")
-    return _drop(x, rate, x.shape[1:])
+    return drop(x, rate, x.shape[1:])
 
 
 def embedding_dropout(embedded: Tensor, ids: Tensor, vocab_size: int, rate: float | Tensor) -> Tensor:
@@ -91,12 +93,14 @@ def _is_many(taker: str, rate: float | Tensor) -> bool:
     return False
 
 
-def _drop(x: Tensor, rate: float | Tensor, shape: tuple[int, ...]) -> Tensor:
-    """x times a mask of this shape, which starts with B and broadcasts to x's."""
+def drop(x: Tensor, rate: float | Tensor, shape: Sequence[int], axis: int = 0) -> Tensor:
+    """x times a mask of this shape, which broadcasts to x's, B at this axis; rate float, () or (B,). Checks nothing."""
     if is_zero(rate):
         return x
     rate = _as_tensor(rate, x)
-    return x * _mask(rate.reshape(-1, *[1] * (len(shape) - 1)), shape, x)
+    if rate.dim():
+        rate = rate.reshape(*[1] * axis, -1, *[1] * (len(shape) - 1 - axis))
+    return x * _mask(rate, shape, x)
 
 
 def _as_tensor(rate: float | Tensor, like: Tensor) -> Tensor:
@@ -107,6 +111,6 @@ def _as_tensor(rate: float | Tensor, like: Tensor) -> Tensor:
     return torch.full((), rate, dtype=dtype, device=like.device)  # filled on the device, not copied to it: no wait
 
 
-def _mask(rate: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+def _mask(rate: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
     keep = (1 - rate).clamp(min=MIN_KEEP)
     return ((torch.rand(shape, dtype=rate.dtype, device=like.device) < keep) / keep).to(like.dtype)

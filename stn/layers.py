@@ -10,10 +10,7 @@ As in the published convolutional networks, `HyperLinear` and `HyperConv2d` can 
 `elementary_scale`, that starts at 1. Its gradient step is up to 1,000 times larger than that of W, which speeds up the
 start of training. It is an elementary parameter: a checkpoint must hold it if the layer has it.
 
-`at_centre` a layer linearizes its response where h or x is a dual tensor of `torch.autograd.forward_ad`: the primal is
-the output at h = 0, and the tangent ẏ = W ẋ + (V ε) ⊙ (W' x) + (C ε) ⊙ b' its derivative in the direction of the
-tangents ẋ and ε (Bae & Grosse 2020). Both are differentiable. Elsewhere, PyTorch differentiates layers as it does any
-function.
+How they linearize their response is in stn/response.py.
 
 Example b of a batch responds to row b of h. Sequences have their steps first and the batch second, (T, B, …). Layers
 raise TypeError or ValueError, before they compute anything, where the types and shapes of what they are given do not
@@ -21,9 +18,7 @@ fit. A batch-first x of as many examples as steps, or with a single row of h, is
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -31,25 +26,9 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from stn.kernels.products import linear
+from stn.response import AffineResponse, linearizes, respond
 
 GATE_STD = 0.01  # MacKay et al. 2019: small, and not zero, so that W' has a gradient from the first step on
-
-_centred = ContextVar("centred", default=False)
-
-
-@contextmanager
-def at_centre() -> Iterator[None]:
-    """While this lasts, layers take h to be 0, and its tangent for the direction in which to linearize."""
-    before = _centred.set(True)
-    try:
-        yield
-    finally:
-        _centred.reset(before)
-
-
-def linearizes(*inputs: Tensor | None) -> bool:
-    """Whether a layer is to linearize: `at_centre`, where an input carries a tangent of `torch.autograd.forward_ad`."""
-    return _centred.get() and any(map(is_dual, inputs))
 
 
 def check_tensor(taker: str, name: str, tensor: object, *sizes: int | str, integers: bool = False) -> None:
@@ -127,13 +106,14 @@ class HyperLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # A plain layer's checkpoint has no response: this layer then keeps the one that it has.
-        response = {prefix + name: value for name, value in self.state_dict().items() if _is_response(name)}
+        response = {prefix + name: value for name, value in self.state_dict().items() if is_response(name)}
         if not response.keys() & state_dict.keys():
             state_dict = {**state_dict, **response}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _is_response(name: str) -> bool:
+def is_response(name: str) -> bool:
+    """Whether a best-response layer's parameter of this name belongs to its response."""
     return name.startswith(("response_", "gate"))
 
 
@@ -147,18 +127,14 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
         for layer in module.modules()
         if isinstance(layer, HyperLayer)
         for name, parameter in layer.named_parameters(recurse=False)
-        if _is_response(name)
+        if is_response(name)
     }
     elementary = [parameter for parameter in module.parameters() if parameter not in response]
     return elementary, [parameter for parameter in module.parameters() if parameter in response]
 
 
-class _HyperAffine(HyperLayer):
-    """Base class of `HyperLinear` and `HyperConv2d`, which define `plain_forward` and `across`.
-
-    Products are computed in the inputs' dtype, which may be bfloat16; parameters, and responses folded into them, keep
-    their own. fan_in: the shape of one output's weights.
-    """
+class HyperAffine(AffineResponse, HyperLayer):
+    """Base class of `HyperLinear` and `HyperConv2d`. fan_in: the shape of one output's weights."""
 
     def __init__(self, outputs: int, fan_in: tuple[int, ...], num_hyper: int, bias: bool, elementary_scale: bool):
         super().__init__(num_hyper)
@@ -179,71 +155,16 @@ class _HyperAffine(HyperLayer):
         """Raises TypeError or ValueError where x or h is not what `forward` takes."""
         raise NotImplementedError
 
-    def plain_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The plain layer's output for weights of x's dtype."""
-        raise NotImplementedError
-
-    def across(self, gate: Tensor, y: Tensor) -> Tensor:
-        """(B or 1, out), as it broadcasts over outputs like y."""
-        raise NotImplementedError
-
-    def products(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """W x and W' x."""
-        return self._cast_forward(x, self.weight), self._cast_forward(x, self.response_weight)
-
     def forward(self, x: Tensor, h: Tensor | None = None) -> Tensor:
         self.check(x, h)
-        bias = None if self.bias is None else self._scaled(self.bias)
-        if not self.num_hyper:
-            return self._cast_forward(x, self._scaled(self.weight), bias)
-        if linearizes(x, h):
-            return self._linearized(x, h, bias)
-        gate = F.linear(h, self.gate)
-        weight_gate, bias_gate = (gate, None) if bias is None else gate.chunk(2, -1)
-        bias = None if bias is None else respond(bias, bias_gate, self.response_bias)
-        if len(h) == 1:
-            weight = respond(self._scaled(self.weight), self._of_weights(weight_gate), self.response_weight)
-            return self._cast_forward(x, weight, None if bias is None else bias[0])
-        elementary, response = self.products(x)
-        y = respond(self._scaled(elementary), self.across(weight_gate, elementary).to(x.dtype), response)
-        return y if bias is None else y + self.across(bias, y).to(x.dtype)
-
-    def _linearized(self, x: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
-        """A dual tensor: the output at the centre, and its tangent."""
-        (x, tangent_x), (_, tangent_h) = forward_ad.unpack_dual(x), forward_ad.unpack_dual(h)
-        weight = self._scaled(self.weight)
-        tangent = None
-        if tangent_h is not None:
-            gate = F.linear(tangent_h, self.gate).to(x.dtype)
-            weight_gate, bias_gate = (gate, None) if bias is None else gate.chunk(2, 1)
-            response = self._cast_forward(x, self.response_weight)
-            tangent = self.across(weight_gate, response) * response
-            if bias is not None:
-                tangent = tangent + self.across(bias_gate * self.response_bias.to(x.dtype), tangent)
-        if tangent_x is not None:
-            carried = self._cast_forward(tangent_x, weight)
-            tangent = carried if tangent is None else tangent + carried
-        return forward_ad.make_dual(self._cast_forward(x, weight, bias), tangent)
-
-    def _of_weights(self, gate: Tensor) -> Tensor:
-        """(1, out) -> (out, 1, …), as it broadcasts over the weights."""
-        return gate.reshape(-1, *[1] * (self.weight.dim() - 1))
+        return self.output(x, h)
 
     def extra_repr(self) -> str:
         scale = "" if self.elementary_scale is None else ", elementary_scale=True"
         return f"num_hyper={self.num_hyper}, bias={self.bias is not None}{scale}"
 
-    def _scaled(self, elementary: Tensor) -> Tensor:
-        if self.elementary_scale is None:
-            return elementary
-        # [None]: without a dimension, a GPU would round the scalar to bfloat16, the same error for all outputs.
-        return (elementary * self.elementary_scale[None]).to(elementary.dtype)
 
-    def _cast_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self.plain_forward(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-
-
-class HyperLinear(_HyperAffine):
+class HyperLinear(HyperAffine):
     """`nn.Linear` with a best response.
 
     `weight` and `response_weight` (out, in), `bias` and `response_bias` (out,), `gate` (2·out, H), without a
@@ -272,7 +193,7 @@ class HyperLinear(_HyperAffine):
         return linear(x, weight, bias)
 
 
-class HyperConv2d(_HyperAffine):
+class HyperConv2d(HyperAffine):
     """`nn.Conv2d` with a best response, gated per output channel; kernels are square.
 
     `weight` and `response_weight` (out, in, k, k), `bias` and `response_bias` (out,), `gate` (2·out, H), without a
@@ -314,9 +235,7 @@ class HyperConv2d(_HyperAffine):
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
     def products(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # One convolution with the output channels stacked, so that the inputs are read once.
-        elementary, response = self._cast_forward(x, torch.cat([self.weight, self.response_weight])).chunk(2, 1)
-        return elementary, response
+        return self.stacked_products(x)
 
 
 class HyperEmbedding(HyperLayer):
@@ -363,11 +282,6 @@ class HyperEmbedding(HyperLayer):
         return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}, num_hyper={self.num_hyper}"
 
 
-def is_dual(tensor: Tensor | None) -> bool:
-    """Whether it carries a tangent of `torch.autograd.forward_ad`."""
-    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
-
-
 def zero_gates(module: nn.Module) -> None:
     """Have the module's best-response layers start as their plain twins, as the Δ-STN does: with gates of 0.
 
@@ -386,8 +300,3 @@ def gates(module: nn.Module) -> list[nn.Parameter]:
         for name, parameter in layer.named_parameters(recurse=False)
         if name.startswith("gate")
     ]
-
-
-def respond(elementary: Tensor, gate: Tensor, response: Tensor) -> Tensor:
-    """elementary + gate ⊙ response, broadcast: of each example's output, or of weights that all examples share."""
-    return torch.addcmul(elementary, gate, response)

@@ -24,8 +24,9 @@ from stn.dropout import drop_connect
 from stn.kernels.autograd import refuse_double_backward
 from stn.kernels.graphs import graphed
 from stn.kernels.products import linear, multiplier, weight_gradient
-from stn.layers import HyperLayer, check_tensor, is_dual, linearizes, respond, shown
+from stn.layers import HyperLayer, check_tensor, shown
 from stn.lstm_tangents import output_tangents
+from stn.response import is_dual, linearizes, respond
 
 State = tuple[Tensor, Tensor]
 
@@ -97,14 +98,14 @@ class Weights(NamedTuple):
 
     weight_ih: Tensor
     weight_hh: Tensor
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
-    response_weight_ih: Tensor | None
-    response_weight_hh: Tensor | None
-    response_bias_ih: Tensor | None
-    response_bias_hh: Tensor | None
-    gate_ih: Tensor | None
-    gate_hh: Tensor | None
+    bias_ih: Tensor | None = None
+    bias_hh: Tensor | None = None
+    response_weight_ih: Tensor | None = None
+    response_weight_hh: Tensor | None = None
+    response_bias_ih: Tensor | None = None
+    response_bias_hh: Tensor | None = None
+    gate_ih: Tensor | None = None
+    gate_hh: Tensor | None = None
 
     @classmethod
     def of(cls, layer: torch.nn.Module, suffix: str = "_l0") -> "Weights":
@@ -125,6 +126,16 @@ class Weights(NamedTuple):
             return gate_ih, None, gate_hh, None
         return *gate_ih.chunk(2, -1), *gate_hh.chunk(2, -1)
 
+    def at(self, h: Tensor) -> "Weights":
+        """The plain layer's that respond to h (1, H)."""
+        gate_ih, bias_gate_ih, gate_hh, bias_gate_hh = self.gates(h)
+        weight_ih = respond(self.weight_ih, gate_ih.T, self.response_weight_ih)
+        weight_hh = respond(self.weight_hh, gate_hh.T, self.response_weight_hh)
+        if bias_gate_ih is None:
+            return Weights(weight_ih, weight_hh)
+        bias_ih = respond(self.bias_ih, bias_gate_ih, self.response_bias_ih)
+        return Weights(weight_ih, weight_hh, bias_ih[0], respond(self.bias_hh, bias_gate_hh, self.response_bias_hh)[0])
+
 
 def sequence(
     weights: Weights, x: Tensor, state: State, h: Tensor | None, weight_drop: float | Tensor = 0.0, *, cuda_graphs: bool
@@ -132,7 +143,7 @@ def sequence(
     """An LSTM layer over a sequence: see HyperLSTM, whose inputs it takes without checking them."""
     if linearizes(x, h if weights.gate_hh is not None else None):
         return _linearized(weights, x, state, h, weight_drop, cuda_graphs=cuda_graphs)
-    weight_ih, weight_hh, bias, gate_ih, gate_hh = _responding(weights, h)
+    weight_ih, weight_hh, bias, gate_ih, gate_hh = _products(weights, h)
     weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh))
     output, cell = _Recurrence.apply(
         cuda_graphs, x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
@@ -140,25 +151,22 @@ def sequence(
     return output, (output[-1:].to(cell.dtype), cell[None])
 
 
-def _responding(weights: Weights, h: Tensor | None):
+def _products(weights: Weights, h: Tensor | None):
     """Input weights, recurrent weights, bias (1 or B, 4·hidden), input gate, recurrent gate.
 
     A response that all examples share is added to the weights, which leaves a plain layer without gates.
     """
-    weight_ih, weight_hh = weights.weight_ih, weights.weight_hh
+    if weights.gate_hh is not None and len(h) == 1:
+        weights = weights.at(h)
+    weight_ih, weight_hh, bias = weights.weight_ih, weights.weight_hh, weights.bias
     if weights.gate_hh is None:
-        return (weight_ih,), (weight_hh,), weights.bias, None, None
-    response_ih, response_hh = weights.response_weight_ih, weights.response_weight_hh
+        return (weight_ih,), (weight_hh,), bias, None, None
     gate_ih, bias_gate_ih, gate_hh, bias_gate_hh = weights.gates(h)
-    bias = weights.bias
     if bias_gate_ih is not None:
         bias_ih = respond(weights.bias_ih, bias_gate_ih, weights.response_bias_ih)
         bias = bias_ih + respond(weights.bias_hh, bias_gate_hh, weights.response_bias_hh)
-    if len(h) == 1:
-        weight_ih = respond(weight_ih, gate_ih.T, response_ih)
-        weight_hh = respond(weight_hh, gate_hh.T, response_hh)
-        return (weight_ih,), (weight_hh,), bias, None, None
-    return (weight_ih, response_ih), (weight_hh, response_hh), bias, gate_ih, gate_hh
+    weights_ih = weight_ih, weights.response_weight_ih
+    return weights_ih, (weight_hh, weights.response_weight_hh), bias, gate_ih, gate_hh
 
 
 def _linearized(

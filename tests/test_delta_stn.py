@@ -25,7 +25,8 @@ from stn.dropout import drop_connect, dropout, embedding_dropout, locked_dropout
 from stn.errors import UserError
 from stn.hyperparameters import Draw
 from stn.kernels.cross_entropy import linear_cross_entropy
-from stn.layers import at_centre, split_parameters, zero_gates
+from stn.layers import split_parameters, zero_gates
+from stn.response import at_centre
 from stn.schedules import Constant
 from stn.scripts import methods
 from stn.streams import Shuffled
