@@ -156,7 +156,7 @@ class _Conversion:
                 self.replace(name, layer, TWINS[kind], rate, 0 if why_not else self.hyper.num_tuned)
             self.made[name] = f"{kind.__name__}, " + (f"plain: {why_not}" if why_not else "responds")
             self.made[name] += f", dropout: {rate}" if rate else ""
-        elif any(True for _ in layer.parameters(recurse=False)):
+        elif [*layer.parameters(recurse=False)] and kind is not parametrize.ParametrizationList:
             self.made[name] = f"{kind.__name__}, plain: it has no twin"
         if isinstance(layer, nn.TransformerEncoder | nn.TransformerEncoderLayer):
             _keep_from_the_fast_path(layer)
