@@ -17,7 +17,7 @@ from stn.delta_stn import linearized
 from stn.layers import gates, is_response
 from stn.schedules import Constant
 
-pytestmark = pytest.mark.usefixtures("double")
+pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.filterwarnings("ignore:enable_nested_tensor")]
 each = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
@@ -34,9 +34,7 @@ def hyper():
 def made(name, hyper, **options):
     """A plain network and its twin, whose response is not zero, both in evaluation."""
     make, *_, own = ARCHITECTURES[name]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "enable_nested_tensor")
-        plain = make().eval()
+    plain = make().eval()
     net = stn.convert(plain, hyper, **own, **options)
     with torch.no_grad():
         for gate in gates(net):
