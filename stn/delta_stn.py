@@ -7,7 +7,7 @@ mode (`torch.autograd.forward_ad`), and gradients flow back through it.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
 from torch.utils.checkpoint import CheckpointError
 
 from stn.bilevel import Step, Task
@@ -38,7 +39,9 @@ class DeltaSTN(BestResponseMethod):
     For the hyperparameter step, which uses the network as it is, and its options see `BestResponseMethod`.
 
     hyper: every tuned hyperparameter has `feed="centred"`. response_lr: the response's learning rate (default: lr),
-    which follows that of the elementary weights as it decays. clip: largest norm of either gradient. linearize: False
+    which follows that of the elementary weights as it decays. optimizer: in place of these SGDs with momentum and
+    weight_decay, one of all weights, which is stepped twice, with no gradients for those that stay; or two, of the
+    elementary weights and of the response (`split_parameters`). clip: largest norm of either gradient. linearize: False
     trains the response on the network's own prediction at λ + ε.
 
     Raises ValueError for a hyperparameter that is not centred, or learning rates that cannot be.
@@ -49,15 +52,16 @@ class DeltaSTN(BestResponseMethod):
         model: nn.Module,
         hyper: Hyperparameters,
         *,
-        lr: float,
+        lr: float = math.nan,
         response_lr: float | None = None,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
         clip: float = math.inf,
         linearize: bool = True,
-        **hyper_options: Any,
+        **options: Any,
     ):
-        super().__init__(model, hyper, **hyper_options)
+        super().__init__(model, hyper, **options)
         for name, source in hyper.sources.items():
             if isinstance(source, Tuned) and source.feed != "centred":
                 raise ValueError(f'the Δ-STN tunes centred hyperparameters: declare {name} Tuned(…, feed="centred")')
@@ -66,10 +70,12 @@ class DeltaSTN(BestResponseMethod):
         self.linearize = linearize
         self.response_ratio = 1.0 if response_lr is None else response_lr / lr
         parts = {"elementary": (self.elementary, lr), "response": (self.response, lr * self.response_ratio)}
-        for name, (parameters, rate) in parts.items():
+        given = optimizer if isinstance(optimizer, Sequence) else (optimizer, optimizer)
+        for (name, (parameters, rate)), own in zip(parts.items(), given, strict=True):
             if parameters:  # a network of plain layers has no response
-                sgd = torch.optim.SGD(parameters, rate, momentum, weight_decay=weight_decay, fused=True)
-                self.updates[name] = Update(sgd, clip)
+                if own is None:
+                    own = torch.optim.SGD(parameters, rate, momentum, weight_decay=weight_decay, fused=True)
+                self.updates[name] = Update(own, clip, parameters, self.scaler)
 
     def set_learning_rate(self, value: float) -> None:
         self.updates["elementary"].set_learning_rate(value)
@@ -78,25 +84,37 @@ class DeltaSTN(BestResponseMethod):
 
     def weight_step(self, task: Task, hyper: Hyperparameters) -> Step:
         task.model.train()
-        batch = task.batch("train")
+        update, losses, batches = self.updates["elementary"], [], []
         with torch.no_grad():
             current = hyper.current()
         with frozen(self.response):
-            prediction = task.predict(batch, current)
-            loss = task.loss(prediction, batch, current)
-            norm = self.updates["elementary"](loss.objective)
-        task.carry(batch, prediction)
-        step = step_of(loss, loss.objective, norm)
+            update.begin()
+            for _ in range(self.accumulate):
+                batches.append(task.batch("train"))
+                prediction = task.predict(batches[-1], current)
+                losses.append(task.loss(prediction, batches[-1], current))
+                update.add(losses[-1].objective, self.accumulate)
+                task.carry(batches[-1], prediction)
+            step = step_of(losses, update.end())
         if not self.response:
             return step
-        perturbed = hyper.perturbed(task.batch_size)
+        return step._replace(health=step.health + self._response_step(task, hyper, batches))
+
+    def _response_step(self, task: Task, hyper: Hyperparameters, batches: Sequence[Any]) -> Tensor:
+        """Update the response on these mini-batches; a number that is finite if objective and gradient were."""
+        update, health = self.updates["response"], []
         with frozen(self.elementary), held_statistics(task.model):
-            prediction = self._predict(task, batch, perturbed)
-            objective = task.loss(prediction, batch, perturbed).objective
-            if not objective.requires_grad:
-                raise ValueError("the training loss does not depend on the response: pass the layers draw.h")
-            norm = self._update_response(objective)
-        return step._replace(health=step.health + objective.detach() + norm)
+            update.begin()
+            for batch in batches:
+                perturbed = hyper.perturbed(task.batch_size)
+                prediction = self._predict(task, batch, perturbed)
+                objective = task.loss(prediction, batch, perturbed).objective
+                if not objective.requires_grad:
+                    raise ValueError("the training loss does not depend on the response: pass the layers draw.h")
+                with explaining_checkpoints():
+                    update.add(objective, len(batches))
+                health.append(objective.detach())
+            return sum(health, update.end())
 
     def _predict(self, task: Task, batch: Any, draw: Draw) -> Any:
         if not self.linearize:
@@ -108,11 +126,14 @@ class DeltaSTN(BestResponseMethod):
                 name = _failing_module(task.model, lambda: task.predict(batch, _directed(draw)))
             raise UserError(f"the Δ-STN cannot linearize {name}, which has no forward derivative: {_REMEDY}") from error
 
-    def _update_response(self, objective: Tensor) -> Tensor:
-        try:
-            return self.updates["response"](objective)
-        except CheckpointError as error:  # what is recomputed in the backward pass has lost its tangent
-            raise UserError(f"the Δ-STN cannot linearize checkpointed activations: keep them, or {_REMEDY}") from error
+
+@contextmanager
+def explaining_checkpoints() -> Iterator[None]:
+    """Raise UserError where activations are recomputed in the backward pass, and have lost their tangents there."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise UserError(f"the Δ-STN cannot linearize checkpointed activations: keep them, or {_REMEDY}") from error
 
 
 def linearized(predict: Callable[[Draw], Prediction], draw: Draw) -> Prediction:

@@ -1,13 +1,14 @@
 """How a step learns. A method owns the optimizers of the weights, of the hyperparameters and of their scales."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from stn.bilevel import Loss, Step, Task
@@ -38,24 +39,54 @@ class Method(Protocol):
 class Update:
     """One step of an optimizer. Every gradient passes here between the backward pass and the update.
 
-    clip: largest norm of the gradient; a larger one is scaled down to it. watchers: functions that are called with the
-    parameters, whose gradients are final, before each update.
+    clip: largest norm of the gradient; a larger one is scaled down to it. parameters: those that this update is for
+    (default: all of the optimizer's); others that the optimizer has get no gradient, and stay. scaler: of objectives
+    that are computed in float16. watchers: functions that are called with the parameters, whose gradients are final,
+    before each update.
     """
 
-    def __init__(self, optimizer: Optimizer, clip: float = math.inf):
-        self.optimizer, self.clip = optimizer, clip
-        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        clip: float = math.inf,
+        parameters: Iterable[nn.Parameter] | None = None,
+        scaler: GradScaler | None = None,
+    ):
+        self.optimizer, self.clip, self.scaler = optimizer, clip, scaler
+        if parameters is None:
+            parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        self.parameters = [*parameters]
         self.watchers: list[Callable[[list[nn.Parameter]], None]] = []
 
     def __call__(self, objective: Tensor) -> Tensor:
         """Minimize the objective by one step; the gradient's norm before clipping."""
+        self.begin()
+        self.add(objective)
+        return self.end()
+
+    def begin(self) -> None:
+        """A step that several objectives share begins."""
         self.optimizer.zero_grad(set_to_none=True)
-        objective.backward()
+
+    def add(self, objective: Tensor, count: int = 1) -> None:
+        """One of so many objectives, of which the mean is minimized."""
+        if count > 1:
+            objective = objective / count
+        (objective if self.scaler is None else self.scaler.scale(objective)).backward()
+
+    def end(self) -> Tensor:
+        """Update the parameters; the gradient's norm before clipping."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
         norm = clip_gradient(self.parameters, self.clip)
         for watch in self.watchers:
             watch(self.parameters)
-        self.optimizer.step()
-        return norm
+        if self.scaler is None:
+            self.optimizer.step()
+            return norm
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm.nan_to_num(0.0, 0.0)  # where the scale was too large, the step was left out
 
     def set_learning_rate(self, value: float) -> None:
         for group in self.optimizer.param_groups:
@@ -72,7 +103,8 @@ class BestResponseMethod:
 
     updates: the optimizers' steps by name, of which the state is the method's. hyper_optimizer, hyper_lr: of λ and the
     scales. tune_scales: learn the perturbation's scales too: the objective is then F(ŵ(λ + ε)) − τ·entropy (MacKay et
-    al. 2019, eq. 14), with entropy_weight τ ≥ 0.
+    al. 2019, eq. 14), with entropy_weight τ ≥ 0. accumulate: mini-batches of a weight step. scaler: of objectives that
+    are computed in float16.
     """
 
     updates: dict[str, Update]
@@ -87,13 +119,16 @@ class BestResponseMethod:
         tune_scales: bool = False,
         scale_lr: float = 0.01,
         entropy_weight: float = 1e-3,
+        accumulate: int = 1,
+        scaler: GradScaler | None = None,
     ):
         if hyper_optimizer not in HYPER_OPTIMIZERS:
             raise ValueError(f"hyper_optimizer is {hyper_optimizer!r}: it must be one of {', '.join(HYPER_OPTIMIZERS)}")
         self.elementary, self.response = split_parameters(model)
         groups = [{"params": [hyper.unconstrained], "lr": hyper_lr}, {"params": [hyper.raw_scale], "lr": scale_lr}]
-        self.updates = {"hyper": Update(HYPER_OPTIMIZERS[hyper_optimizer](groups))}
+        self.updates = {"hyper": Update(HYPER_OPTIMIZERS[hyper_optimizer](groups), scaler=scaler)}
         self.tune_scales, self.entropy_weight = tune_scales, entropy_weight
+        self.accumulate, self.scaler = accumulate, scaler
         hyper.raw_scale.requires_grad_(tune_scales)
 
     def hyper_step(self, task: Task, hyper: Hyperparameters) -> Step:
@@ -114,14 +149,22 @@ class BestResponseMethod:
                 objective = objective - self.entropy_weight * hyper.entropy()
             norm = self.updates["hyper"](objective)
         task.carry(batch, prediction)
-        return step_of(loss, objective, norm)
+        return step_of([loss._replace(objective=objective)], norm)
 
     def state_dict(self) -> dict:
-        return {name: update.optimizer.state_dict() for name, update in self.updates.items()}
+        return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Optimizer | GradScaler]:
+        """Each optimizer once, by the name of the first update that it is for."""
+        parts: dict[str, Any] = {} if self.scaler is None else {"scaler": self.scaler}
         for name, update in self.updates.items():
-            update.optimizer.load_state_dict(state[name])
+            if update.optimizer not in parts.values():
+                parts[name] = update.optimizer
+        return parts
 
 
 class STN(BestResponseMethod):
@@ -130,7 +173,8 @@ class STN(BestResponseMethod):
     A weight step minimizes the training loss L_T(λ + ε, ŵ(λ + ε)) over the weights, by SGD; for the hyperparameter step
     and its options see `BestResponseMethod`.
 
-    clip: largest norm of the weights' gradient.
+    optimizer: of the weights, in place of an SGD with lr, momentum and weight_decay. clip: largest norm of the weights'
+    gradient.
     """
 
     def __init__(
@@ -138,25 +182,30 @@ class STN(BestResponseMethod):
         model: nn.Module,
         hyper: Hyperparameters,
         *,
-        lr: float,
+        lr: float = math.nan,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        optimizer: Optimizer | None = None,
         clip: float = math.inf,
-        **hyper_options: Any,
+        **options: Any,
     ):
-        super().__init__(model, hyper, **hyper_options)
-        weights = torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=weight_decay, fused=True)
-        self.updates["weights"] = Update(weights, clip)
+        super().__init__(model, hyper, **options)
+        if optimizer is None:
+            optimizer = torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=weight_decay, fused=True)
+        self.updates["weights"] = Update(optimizer, clip, scaler=self.scaler)
 
     def weight_step(self, task: Task, hyper: Hyperparameters) -> Step:
         task.model.train()
-        draw = hyper.perturbed(task.batch_size)
-        batch = task.batch("train")
-        prediction = task.predict(batch, draw)
-        loss = task.loss(prediction, batch, draw)
-        norm = self.updates["weights"](loss.objective)
-        task.carry(batch, prediction)
-        return step_of(loss, loss.objective, norm)
+        update, losses = self.updates["weights"], []
+        update.begin()
+        for _ in range(self.accumulate):
+            draw = hyper.perturbed(task.batch_size)
+            batch = task.batch("train")
+            prediction = task.predict(batch, draw)
+            losses.append(task.loss(prediction, batch, draw))
+            update.add(losses[-1].objective, self.accumulate)
+            task.carry(batch, prediction)
+        return step_of(losses, update.end())
 
     def set_learning_rate(self, value: float) -> None:
         self.updates["weights"].set_learning_rate(value)
@@ -183,7 +232,13 @@ def frozen(module: nn.Module | Iterable[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def step_of(loss: Loss, objective: Tensor, norm: Tensor) -> Step:
-    """The record of a step that minimized the objective, whose gradient had this norm."""
-    data, objective = loss.data.detach(), objective.detach()
-    return Step(data, objective - data, objective + norm, loss.targets, loss.accuracy)
+def step_of(losses: Sequence[Loss], norm: Tensor) -> Step:
+    """The record of a step that minimized the mean of these losses' objectives, whose gradient had this norm."""
+    data, objective, targets, accuracy = losses[0].data, losses[0].objective, losses[0].targets, losses[0].accuracy
+    if len(losses) > 1:
+        data = torch.stack([loss.data for loss in losses]).mean()
+        objective = torch.stack([loss.objective.detach() for loss in losses]).mean()
+        targets = sum(loss.targets for loss in losses)
+        accuracy = None if accuracy is None else torch.stack([loss.accuracy for loss in losses]).mean()
+    data, objective = data.detach(), objective.detach()
+    return Step(data, objective - data, objective + norm, targets, accuracy)
