@@ -10,7 +10,7 @@ _HOMES = {
     "stn.delta_stn": ("DeltaSTN", "linearized"),
     "stn.errors": ("UserError",),
     "stn.hyperparameters": ("Draw", "Hyperparameters", "Tuned"),
-    "stn.layers": ("HyperConv2d", "HyperEmbedding", "HyperLinear", "zero_gates"),
+    "stn.layers": ("HyperConv2d", "HyperEmbedding", "HyperLinear", "split_parameters", "zero_gates"),
     "stn.learning_rates": ("LearningRate", "NonMonotonicDecay"),
     "stn.lstm": ("HyperLSTM",),
     "stn.methods": ("STN", "frozen"),
@@ -21,6 +21,7 @@ _HOMES = {
     "stn.scripts.screen": ("Screen",),
     "stn.streams": ("Shuffled",),
     "stn.training": ("Plan", "Trainer"),
+    "stn.weight_decay": ("WeightDecay",),
 }
 __all__ = sorted(name for names in _HOMES.values() for name in names)
 

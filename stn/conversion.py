@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from stn.hyperparameters import Draw, Hyperparameters
 from stn.layers import is_response, split_parameters
+from stn.patterns import Patterns
 from stn.twins.affine import Conv1d, Conv2d, Embedding, Linear
 from stn.twins.attention import MultiheadAttention
 from stn.twins.draws import Draws, Twin
@@ -119,9 +119,10 @@ class _Conversion:
 
     def __init__(self, network, hyper, dropout, respond, batch_axis):
         self.network, self.hyper, self.draws = network, hyper, Draws()
-        self.dropout = _Patterns("dropout", {"*": dropout} if isinstance(dropout, str) else dropout or {})
-        self.batch_axis = _Patterns("batch_axis", {"*": batch_axis} if isinstance(batch_axis, int) else batch_axis)
-        self.respond = respond if callable(respond) else _Patterns("respond", dict.fromkeys(_several(respond), True))
+        self.dropout = Patterns("dropout", {} if dropout is None else dropout)
+        self.batch_axis = Patterns("batch_axis", batch_axis)
+        patterns = [respond] if isinstance(respond, str) else respond
+        self.respond = respond if callable(respond) else Patterns("respond", dict.fromkeys(patterns, True))
         self.made: dict[str, str] = {}
         self.owners: dict[nn.Parameter, str] = {}  # the layers that respond, by their weights
         for name in self.dropout.values:
@@ -138,7 +139,7 @@ class _Conversion:
             if name in self.made:
                 self.made |= dict.fromkeys(others, f"is {name}")
         for patterns in (self.dropout, self.batch_axis, self.respond):
-            if isinstance(patterns, _Patterns):
+            if isinstance(patterns, Patterns):
                 patterns.refuse_idle()
 
     def consider(self, name: str, layer: nn.Module) -> None:
@@ -198,29 +199,6 @@ class _Conversion:
                 f'{stated}: state batch_axis={own} for all, or batch_axis={{"{name}": {own}, "*": {stated}}}'
             )
         return stated
-
-
-class _Patterns:
-    """Values by patterns of layers' names, of which the first that fits counts. what: they are, for messages."""
-
-    def __init__(self, what: str, values: Mapping[str, Any]):
-        self.what, self.patterns, self.fitting = what, values, {"*"}
-
-    @property
-    def values(self) -> list[Any]:
-        return [*self.patterns.values()]
-
-    def of(self, name: str) -> Any:
-        """The value for this name; None where no pattern fits."""
-        for pattern, value in self.patterns.items():
-            if fnmatchcase(name, pattern):
-                self.fitting.add(pattern)
-                return value
-        return None
-
-    def refuse_idle(self) -> None:
-        for pattern in self.patterns.keys() - self.fitting:
-            raise ValueError(f"{self.what}: {pattern!r} is the name of no layer that could follow it")
 
 
 def _kind(layer: nn.Module) -> type[nn.Module]:
@@ -339,7 +317,3 @@ def summary(net: SelfTuning) -> str:
     elementary, response = (sum(weight.numel() for weight in part) for part in split_parameters(net))
     lines = [f"{name.ljust(width)}  {what}" for name, what in net.made.items()]
     return "\n".join([*lines, f"{elementary:,} elementary parameters, {response:,} of the response"])
-
-
-def _several(patterns: str | Sequence[str]) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else [*patterns]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from stn.kernels.products import linear
-from stn.response import AffineResponse, linearizes, respond
+from stn.response import AffineResponse, RespondingWeight, linearizes, respond
 
 GATE_STD = 0.01  # MacKay et al. 2019: small, and not zero, so that W' has a gradient from the first step on
 
@@ -90,6 +90,10 @@ class HyperLayer(nn.Module):
                 f"{taker} takes {name} {shown(sizes)} with h (B, {tuned}) or (1, {tuned}): "
                 f"found {name} {shown(x.shape)} with h {shown(h.shape)}"
             )
+
+    def responding_weights(self) -> list[RespondingWeight]:
+        """The weights, without biases, and how they respond."""
+        raise NotImplementedError
 
     def declare(self, *names: str) -> None:
         """Register optional parameters: None until they are added."""
@@ -269,6 +273,9 @@ class HyperEmbedding(HyperLayer):
     def check(self, ids: Tensor, h: Tensor | None) -> None:
         """Raises TypeError or ValueError where ids or h is not what `forward` takes."""
         self.check_inputs("ids", ids, h, "…", *(("B",) if self.num_hyper else ()), integers=True)
+
+    def responding_weights(self) -> list[RespondingWeight]:
+        return [RespondingWeight(self.weight, self.response_weight, self.gate, axis=1)]
 
     def look_up(self, ids: Tensor, weight: Tensor) -> Tensor:
         """The plain layer's output for these weights."""

@@ -26,7 +26,7 @@ from stn.kernels.graphs import graphed
 from stn.kernels.products import linear, multiplier, weight_gradient
 from stn.layers import HyperLayer, check_tensor, shown
 from stn.lstm_tangents import output_tangents
-from stn.response import is_dual, linearizes, respond
+from stn.response import RespondingWeight, is_dual, linearizes, respond
 
 State = tuple[Tensor, Tensor]
 
@@ -82,6 +82,9 @@ class HyperLSTM(HyperLayer):
             state = zeros, zeros
         return sequence(Weights.of(self), x, state, h, weight_drop, cuda_graphs=self.cuda_graphs)
 
+    def responding_weights(self) -> list[RespondingWeight]:
+        return Weights.of(self).responding()
+
     def extra_repr(self) -> str:
         graphs = "" if self.cuda_graphs else ", cuda_graphs=False"
         return f"input_size={self.input_size}, hidden_size={self.hidden_size}, num_hyper={self.num_hyper}{graphs}"
@@ -111,6 +114,17 @@ class Weights(NamedTuple):
     def of(cls, layer: torch.nn.Module, suffix: str = "_l0") -> "Weights":
         """Those whose names end with the suffix."""
         return cls(*(getattr(layer, name + suffix, None) for name in cls._fields))
+
+    def responding(self) -> list[RespondingWeight]:
+        """The weights, without biases, and how they respond."""
+        parts = (
+            (self.weight_ih, self.response_weight_ih, self.gate_ih),
+            (self.weight_hh, self.response_weight_hh, self.gate_hh),
+        )
+        return [
+            RespondingWeight(weight, response, None if gate is None else gate[: len(weight)])
+            for weight, response, gate in parts
+        ]
 
     @property
     def bias(self) -> Tensor:

@@ -9,6 +9,7 @@ function.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,23 @@ def is_dual(tensor: Tensor | None) -> bool:
 def respond(elementary: Tensor, gate: Tensor, response: Tensor) -> Tensor:
     """elementary + gate ⊙ response, broadcast: of each example's output, or of weights that all examples share."""
     return torch.addcmul(elementary, gate, response)
+
+
+class RespondingWeight(NamedTuple):
+    """W + g ⊙ W': a weight, its response or None, the gate (F, H) of g, and the axis of W along which g lies."""
+
+    weight: Tensor
+    response: Tensor | None = None
+    gate: Tensor | None = None
+    axis: int = 0
+
+    def rows(self, part: Tensor) -> Tensor:
+        """(F, …): the weight or its response, with what an entry of g multiplies in one row."""
+        return part.movedim(self.axis, 0).flatten(1)
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.weight.requires_grad or (self.response is not None and self.response.requires_grad)
 
 
 class AffineResponse:
@@ -81,6 +99,12 @@ class AffineResponse:
         elementary, response = self.products(x)
         y = respond(self._scaled(elementary), self.across(weight_gate, elementary).to(elementary.dtype), response)
         return y if bias is None else y + self.across(bias, y).to(y.dtype)
+
+    def responding_weights(self) -> list[RespondingWeight]:
+        """W and its response."""
+        if not self.num_hyper:
+            return [RespondingWeight(self.weight)]
+        return [RespondingWeight(self._scaled(self.weight), self.response_weight, self.gate[: len(self.weight)])]
 
     def responding(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
         """The plain layer's weight and bias that respond to h (1, H)."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stn.dropout import drop
 from stn.layers import HyperLayer, shown
-from stn.response import AffineResponse, linearizes
+from stn.response import AffineResponse, RespondingWeight, linearizes
 from stn.twins.draws import Twin, same_kind
 
 PARTS = ("q", "k", "v")
@@ -125,6 +125,9 @@ class MultiheadAttention(Twin, HyperLayer, nn.MultiheadAttention):
         weights = (scores if mask is None else scores + mask).softmax(-1)
         weights = drop(weights, rate, weights.shape)
         return weights @ value, weights
+
+    def responding_weights(self) -> list[RespondingWeight]:
+        return [weight for part in PARTS for weight in self._projection(part).responding_weights()]
 
     def folded(self, h: Tensor) -> dict[str, Tensor]:
         """The plain layer's parameters for h (1, H)."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from stn.dropout import drop
 from stn.layers import HyperLayer, check_tensor, shown
 from stn.lstm import State, Weights, sequence
+from stn.response import RespondingWeight
 from stn.twins.draws import Twin, same_kind
 
 
@@ -76,6 +77,9 @@ class LSTM(Twin, HyperLayer, nn.LSTM):
         for part in hx:
             check_tensor(self.layer, "a state", part, count, x.shape[1], self.hidden_size)
         return list(zip(hx[0].split(1), hx[1].split(1), strict=True))
+
+    def responding_weights(self) -> list[RespondingWeight]:
+        return [weight for suffix in self.suffixes for weight in Weights.of(self, suffix).responding()]
 
     def folded(self, h: Tensor) -> dict[str, Tensor]:
         """The plain layer's parameters for h (1, H)."""
