@@ -4,7 +4,7 @@ import doctest
 import re
 from pathlib import Path
 
-from stn import hyperparameters
+from stn import conversion, hyperparameters
 from stn.runs.folder import read_status
 from stn.scripts import figures
 
@@ -23,8 +23,9 @@ def test_python_examples_run(tmp_path, monkeypatch):
 
 
 def test_examples_in_docstrings_run():
-    done = doctest.testmod(hyperparameters)
-    assert done.attempted and not done.failed
+    for module in (conversion, hyperparameters):
+        done = doctest.testmod(module)
+        assert done.attempted and not done.failed
 
 
 def test_files_named_in_the_layout_exist():
