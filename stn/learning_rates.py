@@ -1,9 +1,16 @@
-"""The weights' learning rate: constant, or decayed where the validation loss makes no progress.
+"""The weights' learning rate: constant, decayed where the validation loss makes no progress, or one of PyTorch's own.
 
 The loop asks after each step and each evaluation; what a learning rate remembers is in the checkpoint.
 """
 
 from collections.abc import Sequence
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from stn.methods import Method
+
+EACH = ("step", "epoch")
 
 
 class LearningRate:
@@ -16,6 +23,10 @@ class LearningRate:
     def too_low(self) -> bool:
         """Whether training ends."""
         return self.value < self.lowest
+
+    def apply(self, method: Method) -> None:
+        """Have the method take its next weight step at this learning rate."""
+        method.set_learning_rate(self.value)
 
     def after_step(self) -> None:
         """A weight step was taken."""
@@ -54,3 +65,39 @@ class NonMonotonicDecay(LearningRate):
 
     def state_dict(self) -> dict:
         return {"value": self.value, "losses": list(self.losses), "epochs": self.epochs}
+
+
+class Scheduled(LearningRate):
+    """Those of an optimizer that the user built, as they are, or as one of torch's schedulers changes them.
+
+    each: whether the scheduler is stepped after each weight step or each evaluation. Raises ValueError for another word,
+    or a ReduceLROnPlateau, which wants the validation loss, stepped after each weight step.
+    """
+
+    def __init__(self, optimizer: Optimizer, scheduler: LRScheduler | None = None, each: str = "epoch"):
+        if each not in EACH or (each == "step" and isinstance(scheduler, ReduceLROnPlateau)):
+            raise ValueError(f"a {type(scheduler).__name__} cannot be stepped each {each!r}: give one of {', '.join(EACH)}")
+        self.optimizer, self.scheduler, self.each, self.lowest = optimizer, scheduler, each, 0.0
+
+    @property
+    def value(self) -> float:
+        """The first group's, which the logs have."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def apply(self, method: Method) -> None:
+        """Nothing: the optimizer has them."""
+
+    def after_step(self) -> None:
+        if self.scheduler is not None and self.each == "step":
+            self.scheduler.step()
+
+    def after_evaluation(self, loss: float, epochs: int) -> None:  # noqa: ARG002
+        if self.scheduler is not None and self.each == "epoch":
+            self.scheduler.step(loss) if isinstance(self.scheduler, ReduceLROnPlateau) else self.scheduler.step()
+
+    def state_dict(self) -> dict:
+        return {} if self.scheduler is None else self.scheduler.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state)

@@ -114,7 +114,7 @@ class Trainer:
     def weight_step(self) -> None:
         epochs = self.task.epochs
         self.hyper.advance(self.train_step, epochs)
-        self.method.set_learning_rate(self.learning_rate.value)
+        self.learning_rate.apply(self.method)
         step = self.method.weight_step(self.task, self.hyper)
         self.learning_rate.after_step()
         self.train_step += 1
