@@ -184,7 +184,7 @@ def test_plain_checkpoints_load_into_the_twin_and_back(name, hyper):
     assert_close(tensor(back(*inputs, **named)), expected)
 
 
-@pytest.mark.parametrize("name", ["mlp", "encoder", "lstm, both directions", "gpt"])
+@pytest.mark.parametrize("name", ["mlp", "gpt"])
 def test_compiled_it_gives_the_same(name, hyper):
     _, net = made(name, hyper)
     inputs, named = inputs_of(name)

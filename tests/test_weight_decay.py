@@ -152,8 +152,7 @@ class Ridge(StreamTask):
         return grid[best].item()
 
 
-@pytest.mark.parametrize("method", [STN, stn.DeltaSTN])
-@pytest.mark.parametrize("initial", [0.3, 6.0])
+@pytest.mark.parametrize(("method", "initial"), [(STN, 6.0), (stn.DeltaSTN, 0.3)])
 def test_ridge_regressions_best_coefficient_is_found(method, initial):
     """Up to what smoothing by the perturbation makes of it."""
     task = Ridge()
