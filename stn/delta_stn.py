@@ -24,7 +24,7 @@ from torch.utils.checkpoint import CheckpointError
 from stn.bilevel import Step, Task
 from stn.errors import UserError
 from stn.hyperparameters import Draw, Hyperparameters, Tuned
-from stn.methods import BestResponseMethod, Update, frozen, step_of
+from stn.methods import BestResponseMethod, Update, frozen, require_all, require_rate, step_of
 from stn.response import at_centre
 
 Prediction = TypeVar("Prediction")
@@ -65,17 +65,23 @@ class DeltaSTN(BestResponseMethod):
         for name, source in hyper.sources.items():
             if isinstance(source, Tuned) and source.feed != "centred":
                 raise ValueError(f'the Δ-STN tunes centred hyperparameters: declare {name} Tuned(…, feed="centred")')
+        if response_lr is not None and optimizer is not None:
+            raise ValueError("response_lr is for the method's own optimizers: give two, the second with this rate")
         if response_lr is not None and not lr > 0:
             raise ValueError(f"lr is {lr}: beside a response_lr, which follows it, it must be above 0")
         self.linearize = linearize
         self.response_ratio = 1.0 if response_lr is None else response_lr / lr
         parts = {"elementary": (self.elementary, lr), "response": (self.response, lr * self.response_ratio)}
         given = optimizer if isinstance(optimizer, Sequence) else (optimizer, optimizer)
+        if len(given) != 2:
+            raise ValueError(f"{len(given)} optimizers: give one, or two, for the elementary weights and the response")
         for (name, (parameters, rate)), own in zip(parts.items(), given, strict=True):
             if parameters:  # a network of plain layers has no response
                 if own is None:
+                    require_rate(lr)
                     own = torch.optim.SGD(parameters, rate, momentum, weight_decay=weight_decay, fused=True)
                 self.updates[name] = Update(own, clip, parameters, self.scaler)
+                require_all(self.updates[name], parameters)
 
     def set_learning_rate(self, value: float) -> None:
         self.updates["elementary"].set_learning_rate(value)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from stn.kernels.products import linear
-from stn.response import AffineResponse, RespondingWeight, linearizes, respond
+from stn.response import AffineResponse, RespondingWeight, gated, linearizes, respond
 
 GATE_STD = 0.01  # MacKay et al. 2019: small, and not zero, so that W' has a gradient from the first step on
 
@@ -266,9 +266,9 @@ class HyperEmbedding(HyperLayer):
             return elementary
         response = self.look_up(ids, self.response_weight)
         if linearizes(h):
-            gate = F.linear(forward_ad.unpack_dual(h).tangent, self.gate)
+            gate = gated(forward_ad.unpack_dual(h).tangent, self.gate)
             return forward_ad.make_dual(elementary, self.across(gate, elementary) * response)
-        return respond(elementary, self.across(F.linear(h, self.gate), elementary), response)
+        return respond(elementary, self.across(gated(h, self.gate), elementary), response)
 
     def check(self, ids: Tensor, h: Tensor | None) -> None:
         """Raises TypeError or ValueError where ids or h is not what `forward` takes."""

@@ -16,7 +16,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
@@ -26,7 +25,7 @@ from stn.kernels.graphs import graphed
 from stn.kernels.products import linear, multiplier, weight_gradient
 from stn.layers import HyperLayer, check_tensor, shown
 from stn.lstm_tangents import output_tangents
-from stn.response import RespondingWeight, is_dual, linearizes, respond
+from stn.response import RespondingWeight, gated, is_dual, linearizes, respond
 
 State = tuple[Tensor, Tensor]
 
@@ -135,7 +134,7 @@ class Weights(NamedTuple):
 
     def gates(self, h: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """Of the input weights and their bias, of the recurrent weights and theirs; (B or 1, 4·hidden) each."""
-        gate_ih, gate_hh = F.linear(h, self.gate_ih), F.linear(h, self.gate_hh)
+        gate_ih, gate_hh = gated(h, self.gate_ih), gated(h, self.gate_hh)
         if self.bias_ih is None:
             return gate_ih, None, gate_hh, None
         return *gate_ih.chunk(2, -1), *gate_hh.chunk(2, -1)
@@ -186,7 +185,7 @@ def _products(weights: Weights, h: Tensor | None):
 def _linearized(
     weights: Weights, x: Tensor, state: State, h: Tensor, weight_drop: float | Tensor, *, cuda_graphs: bool
 ) -> tuple[Tensor, State]:
-    """Dual outputs, as stn/layers.py has them, of a plain sequence and its tangent; the state carries none."""
+    """Dual outputs, as stn/response.py has them, of a plain sequence and its tangent; the state carries none."""
     x, tangent_x = forward_ad.unpack_dual(x)
     hidden, cell = state[0][0], state[1][0]
     responds = weights.gate_hh is not None

@@ -191,8 +191,10 @@ class STN(BestResponseMethod):
     ):
         super().__init__(model, hyper, **options)
         if optimizer is None:
+            require_rate(lr)
             optimizer = torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=weight_decay, fused=True)
         self.updates["weights"] = Update(optimizer, clip, scaler=self.scaler)
+        require_all(self.updates["weights"], model.parameters())
 
     def weight_step(self, task: Task, hyper: Hyperparameters) -> Step:
         task.model.train()
@@ -209,6 +211,23 @@ class STN(BestResponseMethod):
 
     def set_learning_rate(self, value: float) -> None:
         self.updates["weights"].set_learning_rate(value)
+
+
+def require_rate(lr: float) -> None:
+    """Raise ValueError for what is no learning rate."""
+    if not lr >= 0:
+        raise ValueError(f"lr is {lr}: give a learning rate, or an optimizer")
+
+
+def require_all(update: Update, parameters: Iterable[nn.Parameter]) -> None:
+    """Raise ValueError where the optimizer of an update lacks some of the parameters that are trained."""
+    has = {parameter for group in update.optimizer.param_groups for parameter in group["params"]}
+    lacking = [parameter for parameter in parameters if parameter.requires_grad and parameter not in has]
+    if lacking:
+        raise ValueError(
+            f"the optimizer lacks {len(lacking)} of the network's parameters that are trained: build it of "
+            "net.parameters(), of the converted network where there is one"
+        )
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Values by patterns of layers' names."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,7 +14,6 @@ class Patterns:
     def __init__(self, what: str, values: Any):
         self.what = what
         self.by_pattern: Mapping[str, Any] = values if isinstance(values, Mapping) else {"*": values}
-        self.fitting = {"*"}
 
     @property
     def values(self) -> list[Any]:
@@ -24,11 +23,12 @@ class Patterns:
         """The value for this name; None where no pattern fits."""
         for pattern, value in self.by_pattern.items():
             if fnmatchcase(name, pattern):
-                self.fitting.add(pattern)
                 return value
         return None
 
-    def refuse_idle(self) -> None:
-        """Raise ValueError for a pattern that has fitted no name."""
-        for pattern in self.by_pattern.keys() - self.fitting:
-            raise ValueError(f"{self.what}: {pattern!r} is the name of no layer that could follow it")
+    def refuse_idle(self, names: Iterable[str]) -> None:
+        """Raise ValueError for a pattern that fits none of these names of layers; "*" may."""
+        names = [*names]
+        for pattern in self.by_pattern:
+            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
+                raise ValueError(f"{self.what}: {pattern!r} is the name of no layer that could follow it")

@@ -44,6 +44,11 @@ def respond(elementary: Tensor, gate: Tensor, response: Tensor) -> Tensor:
     return torch.addcmul(elementary, gate, response)
 
 
+def gated(h: Tensor, gate: Tensor) -> Tensor:
+    """V h, (B, F), of the gate's type: a network in bfloat16 may have hyperparameters in float32."""
+    return F.linear(h.to(gate.dtype), gate)
+
+
 class RespondingWeight(NamedTuple):
     """W + g ⊙ W': a weight, its response or None, the gate (F, H) of g, and the axis of W along which g lies."""
 
@@ -114,7 +119,7 @@ class AffineResponse:
 
     def _gates(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
         """The weights' gate, and the bias that responds to h, (B, out) each."""
-        gate, bias = F.linear(h, self.gate), self._scaled_bias()
+        gate, bias = gated(h, self.gate), self._scaled_bias()
         if bias is None:
             return gate, None
         weight_gate, bias_gate = gate.chunk(2, -1)
@@ -122,12 +127,11 @@ class AffineResponse:
 
     def _linearized(self, x: Tensor, h: Tensor) -> Tensor:
         """A dual tensor: the output at the centre, and its tangent."""
-        bias = self._scaled_bias()
         (x, tangent_x), (_, tangent_h) = forward_ad.unpack_dual(x), forward_ad.unpack_dual(h)
-        weight = self._scaled(self.weight)
-        tangent = None
+        weight, bias = self._scaled(self.weight), self._scaled_bias()
+        primal, tangent = self._cast_forward(x, weight, bias), None
         if tangent_h is not None:
-            gate = F.linear(tangent_h, self.gate).to(x.dtype)
+            gate = gated(tangent_h, self.gate).to(x.dtype)
             weight_gate, bias_gate = (gate, None) if bias is None else gate.chunk(2, 1)
             response = self._cast_forward(x, self.response_weight)
             tangent = self.across(weight_gate, response) * response
@@ -136,7 +140,7 @@ class AffineResponse:
         if tangent_x is not None:
             carried = self._cast_forward(tangent_x, weight)
             tangent = carried if tangent is None else tangent + carried
-        return forward_ad.make_dual(self._cast_forward(x, weight, bias), tangent)
+        return forward_ad.make_dual(primal, tangent.to(primal.dtype))
 
     def _scaled(self, elementary: Tensor) -> Tensor:
         if self.elementary_scale is None:

@@ -8,50 +8,66 @@ to the coefficient.
 from collections.abc import Iterator, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from stn.conversion import SelfTuning
 from stn.hyperparameters import Draw
 from stn.layers import HyperLayer
 from stn.patterns import Patterns
-from stn.response import RespondingWeight
+from stn.response import RespondingWeight, gated
 
 
 class WeightDecay:
     """The penalty on a network's weights; called with a draw, it returns it in nats, a scalar.
 
-    coefficients: the hyperparameter that is the coefficient of all weights, or one for each pattern of layers' names,
-    of which the first that fits counts, such as {"encoder.*": "decay"}. Biases, and parameters of one dimension such as
-    those of normalization, are not penalized, nor is what is frozen. A weight that two layers share counts once.
+    coefficients: the hyperparameter that is the coefficient of all weights, or one for each pattern of layers' names in
+    the network, of which the first that fits counts, such as {"encoder.*": "decay"}. Biases, and parameters of one
+    dimension such as those of normalization, are not penalized, nor is what is frozen. A weight that two layers share
+    counts once.
 
     Raises ValueError for a pattern that fits no layer with a weight.
     """
 
     def __init__(self, model: nn.Module, coefficients: str | Mapping[str, str]):
-        self.model, self.coefficients = model, Patterns("weight_decay", coefficients)
+        self.model = model.module if isinstance(model, SelfTuning) else model
+        self.coefficients = Patterns("weight_decay", coefficients)
+        self.coefficients.refuse_idle(name for name, layer in self.model.named_modules() if _weights_of(layer))
         if not [*self._weights()]:
             raise ValueError("weight_decay: the network has no weight that it could penalize")
-        self.coefficients.refuse_idle()
 
     def __call__(self, draw: Draw) -> Tensor:
-        return sum(_penalty(weight, draw[name], draw.h) for weight, name in self._weights())
+        penalties = (_penalty(weight, draw[name], draw.h) for weight, name in self._weights())
+        return sum(penalties, torch.zeros((), device=draw.h.device))
 
     def _weights(self) -> Iterator[tuple[RespondingWeight, str]]:
         """Those that are trained just now, and the names of their coefficients."""
-        seen: set[Tensor] = set()
+        seen: set[tuple] = set()
         for name, layer in self.model.named_modules():
             for weight in _weights_of(layer):
-                coefficient = self.coefficients.of(name)
-                if coefficient is not None and weight.weight not in seen and weight.requires_grad:
-                    seen.add(weight.weight)
+                coefficient, memory = self.coefficients.of(name), _memory(weight.weight)
+                if coefficient is not None and memory not in seen and weight.requires_grad:
+                    seen.add(memory)
                     yield weight, coefficient
 
 
 def _weights_of(layer: nn.Module) -> list[RespondingWeight]:
     if isinstance(layer, HyperLayer):
         return layer.responding_weights()
-    own = layer.named_parameters(recurse=False)
-    return [RespondingWeight(weight) for name, weight in own if weight.dim() > 1 and "weight" in name]
+    names = [*layer._parameters, *(layer.parametrizations if parametrize.is_parametrized(layer) else ())]
+    own = [getattr(layer, name) for name in names if "weight" in name]
+    return [part for weight in own if weight is not None and weight.dim() > 1 for part in _parts(layer, weight)]
+
+
+def _parts(layer: nn.Module, weight: Tensor) -> list[RespondingWeight]:
+    """The three projections of an attention layer, each by itself as its twin has them, or the weight as it is."""
+    attends = isinstance(layer, nn.MultiheadAttention) and len(weight) == 3 * layer.embed_dim
+    return [RespondingWeight(part) for part in weight.chunk(3 if attends else 1)]
+
+
+def _memory(weight: Tensor) -> tuple:
+    """What two tensors share that are one weight."""
+    return weight.untyped_storage()._cdata, weight.storage_offset(), weight.shape
 
 
 def _penalty(weight: RespondingWeight, coefficient: float | Tensor, h: Tensor) -> Tensor:
@@ -60,7 +76,7 @@ def _penalty(weight: RespondingWeight, coefficient: float | Tensor, h: Tensor) -
     coefficient = torch.as_tensor(coefficient, dtype=elementary.dtype, device=elementary.device).reshape(-1, 1)
     penalty = coefficient.mean() * elementary.square().sum()
     if weight.response is not None:
-        response, gate = weight.rows(weight.response), F.linear(h, weight.gate)
+        response, gate = weight.rows(weight.response), gated(h, weight.gate)
         mixed, squared = (elementary * response).sum(1), response.square().sum(1)
         penalty = penalty + 2 * (coefficient * gate).mean(0) @ mixed + (coefficient * gate.square()).mean(0) @ squared
     return penalty / 2

@@ -99,7 +99,7 @@ class Composition(nn.Module):
     def __init__(self, random):
         super().__init__()
         names = list(LAYERS)
-        chosen = ["linear", *(names[int(random() * len(names))] for _ in range(1 + int(4 * random())))]
+        chosen = ["linear", "dropout", *(names[int(random() * len(names))] for _ in range(1 + int(4 * random())))]
         self.layers = nn.ModuleList(LAYERS[name](random) for name in chosen)
         if random() < 0.3:
             self.layers.append(self.layers[0])

@@ -127,6 +127,21 @@ def test_a_step_whose_scale_was_too_large_is_left_out(method):
 
 
 @METHODS
+def test_optimizers_that_cannot_train_the_network_are_refused(method):
+    task, hyper = made(method)
+    with pytest.raises(ValueError, match="lr is nan: give a learning rate, or an optimizer"):
+        method(task.model, hyper)
+    half = torch.optim.SGD(task.model.hidden.parameters(), 0.1)
+    with pytest.raises(ValueError, match="of the network's parameters that are trained"):
+        method(task.model, hyper, optimizer=half)
+    if method is DeltaSTN:
+        with pytest.raises(ValueError, match="3 optimizers: give one, or two"):
+            method(task.model, hyper, optimizer=[half] * 3)
+        with pytest.raises(ValueError, match="response_lr is for the method's own optimizers"):
+            method(task.model, hyper, optimizer=half, response_lr=0.1)
+
+
+@METHODS
 def test_the_state_has_each_optimizer_once_and_the_scaler(method):
     def begun():
         task, hyper = made(method)

@@ -78,10 +78,24 @@ def test_hand_written_layers_are_penalized_alike(hyper):
     assert_close(WeightDecay(model, "decay")(draw), (draw["decay"] * each).mean() / 2)
 
 
+def test_what_two_layers_share_counts_once_and_parametrized_weights_count(hyper):
+    twins = nn.ModuleList([nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2)])
+    twins[1].in_proj_weight = twins[0].in_proj_weight
+    expected = (twins[0].in_proj_weight.square().sum() + sum(p.out_proj.weight.square().sum() for p in twins)) / 2
+    draw = hyper.current()
+    for network in (twins, stn.convert(twins, hyper)):
+        assert_close(WeightDecay(network, "decay")(draw), draw["decay"] * expected)
+    norm = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))
+    for network in (norm, stn.convert(norm, hyper)):
+        assert_close(WeightDecay(network, "decay")(draw), draw["decay"] * norm.weight.square().sum() / 2)
+    with stn.frozen(norm):
+        assert torch.equal(WeightDecay(nn.Linear(3, 4), "decay")(draw) * 0, torch.zeros(()))
+
+
 def test_groups_have_coefficients_of_their_own(hyper):
     net = stn.convert(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2)), hyper)
     draw = hyper.perturbed(BATCH)
-    penalty = WeightDecay(net, {"module.0": "decay", "module.2": "other"})(draw)
+    penalty = WeightDecay(net, {"0": "decay", "2": "other"})(draw)
     expected = draw["decay"].mean() * squares_at(net, draw.h[:1], lambda name: name == "0")
     assert_close(penalty, expected + draw["other"].mean() * squares_at(net, draw.h[:1], lambda name: name == "2"))
     with pytest.raises(ValueError, match="weight_decay: 'nowhere' is the name of no layer"):
@@ -138,8 +152,7 @@ class Ridge(StreamTask):
         return grid[best].item()
 
 
-@pytest.mark.parametrize("method", [STN, stn.DeltaSTN])
-@pytest.mark.parametrize("initial", [0.3, 6.0])
+@pytest.mark.parametrize(("method", "initial"), [(STN, 6.0), (stn.DeltaSTN, 0.3)])
 def test_ridge_regressions_best_coefficient_is_found(method, initial):
     """Up to what smoothing by the perturbation makes of it."""
     task = Ridge()

@@ -23,12 +23,12 @@ Tables = Sequence[tuple[str, pandas.DataFrame]]  # what the figure calls them, a
 
 @styled
 def hypergradients(tables: Tables) -> Figure:
-    """Each hyperparameter's −dL/dλ: a panel for each table, a line for each hyperparameter.
+    """Each hyperparameter's −dL/dλ, the downhill slope of the validation loss: a panel for each table.
 
     Bars are two standard errors long on either side; grey ones reach one standard deviation of a single
     hyperparameter step. The axis is linear near 0 and logarithmic further out.
     """
-    columns = min(len(tables), SIDE_BY_SIDE)
+    columns = 2 if len(tables) == 4 else min(len(tables), SIDE_BY_SIDE)
     rows = -(-len(tables) // columns)
     names = [*dict.fromkeys(name for _, table in tables for name in table.index)]
     height = 0.7 + rows * (0.25 + 0.155 * len(names))
@@ -42,10 +42,9 @@ def hypergradients(tables: Tables) -> Figure:
     _scale_slopes(panels[0], tables)
     for panel in panels[len(tables) :]:
         panel.set_axis_off()
-    lowest = panels[len(tables) - columns : len(tables)]
-    for panel in lowest:
+    for panel in panels[len(tables) - columns : len(tables)]:
         panel.tick_params(labelbottom=True)
-    lowest[len(lowest) // 2].set_xlabel("−dL/dλ, downhill slope of the validation loss (thousandths of a nat)")
+        panel.set_xlabel("−dL/dλ (thousandths of a nat)")
     keys = [key("by the best response", **RESPONSE, **BARS), key("by training on", **TRAINING, **BARS)]
     legend(figure, None, [*keys, key("one step's standard deviation", **NOISE)])
     return figure
@@ -71,9 +70,9 @@ def _draw_slopes(panel: Axes, table: pandas.DataFrame, names: list[str]) -> None
 
 
 def _scale_slopes(panel: Axes, tables: Tables) -> None:
-    """Linear up to the power of ten that half of the errors are below."""
+    """Linear up to the power of ten that half of the errors are above."""
     errors = numpy.concatenate([table[["response_error", "training_error"]].to_numpy().ravel() for _, table in tables])
-    smallest = 10.0 ** numpy.ceil(numpy.log10(max(UNIT * numpy.median(errors), 1e-9)))
+    smallest = 10.0 ** numpy.floor(numpy.log10(max(UNIT * numpy.median(errors), 1e-9)))
     panel.set_xscale("symlog", linthresh=smallest)
     low, high = panel.get_xlim()
     decades = smallest * 10.0 ** numpy.arange(0, 12)

@@ -6,11 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stn.layers import HyperAffine, HyperEmbedding
+from stn.response import gated, respond
 from stn.twins.draws import Twin, same_kind
 
 
 class _Affine(Twin, HyperAffine):
-    """What linear and convolutional twins share."""
+    """What linear and convolutional twins share. least_dimensions: of their inputs."""
+
+    least_dimensions: int
 
     def add_response(self, num_hyper: int) -> None:
         self.num_hyper = num_hyper
@@ -18,23 +21,27 @@ class _Affine(Twin, HyperAffine):
         weight, outputs = self.weight, len(self.weight)
         bound = 1 / math.sqrt(weight[0].numel())
         self.response_weight = same_kind(weight, *weight.shape, bound=bound)
-        self.response_bias = None if self.bias is None else same_kind(weight, outputs, bound=bound)
+        bias = None if self.bias is None else same_kind(weight, outputs, bound=bound)
+        self.register_parameter("response_bias", bias)
         self.gate = same_kind(weight, outputs if self.bias is None else 2 * outputs, num_hyper, bound=0.0)
 
     def forward(self, input: Tensor) -> Tensor:
-        return HyperAffine.forward(self, input, self.draw_for(input).h)
+        return HyperAffine.forward(self, input, self.draw_for(input, self.least_dimensions).h)
 
     def check(self, x: Tensor, h: Tensor) -> None:
         """Nothing: the plain layer's own operations do."""
 
     def folded(self, h: Tensor) -> dict[str, Tensor]:
-        """The plain layer's parameters for h (1, H)."""
         weight, bias = self.responding(h)
         return {"weight": weight} | ({} if bias is None else {"bias": bias})
 
 
 class Linear(_Affine, nn.Linear):
     """Twin of `nn.Linear`: inputs (…, in) of any dimensions, one of them the batch."""
+
+    @property
+    def least_dimensions(self) -> int:
+        return self.place.batch_axis + 2  # the last one is the features'
 
     def across(self, gate: Tensor, y: Tensor) -> Tensor:
         return self.along_batch(gate, y.dim())
@@ -59,9 +66,13 @@ class _Convolution(_Affine):
 class Conv1d(_Convolution, nn.Conv1d):
     """Twin of `nn.Conv1d`: inputs (B, in, length)."""
 
+    least_dimensions = 3
+
 
 class Conv2d(_Convolution, nn.Conv2d):
     """Twin of `nn.Conv2d`: inputs (B, in, height, width)."""
+
+    least_dimensions = 4
 
 
 class Embedding(Twin, HyperEmbedding, nn.Embedding):
@@ -87,5 +98,4 @@ class Embedding(Twin, HyperEmbedding, nn.Embedding):
         return self.along_batch(gate, y.dim())
 
     def folded(self, h: Tensor) -> dict[str, Tensor]:
-        """The plain layer's parameters for h (1, H)."""
-        return {"weight": self.weight + F.linear(h, self.gate) * self.response_weight}
+        return {"weight": respond(self.weight, gated(h, self.gate), self.response_weight)}

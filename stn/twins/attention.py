@@ -68,9 +68,10 @@ class MultiheadAttention(Twin, HyperLayer, nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         if query.dim() != 3:
-            raise ValueError(f"{self.layer} is converted, and takes batches (3 dimensions): found {shown(query.shape)}")
+            found = f"found {shown(query.shape)}"
+            raise ValueError(f"{self.place.layer} is converted, and takes batches (3 dimensions): {found}")
         if is_causal and attn_mask is None:
-            raise ValueError(f"{self.layer}: is_causal says what the mask is like: pass attn_mask too")
+            raise ValueError(f"{self.place.layer}: is_causal says what the mask is like: pass attn_mask too")
         h = self.draw_for(query).h
         heads = [self._heads(part, x, h) for part, x in zip(PARTS, (query, key, value), strict=True)]
         mask = self._mask(heads, attn_mask, key_padding_mask)
@@ -116,9 +117,7 @@ class MultiheadAttention(Twin, HyperLayer, nn.MultiheadAttention):
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, written_out: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Attention's outputs, and its weights where it is written out."""
-        rate = 0.0
-        if self.training:
-            rate = self.dropout if self.rate is None else self.draws.current(self.layer)[self.rate]
+        rate = self.rate(self.dropout) if self.training else 0.0
         if not written_out and not isinstance(rate, Tensor):
             return F.scaled_dot_product_attention(query, key, value, mask, rate), None
         scores = query @ key.mT / math.sqrt(self.head_dim)
@@ -130,7 +129,6 @@ class MultiheadAttention(Twin, HyperLayer, nn.MultiheadAttention):
         return [weight for part in PARTS for weight in self._projection(part).responding_weights()]
 
     def folded(self, h: Tensor) -> dict[str, Tensor]:
-        """The plain layer's parameters for h (1, H)."""
         weights, biases = zip(*(self._projection(part).responding(h) for part in PARTS), strict=True)
         folded = {} if biases[0] is None else {"in_proj_bias": torch.cat(biases)}
         if self._qkv_same_embed_dim:

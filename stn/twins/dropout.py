@@ -7,18 +7,21 @@ from stn.twins.draws import Twin
 
 
 class _Dropout(Twin):
-    """Base class of dropout twins, whose masks have the shape that `mask_shape` says."""
+    """Base class of dropout twins. least_dimensions: of their inputs."""
+
+    least_dimensions = 1
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return input
-        rate = self.draws.current(self.layer)[self.rate]
+        rate = self.rate(self.p)
         if isinstance(rate, Tensor) and rate.dim():
-            self.draw_for(input)  # the batch is where it should be
-        return drop(input, rate, self.mask_shape(input), self.batch_axis)
+            self.draw_for(input, self.least_dimensions)  # the batch is where it should be
+        dropped = drop(input, rate, self.mask_shape(input), self.place.batch_axis)
+        return input.copy_(dropped) if self.inplace else dropped
 
     def mask_shape(self, x: Tensor) -> tuple[int, ...]:
-        """It broadcasts to x's shape."""
+        """Of the mask, which broadcasts to x's shape."""
         raise NotImplementedError
 
 
@@ -39,6 +42,10 @@ class _ChannelDropout(_Dropout):
 class Dropout1d(_ChannelDropout, nn.Dropout1d):
     """Twin of `nn.Dropout1d`: inputs (B, C, length)."""
 
+    least_dimensions = 3
+
 
 class Dropout2d(_ChannelDropout, nn.Dropout2d):
     """Twin of `nn.Dropout2d`: inputs (B, C, height, width)."""
+
+    least_dimensions = 3  # of (B, C, length), nn.Dropout2d drops channels, too

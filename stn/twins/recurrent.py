@@ -40,10 +40,10 @@ class LSTM(Twin, HyperLayer, nn.LSTM):
     def forward(self, input: Tensor, hx: State | None = None) -> tuple[Tensor, State]:
         if not isinstance(input, Tensor) or input.dim() != 3:
             found = shown(input.shape) if isinstance(input, Tensor) else type(input).__name__
-            raise ValueError(f"{self.layer} is converted, and takes batches of sequences: found {found}")
+            raise ValueError(f"{self.place.layer} is converted, and takes batches of sequences: found {found}")
         draw = self.draw_for(input)
         x = input.transpose(0, 1) if self.batch_first else input
-        check_tensor(self.layer, "input", x, "T", "B", self.input_size)
+        check_tensor(self.place.layer, "input", x, "T", "B", self.input_size)
         device = x.device.type
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
@@ -51,7 +51,7 @@ class LSTM(Twin, HyperLayer, nn.LSTM):
         directions, last = 1 + self.bidirectional, []
         for first in range(0, len(states), directions):
             if first and self.training:
-                x = drop(x, self.dropout_rate, x.shape, axis=1)
+                x = drop(x, self.rate(self.dropout), x.shape, axis=1)
             outputs = []
             for place in range(first, first + directions):
                 backwards = place > first
@@ -64,10 +64,6 @@ class LSTM(Twin, HyperLayer, nn.LSTM):
         hidden, cell = (torch.cat(parts) for parts in zip(*last, strict=True))
         return x.transpose(0, 1) if self.batch_first else x, (hidden, cell)
 
-    @property
-    def dropout_rate(self) -> float | Tensor:
-        return self.dropout if self.rate is None else self.draws.current(self.layer)[self.rate]
-
     def _states(self, x: Tensor, hx: State | None) -> list[State]:
         """(1, B, hidden) hidden state and cell for each layer and direction."""
         count = len(self.suffixes)
@@ -75,14 +71,13 @@ class LSTM(Twin, HyperLayer, nn.LSTM):
             zeros = x.new_zeros(1, x.shape[1], self.hidden_size, dtype=self.weight_hh_l0.dtype)
             return [(zeros, zeros)] * count
         for part in hx:
-            check_tensor(self.layer, "a state", part, count, x.shape[1], self.hidden_size)
+            check_tensor(self.place.layer, "a state", part, count, x.shape[1], self.hidden_size)
         return list(zip(hx[0].split(1), hx[1].split(1), strict=True))
 
     def responding_weights(self) -> list[RespondingWeight]:
         return [weight for suffix in self.suffixes for weight in Weights.of(self, suffix).responding()]
 
     def folded(self, h: Tensor) -> dict[str, Tensor]:
-        """The plain layer's parameters for h (1, H)."""
         at = {suffix: Weights.of(self, suffix).at(h) for suffix in self.suffixes}
         names = ["weight_ih", "weight_hh", *(("bias_ih", "bias_hh") if self.bias else ())]
         return {name + suffix: getattr(weights, name) for suffix, weights in at.items() for name in names}
