@@ -9,6 +9,7 @@ _HOMES = {
     "stn.bilevel": ("Loss", "Score", "StreamTask", "Task"),
     "stn.delta_stn": ("DeltaSTN", "linearized"),
     "stn.errors": ("UserError",),
+    "stn.fitting": ("fit",),
     "stn.hyperparameters": ("Draw", "Hyperparameters", "Tuned"),
     "stn.layers": ("HyperConv2d", "HyperEmbedding", "HyperLinear", "split_parameters", "zero_gates"),
     "stn.learning_rates": ("LearningRate", "NonMonotonicDecay"),

@@ -1,5 +1,6 @@
 """A whole self-tuning run of one's own network on one's own loaders, in one call."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from stn.bilevel import evaluate
+from stn.conversion import SelfTuning
 from stn.delta_stn import DeltaSTN
 from stn.errors import UserError
 from stn.hyperparameters import Draw, Hyperparameters
@@ -17,15 +20,17 @@ from stn.learning_rates import Scheduled
 from stn.loaders import LoaderTask, inputs_and_target
 from stn.methods import STN
 from stn.recorder import Progress, Recorder, Status
-from stn.runs.folder import RunFolder
-from stn.training import Plan, Trainer
+from stn.runs.folder import ARGS, RunFolder
+from stn.runs.models import pack
+from stn.scripts.screen import Screen
+from stn.training import Plan, Stop, Trainer
 from stn.weight_decay import WeightDecay
 
 METHODS = {"stn": STN, "delta_stn": DeltaSTN}
 
 
 class Fit(NamedTuple):
-    """measures: the best model's, by "val_loss" and the like; it is in place in the network. values: its hyperparameters.
+    """measures: the best model's, by "val_loss" and the like; the model is in place. values: its hyperparameters.
 
     completed: training was not stopped early. path: the run's folder.
     """
@@ -34,6 +39,30 @@ class Fit(NamedTuple):
     values: dict[str, float]
     completed: bool
     path: Path
+
+
+class _Told:
+    """A progress whose epochs are told to the user's callback, too."""
+
+    def __init__(self, shown: Progress, on_epoch: Callable[[dict[str, float]], object]):
+        self.shown, self.on_epoch = shown, on_epoch
+
+    def update(self, status: Status) -> None:
+        self.shown.update(status)
+
+    def epoch_ended(self, row: dict[str, float], best: bool) -> None:
+        self.shown.epoch_ended(row, best)
+        self.on_epoch(row)
+
+
+class _Trainer(Trainer):
+    """Tells the user's callback of each weight step."""
+
+    on_step: Callable[[Trainer], object]
+
+    def weight_step(self) -> None:
+        super().weight_step()
+        self.on_step(self)
 
 
 def fit(
@@ -72,7 +101,7 @@ def fit(
     batch_axis: int = 0,
     batches: Mapping[str, int] | None = None,
     resume: bool = False,
-    progress: RunProgress | None = None,
+    progress: Any = None,
     on_step: Callable[[Trainer], object] = lambda _: None,
     on_epoch: Callable[[Trainer, dict[str, float]], object] = lambda *_: None,
     stop: Stop = lambda: False,
@@ -153,9 +182,24 @@ def fit(
             completed = trainer.train()
             trainer.load_best()
             folder.save_model(trainer.best or pack(net, hyper))
-            result = measured(task, hyper, recorder, completed, folder.path)
-            folder.write_result(result.row())
+            measures = {
+                f"{name}_{measure}": value
+                for name, split in (("val", "valid"), ("test", "test"))
+                if split in loaders
+                for measure, value in evaluate(task, hyper, split).measures().items()
+            }
+            values = (
+                {name: recorder.values[name] for name in hyper.names}
+                if recorder.best is None
+                else {name: recorder.best[name] for name in hyper.names}
+            )
+            folder.write_result({**measures, "time": recorder.elapsed, **values})
         finally:
             progress.close()
         folder.mark("finished" if completed else "interrupted")
-    return result
+    return Fit(measures, values, completed, folder.path)
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that YAML takes as they are."""
+    return {name: value for name, value in settings.items() if isinstance(value, int | float | str | None)}

@@ -70,13 +70,14 @@ class NonMonotonicDecay(LearningRate):
 class Scheduled(LearningRate):
     """Those of an optimizer that the user built, as they are, or as one of torch's schedulers changes them.
 
-    each: whether the scheduler is stepped after each weight step or each evaluation. Raises ValueError for another word,
+    each: whether the scheduler is stepped after each weight "step" or each "epoch". Raises ValueError for another word,
     or a ReduceLROnPlateau, which wants the validation loss, stepped after each weight step.
     """
 
     def __init__(self, optimizer: Optimizer, scheduler: LRScheduler | None = None, each: str = "epoch"):
         if each not in EACH or (each == "step" and isinstance(scheduler, ReduceLROnPlateau)):
-            raise ValueError(f"a {type(scheduler).__name__} cannot be stepped each {each!r}: give one of {', '.join(EACH)}")
+            kind = type(scheduler).__name__
+            raise ValueError(f"a {kind} cannot be stepped each {each!r}: give one of {', '.join(EACH)}")
         self.optimizer, self.scheduler, self.each, self.lowest = optimizer, scheduler, each, 0.0
 
     @property
