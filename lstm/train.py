@@ -82,8 +82,7 @@ def tuning_flags() -> list[Flag]:
         ),
         flag(
             "drop_transform",
-            "how the STN feeds dropout rates into the response: centred, as deviations from the current ones, is best "
-            "learned",
+            "how the STN feeds dropout rates into the response; centred: as deviations from the current ones",
             one_of("none", "sigmoid", "centred"),
             "none",
         ),

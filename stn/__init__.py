@@ -5,8 +5,8 @@ from typing import Any
 
 # Imported when first used: a script must be able to explain that torch is missing, or that Ctrl-C stopped its import.
 _HOMES = {
-    "stn.conversion": ("SelfTuning", "collapse", "convert", "summary"),
     "stn.bilevel": ("Loss", "Score", "StreamTask", "Task"),
+    "stn.conversion": ("SelfTuning", "collapse", "convert", "summary"),
     "stn.delta_stn": ("DeltaSTN", "linearized"),
     "stn.errors": ("UserError",),
     "stn.fitting": ("fit",),

@@ -28,7 +28,7 @@ from stn.runs.checkpoints import read_checkpoint
 from stn.runs.folder import read_settings
 from stn.runs.history import only_reading
 from stn.scripts.course import build
-from stn.scripts.figures import add_labels, find_run, new_folder, warn_of_boxes, write
+from stn.scripts.figures import add_labels, find_run, names_for, new_folder, warn_of_boxes, write
 from stn.scripts.options import ROOT, OneLineParser, exit_status, find, named, positive, positive_int
 from stn.scripts.output import say
 from stn.scripts.records import values_here
@@ -78,11 +78,8 @@ def draw(args: Any) -> None:
     """Draw the runs, those of which the CSV is given without measuring anything."""
     if args.csv:
         raise UserError("--csv prints a table and --out draws some: leave one of them out")
-    if args.labels and len(args.labels) != len(args.runs):
-        counts = f"{len(args.labels)} names to {len(args.runs)} runs"
-        raise UserError(f"--labels gives {counts}: give one for each, in their order")
     tables = []
-    for run, label in zip(args.runs, args.labels or [None] * len(args.runs), strict=True):
+    for run, label in zip(args.runs, names_for(args.runs, args.labels), strict=True):
         path = find(run, "the run")
         found = read_csv(path) if path.is_file() else table(*measure(find_run(run), args))
         tables.append((label or path.name.removesuffix(".csv"), found))

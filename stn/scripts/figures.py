@@ -137,11 +137,10 @@ def read_runs(
 
     Raises UserError where there are not as many labels as paths, or a run that is to have a label is given twice.
     """
-    if labels is not None and len(labels) != len(paths):
-        raise UserError(f"--labels gives {len(labels)} names to {len(paths)} runs: give one for each, in their order")
+    names = names_for(paths, labels)
     runs: dict[Path, Run] = {}
     left_out = []
-    for path, label in zip(paths, labels or [None] * len(paths), strict=True):
+    for path, label in zip(paths, names, strict=True):
         try:
             run = read(path)
         except UserError as error:
@@ -151,6 +150,15 @@ def read_runs(
             raise UserError(f"{run.path} is given twice, and --labels has two names for it: give it once")
         runs.setdefault(run.path, replace(run, name=label))
     return [*runs.values()], [*dict.fromkeys(left_out)]
+
+
+def names_for(paths: Sequence[str], labels: Sequence[str] | None) -> Sequence[str | None]:
+    """What --labels calls each path; None where it is not given. Raises UserError for another number of them."""
+    if labels is None:
+        return [None] * len(paths)
+    if len(labels) != len(paths):
+        raise UserError(f"--labels gives {len(labels)} names to {len(paths)} runs: give one for each, in their order")
+    return labels
 
 
 def warn_of_many(script: str, count: int) -> None:
