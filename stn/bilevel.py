@@ -48,11 +48,14 @@ class Score(NamedTuple):
     loss: float
     accuracy: float | None = None
 
-    def measures(self) -> dict[str, float]:
-        """By the names that logs use: the loss, and the accuracy or else the perplexity."""
-        if self.accuracy is None:
-            return {"loss": self.loss, "ppl": perplexity(self.loss)}
-        return {"loss": self.loss, "acc": self.accuracy}
+    def measures(self, likelihood: bool = True) -> dict[str, float]:
+        """By the names that logs use: the loss, and the accuracy or else the perplexity.
+
+        likelihood: whether the loss is a negative log-likelihood, without which there is no perplexity.
+        """
+        if self.accuracy is not None:
+            return {"loss": self.loss, "acc": self.accuracy}
+        return {"loss": self.loss} | ({"ppl": perplexity(self.loss)} if likelihood else {})
 
 
 def perplexity(loss: float) -> float:
@@ -89,6 +92,7 @@ class Task(Protocol[Batch, Prediction]):
 
     model: nn.Module
     batch_size: int  # the largest number of examples in a mini-batch
+    likelihood: bool  # whether the loss is a negative log-likelihood, of which there is a perplexity
     epochs: int  # completed passes over the training data
     position: tuple[int, int]  # weight steps of this pass: done, and in all
 
@@ -121,6 +125,7 @@ class StreamTask:
     """
 
     streams: dict[str, Any]
+    likelihood = True
 
     @property
     def epochs(self) -> int:

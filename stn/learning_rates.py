@@ -70,15 +70,17 @@ class NonMonotonicDecay(LearningRate):
 class Scheduled(LearningRate):
     """Those of an optimizer that the user built, as they are, or as one of torch's schedulers changes them.
 
-    each: whether the scheduler is stepped after each weight "step" or each "epoch". Raises ValueError for another word,
-    or a ReduceLROnPlateau, which wants the validation loss, stepped after each weight step.
+    optimizer: whose learning rate the logs have. each: whether schedulers are stepped after each weight "step" or each
+    "epoch". Raises ValueError for another word, or a ReduceLROnPlateau, which wants the validation loss, stepped after
+    each weight step.
     """
 
-    def __init__(self, optimizer: Optimizer, scheduler: LRScheduler | None = None, each: str = "epoch"):
-        if each not in EACH or (each == "step" and isinstance(scheduler, ReduceLROnPlateau)):
-            kind = type(scheduler).__name__
-            raise ValueError(f"a {kind} cannot be stepped each {each!r}: give one of {', '.join(EACH)}")
-        self.optimizer, self.scheduler, self.each, self.lowest = optimizer, scheduler, each, 0.0
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler] = (), each: str = "epoch"):
+        if each not in EACH:
+            raise ValueError(f"schedulers cannot be stepped each {each!r}: give one of {', '.join(EACH)}")
+        if each == "step" and any(isinstance(scheduler, ReduceLROnPlateau) for scheduler in schedulers):
+            raise ValueError('a ReduceLROnPlateau follows the validation loss: have it stepped each "epoch"')
+        self.optimizer, self.schedulers, self.each, self.lowest = optimizer, schedulers, each, 0.0
 
     @property
     def value(self) -> float:
@@ -89,16 +91,16 @@ class Scheduled(LearningRate):
         """Nothing: the optimizer has them."""
 
     def after_step(self) -> None:
-        if self.scheduler is not None and self.each == "step":
-            self.scheduler.step()
+        for scheduler in self.schedulers if self.each == "step" else ():
+            scheduler.step()
 
     def after_evaluation(self, loss: float, epochs: int) -> None:  # noqa: ARG002
-        if self.scheduler is not None and self.each == "epoch":
-            self.scheduler.step(loss) if isinstance(self.scheduler, ReduceLROnPlateau) else self.scheduler.step()
+        for scheduler in self.schedulers if self.each == "epoch" else ():
+            scheduler.step(loss) if isinstance(scheduler, ReduceLROnPlateau) else scheduler.step()
 
     def state_dict(self) -> dict:
-        return {} if self.scheduler is None else self.scheduler.state_dict()
+        return {"schedulers": [scheduler.state_dict() for scheduler in self.schedulers]}
 
     def load_state_dict(self, state: dict) -> None:
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state)
+        for scheduler, own in zip(self.schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(own)

@@ -29,7 +29,7 @@ class LoaderStream:
         try:
             self.length = len(loader) if batches is None else batches
         except TypeError:
-            remedy = f"give {name}_batches, the number of its mini-batches that make a pass"
+            remedy = f'give batches={{"{name}": N}}, the number of its mini-batches that make a pass'
             raise UserError(f"the {name} loader has no length: {remedy}") from None
         if self.length < 1:
             raise UserError(f"the {name} loader has no mini-batch: give it more data, or smaller mini-batches")
@@ -73,6 +73,9 @@ class LoaderStream:
         self.began = state["began"]
 
 
+Split = Callable[[Any], tuple[Sequence[Any], Mapping[str, Any], Any]]
+
+
 class Predicted(NamedTuple):
     """output: of the network. target: what it should be, as augmented with the inputs."""
 
@@ -100,10 +103,11 @@ def inputs_and_target(batch: Any) -> tuple[Sequence[Any], Mapping[str, Any], Any
 class LoaderTask(StreamTask):
     """What `stn.fit` trains: a network, called as net(…, draw=draw), on loaders.
 
-    loss: of (output, target), in nats for each target, averaged. split: of a mini-batch into the network's positional
-    and named inputs and the target. augment: of (mini-batch, draw), in training only. weight_decay: of a draw, added to
-    the training loss. accuracy: of (output, target), the fraction that is right; without it logs have the perplexity.
-    autocast: the type of matrix products. device: where mini-batches go.
+    loss: of (output, target), averaged over what is predicted. split: of a mini-batch into the network's positional and
+    named inputs and the target. augment: of (mini-batch, draw), in training only. weight_decay: of a draw, added to the
+    training loss. accuracy: of (output, target), the fraction that is right. likelihood: whether the loss is a negative
+    log-likelihood, so that logs may have the perplexity. autocast: the type of matrix products. device: where
+    mini-batches go. batch_axis: of their tensors. batches: of a pass, by loader, for those without a length.
     """
 
     def __init__(
@@ -112,10 +116,11 @@ class LoaderTask(StreamTask):
         loss: Callable[[Any, Any], Tensor],
         loaders: Mapping[str, Iterable],
         *,
-        split: Callable[[Any], tuple[Sequence[Any], Mapping[str, Any], Any]] = inputs_and_target,
+        split: Split = inputs_and_target,
         augment: Callable[[Any, Draw], Any] | None = None,
         weight_decay: Callable[[Draw], Tensor] | None = None,
         accuracy: Callable[[Any, Any], Tensor] | None = None,
+        likelihood: bool = False,
         autocast: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         batch_axis: int = 0,
@@ -123,6 +128,7 @@ class LoaderTask(StreamTask):
     ):
         self.model, self.loss_of, self.loaders, self.split, self.augment = model, loss, loaders, split, augment
         self.weight_decay, self.accuracy_of, self.autocast_dtype = weight_decay, accuracy, autocast
+        self.likelihood = likelihood
         self.device, self.batch_axis, self.batches = torch.device(device), batch_axis, dict(batches or {})
         self.streams = {
             split: LoaderStream(split, loaders[split], self.batches.get(split)) for split in ("train", "valid")
@@ -143,7 +149,7 @@ class LoaderTask(StreamTask):
             data = self.loss_of(*prediction)
         objective = data
         if self.model.training and self.weight_decay is not None:
-            objective = data + self.weight_decay(draw)
+            objective = data + self.weight_decay(self._of_these(draw, batch))
         accuracy = None if self.accuracy_of is None else self.accuracy_of(*prediction).detach().to(data.dtype)
         return Loss(objective, data.detach(), self._examples(batch), accuracy)
 

@@ -140,9 +140,9 @@ class Recorder:
                 self._log_step(record, score, penalty, entropy)
         self._show_progress(records[-1].train_step)
 
-    def epoch(self, score: Score, global_step: int, lr: float, best: bool) -> None:
-        """Log the epoch that has just ended, with its validation score."""
-        train, valid = self.ended_score.mean().measures(), score.measures()
+    def epoch(self, score: Score, global_step: int, lr: float, best: bool) -> dict[str, float]:
+        """Log the epoch that has just ended, with its validation score; its row of epoch.csv."""
+        train, valid = (part.measures(self.task.likelihood) for part in (self.ended_score.mean(), score))
         row = {
             "epoch": self.task.epochs - 1,
             "time": self.elapsed,
@@ -158,6 +158,7 @@ class Recorder:
         self.run.scalars(global_step, scalars)
         self.progress.epoch_ended(row, best)
         self.epoch_started = self.elapsed
+        return row
 
     def diverged(self, kind: str, loss: float, step: int) -> Diverged:
         """The error that ends a run whose loss or gradient is not finite."""
@@ -165,7 +166,7 @@ class Recorder:
         cause = f"the {kind} loss or its gradient is not finite at step {step} (loss {loss:g}; {values})"
         best = "no epoch has ended, so that there is no model to fall back on"
         if self.best is not None:
-            best = f"--test evaluates the best model so far, of epoch {self.best['epoch']}, in {self.run.path}"
+            best = f"the best model so far, of epoch {self.best['epoch']}, is in {self.run.path}"
         return Diverged(f"{cause}: start anew with a lower learning rate or a smaller gradient clip; {best}")
 
     def state_dict(self) -> dict:
@@ -185,7 +186,8 @@ class Recorder:
         return {"epoch": self.epoch_score, "ended epoch": self.ended_score, **self.since_log}
 
     def _log_step(self, record: _Record, score: Score, penalty: float, entropy: float) -> None:
-        scalars = {f"step_{name}": value for name, value in score.measures().items()} | {"step_penalty": penalty}
+        measures = score.measures(self.task.likelihood)
+        scalars = {f"step_{name}": value for name, value in measures.items()} | {"step_penalty": penalty}
         self.run.scalars(record.global_step, {f"{record.kind}/{name}": value for name, value in scalars.items()})
         if record.kind == "valid" or not self.hyper.num_tuned:
             self.run.scalars(record.global_step, {f"hyper/{name}": value for name, value in self.values.items()})
@@ -199,7 +201,7 @@ class Recorder:
     def _log_average(self, record: _Record, entropy: float) -> None:
         """A row of the table of the step's kind: the mean since the row before, and of "valid" the hyperparameters."""
         score, self.since_log[record.kind] = self.since_log[record.kind].mean(), MeanScore()
-        row = {"global_step": record.global_step, "time": record.time, **score.measures()}
+        row = {"global_step": record.global_step, "time": record.time, **score.measures(self.task.likelihood)}
         if record.kind == "valid":
             row |= {"entropy": entropy, **self.values}
         self.run.log(record.kind, {**row, "train_step": record.train_step})

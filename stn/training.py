@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +42,7 @@ class Plan:
         """Raise UserError where epochs of so many weight steps do not fit the plan. tuned: something is to be tuned."""
         lasts = f"an epoch, which has {steps} weight steps"
         if tuned and self.train_steps > steps:
-            raise UserError(f"{self.train_steps} weight steps in a row are more than {lasts}: lower --train_steps")
+            raise UserError(f"{self.train_steps} weight steps in a row are more than {lasts}: take fewer")
         if tuned and self.warmup_steps >= self.epochs * steps:
             epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)} of {steps} weight steps"
             warmup = f"end before the warm-up of {self.warmup_steps} does, so that nothing is tuned"
@@ -50,7 +50,10 @@ class Plan:
 
 
 class Trainer:
-    """Trains a task's weights, and its tuned hyperparameters, in one run."""
+    """Trains a task's weights, and its tuned hyperparameters, in one run.
+
+    on_step, on_epoch: called after each weight step, and after each epoch with its row of epoch.csv.
+    """
 
     def __init__(
         self,
@@ -61,9 +64,12 @@ class Trainer:
         recorder: Recorder,
         plan: Plan,
         stop: Stop = lambda: False,
+        on_step: Callable[["Trainer"], object] = lambda _: None,
+        on_epoch: Callable[["Trainer", dict[str, float]], object] = lambda *_: None,
     ):
         self.task, self.hyper, self.method, self.learning_rate = task, hyper, method, learning_rate
         self.recorder, self.plan, self.stop = recorder, plan, stop
+        self.on_step, self.on_epoch = on_step, on_epoch
         if "warmup_steps" not in recorder.run.settings:
             recorder.run.change_settings({"warmup_steps": plan.warmup_steps})
         self.train_step = self.global_step = 0  # weight steps, and steps of both kinds
@@ -120,6 +126,7 @@ class Trainer:
         self.train_step += 1
         self.global_step += 1
         self.recorder.step("train", step, self.global_step, self.train_step, ends_epoch=self.task.epochs > epochs)
+        self.on_step(self)
 
     def hyper_step(self) -> None:
         step = self.method.hyper_step(self.task, self.hyper)
@@ -133,7 +140,7 @@ class Trainer:
         if not math.isfinite(score.loss):
             raise self.recorder.diverged("validation", score.loss, self.global_step)
         best = score.loss < self.best_loss
-        self.recorder.epoch(score, self.global_step, self.learning_rate.value, best)
+        row = self.recorder.epoch(score, self.global_step, self.learning_rate.value, best)
         self.epoch = self.task.epochs
         self.learning_rate.after_evaluation(score.loss, self.epoch)
         self.epochs_since_best += 1
@@ -141,6 +148,7 @@ class Trainer:
             self.best_loss, self.epochs_since_best = score.loss, 0
             self.best = pack(self.task.model, self.hyper)
             self.save()  # whatever comes, the best model is not lost
+        self.on_epoch(self, row)
 
     def save(self) -> None:
         """Write a checkpoint of everything, first making sure that what it holds is finite."""
@@ -207,7 +215,8 @@ def restore(task: Task, hyper: Hyperparameters, state: Mapping) -> None:
         raise UserError("the checkpoint is of another model than args.yaml describes: start a new run") from error
 
 
-def final_result(task: Task, hyper: Hyperparameters) -> dict[str, float]:
-    """The measures of the model in place, on validation and test."""
-    scores = {"val": evaluate(task, hyper, "valid"), "test": evaluate(task, hyper, "test")}
-    return {f"{split}_{name}": value for split, score in scores.items() for name, value in score.measures().items()}
+def final_result(task: Task, hyper: Hyperparameters, splits: Sequence[str] = ("valid", "test")) -> dict[str, float]:
+    """The measures of the model in place, named val_loss, test_loss and the like."""
+    found = {split: evaluate(task, hyper, split).measures(task.likelihood) for split in splits}
+    short = {"valid": "val", "test": "test"}
+    return {f"{short[split]}_{name}": value for split, own in found.items() for name, value in own.items()}

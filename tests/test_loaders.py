@@ -67,7 +67,7 @@ def test_loaders_that_cannot_be_passes_are_refused():
             while True:
                 yield torch.zeros(3), 1
 
-    with pytest.raises(UserError, match="the train loader has no length: give train_batches"):
+    with pytest.raises(UserError, match="the train loader has no length: give batches="):
         LoaderStream("train", DataLoader(Endless(), batch_size=4))
     stream = LoaderStream("train", DataLoader(Endless(), batch_size=4), batches=2)
     for _ in range(3):

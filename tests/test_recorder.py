@@ -119,7 +119,7 @@ def test_a_run_that_diverges_later_says_where_its_best_model_is(recording, folde
         state, kept = kept.state_dict(), recording()
         kept.load_state_dict(state)
     message = str(kept.diverged("train", math.nan, 7))
-    assert message.endswith(f"--test evaluates the best model so far, of epoch 1, in {folder}")
+    assert message.endswith(f"the best model so far, of epoch 1, is in {folder}")
 
 
 def test_what_library_runs_record_of_their_hyperparameters(recording):

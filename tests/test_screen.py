@@ -55,7 +55,7 @@ def started(sources=None, train_step=0, epoch=0, **plan):
     """A screen of a run of epochs of 100 steps, 3 epochs long, that has shown its first lines."""
     trainer = SimpleNamespace(
         hyper=Hyperparameters(**(sources or {"rate": Tuned(0.25, (0, 1)), "other": Constant(2.0)})),
-        task=SimpleNamespace(position=(0, 100), model=SimpleNamespace(parameters=list)),
+        task=SimpleNamespace(position=(0, 100), likelihood=True, model=SimpleNamespace(parameters=list)),
         plan=Plan(**{"epochs": 3, **plan}),
         recorder=SimpleNamespace(epoch_started=0.0),
         train_step=train_step,

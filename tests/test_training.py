@@ -86,6 +86,9 @@ class Told:
     def too_low(self):
         return self.value >= self.most
 
+    def apply(self, method):
+        method.set_learning_rate(self.value)
+
     def after_step(self):
         self.value += 1
         self.told.append("step")

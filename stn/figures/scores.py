@@ -1,6 +1,6 @@
 """Scores of training and validation: perplexities, losses and accuracies, after each epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import cycle
 
@@ -17,6 +17,7 @@ LOG_FACTOR = 2  # perplexities and losses that span more than this get a logarit
 NARROW_FACTOR = 5  # such a span has more ticks
 UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
 MEASURES = {"ppl": "perplexity per token", "loss": "loss (nats)", "acc": "accuracy (%)"}
+UNKNOWN_LOSS = {"loss": "loss"}  # of a task whose loss may be no likelihood
 
 
 def perplexities(runs: Sequence[Run]) -> Drawing:
@@ -35,9 +36,19 @@ def accuracies(runs: Sequence[Run]) -> Drawing:
     return _scores(runs, [("loss", "epoch"), ("acc", "epoch")], "accuracies")
 
 
+def losses(runs: Sequence[Run]) -> Drawing:
+    """Training and validation loss against epochs and against time; a marker shows each run's best epoch.
+
+    Raises UserError where no run has an epoch's losses yet.
+    """
+    return _scores(runs, [("loss", "epoch"), ("loss", "time")], "losses", UNKNOWN_LOSS)
+
+
 @styled
-def _scores(runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str) -> Drawing:
-    """Measures of training and validation, a panel each. curves: (one of MEASURES, "epoch" or "time")."""
+def _scores(
+    runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str, labels: Mapping[str, str] = MEASURES
+) -> Drawing:
+    """Measures of training and validation, a panel each. curves: (one of the labels, "epoch" or "time")."""
     needed = {"epoch", "time", "val_loss"}
     needed |= {f"{split}_{measure}" for split in ("train", "val") for measure, _ in curves}
     missing = partial(_without_scores, needed=sorted(needed), what=what)
@@ -58,7 +69,7 @@ def _scores(runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str) -
             panel.set_xlim(left=0)
         _scale_score(panel, measure, drawn)
         if panel is panels[0] or not same:
-            panel.set_ylabel(MEASURES[measure])
+            panel.set_ylabel(labels[measure])
     handles = [
         key("validation", **shared_style(drawn, styles) | {"color": "0.35"}),
         key("training", color="0.35", **CONSTANT),

@@ -45,6 +45,7 @@ class Kind:
 KINDS = (
     Kind("ppl", "perplexity", 2),
     Kind("acc", "accuracy in %", 1, factor=100, higher=True),
+    Kind("loss", "loss", 4),  # of a run that has neither
 )
 UNSCORED = Kind("loss", "no score yet", 3)
 
@@ -161,7 +162,7 @@ def read_scores(path: Path) -> tuple[Kind | None, dict[str, Any], dict[str, Any]
     names = [f"{split}_{(kind or UNSCORED).measure}" for split in ("val", "test")]
     require(path / "epoch.csv", epochs, ["epoch", "time", "val_loss", names[0]], MOVE_AWAY)
     if results is not None:
-        require(path / "result.csv", results, names, MOVE_AWAY)
+        require(path / "result.csv", results, names[:1], MOVE_AWAY)  # there may be no test data
     (result,) = [{}] if results is None else results.to_dict("records")
     if math.isnan(result.get("best_epoch", 0.0)):  # of a model that no epoch has trained
         result = {}

@@ -1,6 +1,6 @@
 """A training run from beginning to end: the function that every script, and whoever else trains, calls."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -24,7 +24,7 @@ OUT_OF_MEMORY = "out of memory: start a run of a smaller model or --batch_size"
 class RunProgress(Progress, Protocol):
     """Who shows a run from its start to its end."""
 
-    def started(self, trainer: Trainer, run: RunFolder, data: Data) -> None:
+    def started(self, trainer: Trainer, run: RunFolder, data: Data | None) -> None:
         """Training begins, or goes on where its counters stand."""
 
     def ended(self, completed: bool) -> None:
@@ -35,7 +35,7 @@ class RunProgress(Progress, Protocol):
 
 
 class Result(NamedTuple):
-    """measures: the best model's, on validation and test. completed: training was not stopped early.
+    """measures: the best model's, such as "val_loss" and "test_loss". completed: training was not stopped early.
 
     best: the best epoch's row of epoch.csv; None where no epoch has ended, so that the measures are of the current
     model. hyperparameters: that model's. seconds: of training, in all. path: the run's folder.
@@ -69,24 +69,41 @@ def train(
     """
     data, hyper, task = build(settings, sources)
     with run(data) as folder:
-        try:
-            with explaining_out_of_memory(OUT_OF_MEMORY):
-                trainer = settings.trainer(task, hyper, folder, progress, stop)
-                if folder.resumed:  # one that cannot go on is left as it is, its status too
-                    trainer.load_state_dict(folder.read_checkpoint().state)
-                    folder.load_checkpoint()
-                progress.started(trainer, folder, data)
-                completed = trainer.train()
-            record = trainer.recorder.state_dict()
-            progress.ended(completed)
-            trainer.load_best()
-            if settings.model_file:
-                folder.save_model(trainer.best or pack(task.model, hyper), settings.model_file)
-            result = evaluated(task, hyper, record, completed, folder.path)
-            folder.write_result(result.row())
-        finally:
-            progress.close()
-        folder.mark("finished" if completed else "interrupted")
+        return carry_out(
+            lambda: settings.trainer(task, hyper, folder, progress, stop), folder, progress, data, settings.model_file
+        )
+
+
+def carry_out(
+    make: Callable[[], Trainer],
+    folder: RunFolder,
+    progress: RunProgress,
+    data: Data | None = None,
+    model_file: str | None = None,
+    splits: Sequence[str] = ("valid", "test"),
+) -> Result:
+    """Train what `make` returns, in a folder that is open; the best model is left in place, its result in the folder.
+
+    model_file: the name under which the model is saved, if it is to be. splits: what it is evaluated on.
+    """
+    try:
+        with explaining_out_of_memory(OUT_OF_MEMORY):
+            trainer = make()
+            if folder.resumed:  # one that cannot go on is left as it is, its status too
+                trainer.load_state_dict(folder.read_checkpoint().state)
+                folder.load_checkpoint()
+            progress.started(trainer, folder, data)
+            completed = trainer.train()
+        record = trainer.recorder.state_dict()
+        progress.ended(completed)
+        trainer.load_best()
+        if model_file:
+            folder.save_model(trainer.best or pack(trainer.task.model, trainer.hyper), model_file)
+        result = evaluated(trainer.task, trainer.hyper, record, completed, folder.path, splits)
+        folder.write_result(result.row())
+    finally:
+        progress.close()
+    folder.mark("finished" if completed else "interrupted")
     return result
 
 
@@ -97,14 +114,21 @@ def evaluate_best(settings: Settings, sources: Sources, state: Mapping) -> Resul
     return evaluated(task, hyper, state.get("recorder"), completed=True)
 
 
-def evaluated(task: Task, hyper: Hyperparameters, record: Mapping, completed: bool, path: Path | None = None) -> Result:
+def evaluated(
+    task: Task,
+    hyper: Hyperparameters,
+    record: Mapping,
+    completed: bool,
+    path: Path | None = None,
+    splits: Sequence[str] = ("valid", "test"),
+) -> Result:
     """The result of the model in place, of a run whose recorder is in this state."""
     try:
         best, seconds = record["best"], record["elapsed"]
         hyperparameters = {name: (best or record["values"])[name] for name in hyper.names}
     except (KeyError, TypeError) as error:
         raise UserError("the checkpoint lacks what was recorded: start a new run") from error
-    return Result(final_result(task, hyper), completed, best, hyperparameters, seconds, path)
+    return Result(final_result(task, hyper, splits), completed, best, hyperparameters, seconds, path)
 
 
 def build(settings: Settings, sources: Sources) -> tuple[Data, Hyperparameters, Task]:

@@ -12,7 +12,7 @@ from stn.errors import UserError
 from stn.figures import style
 from stn.figures.drawing import Drawing, groups
 from stn.figures.schedules import schedules
-from stn.figures.scores import accuracies, perplexities
+from stn.figures.scores import accuracies, losses, perplexities
 from stn.figures.style import COLORS, files_of, save
 from stn.files import explaining_os_errors
 from stn.runs.folder import ARGS
@@ -36,6 +36,7 @@ PLOTS = {
     "schedules": Plot(schedules, lambda _: True),
     "perplexities": Plot(perplexities, lambda run: len(run.epoch) and "val_ppl" in run.epoch),
     "accuracies": Plot(accuracies, lambda run: len(run.epoch) and "val_acc" in run.epoch),
+    "losses": Plot(losses, lambda run: len(run.epoch) and not {"val_ppl", "val_acc"} & {*run.epoch}),
 }
 
 

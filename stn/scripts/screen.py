@@ -33,7 +33,7 @@ class Screen:
 
     unit: what training goes through, such as "tokens". introduction: the first line of a new run. why_dtype: why matrix
     products are computed in their type. lines: where the lines go. at_end: what is called when training has ended,
-    before the best model is evaluated.
+    before the best model is evaluated. resume: how a run is continued.
     """
 
     def __init__(
@@ -43,9 +43,10 @@ class Screen:
         why_dtype: str = "as before",
         lines: Lines | None = None,
         at_end: Callable[[], None] = lambda: None,
+        resume: str = "--resume",
     ):
         self.lines, self.unit = lines or Lines("stn"), unit
-        self.introduction, self.why_dtype, self.at_end = introduction, why_dtype, at_end
+        self.introduction, self.why_dtype, self.at_end, self.resume = introduction, why_dtype, at_end, resume
         self.trainer: Trainer | None = None
         self.names: tuple[str, ...] = ()  # of the hyperparameters to show
         self.bars: Bars | None = None
@@ -88,7 +89,8 @@ class Screen:
             self.close()
             epoch = steps // status.length  # steps are shown some at a time, when the next one may have begun
             self.say(f"epoch {epoch:3d}  warm-up is over since weight step {steps}: tuning has started")
-        score = "  ".join(MEASURES[name].format(value) for name, value in status.score.measures().items())
+        measures = status.score.measures(self.trainer.task.likelihood)
+        score = "  ".join(MEASURES[name].format(value) for name, value in measures.items())
         speed, left = f"{status.speed:,.0f} {self.unit}/s", self.remaining(status)
         if sys.stderr.isatty():
             self.bars = self.bars or Bars(status)
@@ -110,7 +112,7 @@ class Screen:
         self.close()
         self.epoch_seconds, self.ended_at = row["time"] - self.ended_at, row["time"]
         mark = "*" if best else " "
-        measure = "acc" if "val_acc" in row else "ppl"
+        measure = next(name for name in ("acc", "ppl", "loss") if f"val_{name}" in row)
         train, valid = (MEASURES[measure].format(row[f"{split}_{measure}"]) for split in ("train", "val"))
         scores = f"train {train}  valid {valid}{mark}"
         self.say(f"epoch {row['epoch']:3d}  {row['time']:7.0f} s  {scores} lr {row['lr']:.4g}")
@@ -123,15 +125,15 @@ class Screen:
         if completed:
             self.say(f"{self.trainer.done()}: evaluating the best model")
         else:
-            self.say("interrupted: evaluating the best model (Ctrl-C again to skip it); continue with --resume")
+            self.say(f"interrupted: evaluating the best model (Ctrl-C again to skip it); continue with {self.resume}")
 
     def result(self, result: Result, where: str) -> None:
         """Lines on a result: its epoch and time, its measures, its hyperparameters."""
-        splits = {"val": [], "test": []}
+        splits: dict[str, list[str]] = {}
         for name, value in result.measures.items():
             split, _, measure = name.partition("_")
-            splits[split].append(RESULTS[measure].format(value))
-        words = "; ".join(f"{name} {', '.join(splits[split])}" for split, name in (("val", "valid"), ("test", "test")))
+            splits.setdefault({"val": "valid"}.get(split, split), []).append(RESULTS[measure].format(value))
+        words = "; ".join(f"{split} {', '.join(scores)}" for split, scores in splits.items())
         total = duration(result.seconds)
         if result.best is None:
             of = f"current model, as no epoch has ended yet, after {total}"
