@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn import transforms
 from stn.errors import UserError
 from stn.schedules import Constant, Schedule
+from stn.transforms import Transform
 
 INF = math.inf
 
@@ -27,13 +29,18 @@ class Tuned:
     """A hyperparameter that is learned while the network trains.
 
     initial: the value it starts at, strictly inside `range`; a discrete one, an integer n, starts at n + ½.
-    range: (low, high), open; either end may be infinite.
+    range: (low, high), open; either end may be infinite (default: that of the transform).
     scale: standard deviation of λ's perturbation, 0 or more; 0 is no perturbation, and cannot be learned.
     per_example: perturb each example of a mini-batch by itself, or (False) the whole mini-batch alike, as a
         value that acts on shared weights must be.
     discrete: the value is rounded down to an integer; λ and the logs stay continuous.
     feed: what the best response sees: λ itself, λ squashed by its range's own sigmoid or softplus, or centred, λ's
         deviation from its current value, as the Δ-STN needs it (Bae & Grosse 2020): the perturbation ε, or 0.
+    transform: the map from λ to the value: "sigmoid", "stretched_sigmoid" (onto a range), "softplus", "lower_softplus",
+        "upper_softplus" (above or below an end of the range), "exp", "logit", "linear", or a pair (forward, inverse) of
+        functions of tensors (default: what the range implies, a sigmoid, softplus or nothing).
+
+    Raises UserError, once it is one of some `Hyperparameters`, for what does not fit together.
     """
 
     initial: float
@@ -42,6 +49,7 @@ class Tuned:
     per_example: bool = True
     discrete: bool = False
     feed: Feed = "unconstrained"
+    transform: str | Transform | tuple | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +118,19 @@ class Hyperparameters(nn.Module):
             if not isinstance(source, Tuned | Schedule):
                 raise TypeError(f"hyperparameter {name} needs a source such as Tuned or Constant, not {source!r}")
         self.names = tuple(sources)
-        self.sources: Mapping[str, Tuned | Schedule] = dict(sources)
         self.schedules = {name: source for name, source in sources.items() if not isinstance(source, Tuned)}
-        tuned = {name: source for name, source in sources.items() if isinstance(source, Tuned)}
+        tuned: dict[str, Tuned] = {}
+        self.transforms: dict[str, Transform] = {}  # of those whose range does not imply theirs
+        for name, source in sources.items():
+            if isinstance(source, Tuned):
+                transform, ends = transforms.resolve(name, source.transform, source.range)
+                tuned[name] = replace(source, range=ends)
+                if transform is not None:
+                    self.transforms[name] = transform
+                    if source.feed == "squashed":
+                        told = f"{name} has a transform of its own, which has no squashing"
+                        raise UserError(f"{told}: feed it centred or unconstrained")
+        self.sources: Mapping[str, Tuned | Schedule] = {**sources, **tuned}
         self.columns = {name: column for column, name in enumerate(tuned)}
         self.shared = frozenset(name for name, source in tuned.items() if not source.per_example)
 
@@ -137,7 +155,9 @@ class Hyperparameters(nn.Module):
         self.advance(0, 0)
         self.register_buffer("squashed", _mask(s.feed == "squashed" for s in specs), persistent=False)
         self.register_buffer("centred", _mask(s.feed == "centred" for s in specs), persistent=False)
-        self.unconstrained = nn.Parameter(_tensor([_unconstrain(n, s) for n, s in tuned.items()]))
+        self.unconstrained = nn.Parameter(
+            _tensor([_unconstrain(n, s, self.transforms.get(n)) for n, s in tuned.items()])
+        )
         self.raw_scale = nn.Parameter(_tensor([_inverse_softplus(_nonnegative(n, s.scale)) for n, s in tuned.items()]))
 
     @property
@@ -201,8 +221,15 @@ class Hyperparameters(nn.Module):
 
     def constrain(self, unconstrained: Tensor) -> Tensor:
         """(…, H) λ -> (…, H) values strictly inside their ranges, before a discrete one is rounded down."""
+        values = self.offset + self.slope * self.squash(unconstrained)
+        if self.transforms:
+            columns = list(values.unbind(-1))
+            for name, transform in self.transforms.items():
+                column = self.columns[name]
+                columns[column] = transform.forward(unconstrained[..., column])
+            values = torch.stack(columns, -1)
         # Far out, rounding reaches the ends, or passes them; the ranges are open.
-        return (self.offset + self.slope * self.squash(unconstrained)).clamp(self.lowest, self.highest)
+        return values.clamp(self.lowest, self.highest)
 
     def values(self, unconstrained: Tensor) -> Tensor:
         """(…, H) λ -> (…, H) values as the model uses them: inside their ranges, discrete ones rounded down."""
@@ -236,6 +263,8 @@ class Hyperparameters(nn.Module):
         words = [f"{_shown(self.current()[name])} in ({low:g}, {high:g}), scale={_shown(scale)}"]
         words += ["discrete"] * spec.discrete + ["shared"] * (not spec.per_example)
         words += [spec.feed] * (spec.feed != "unconstrained")
+        if name in self.transforms:
+            words.append(spec.transform if isinstance(spec.transform, str) else "a transform of its own")
         return ", ".join(words)
 
     def _draw(self, unconstrained: Tensor, shared: frozenset[str]) -> Draw:
@@ -289,7 +318,7 @@ def _affine(bounds: tuple[float, float]) -> tuple[float, float]:
     return 0.0, 1.0
 
 
-def _unconstrain(name: str, spec: Tuned) -> float:
+def _unconstrain(name: str, spec: Tuned, transform: Transform | None = None) -> float:
     """The inverse of the map, in double precision."""
     low, high = spec.range
     if not low < high:
@@ -299,6 +328,11 @@ def _unconstrain(name: str, spec: Tuned) -> float:
         raise UserError(
             f"{name} cannot be tuned from {spec.initial:g}: it must start strictly inside its range ({low:g}, {high:g})"
         )
+    if transform is not None:
+        start = transforms.unconstrain(name, transform, value)
+        if not isinstance(spec.transform, str):
+            transforms.refuse_misfit(name, transform, start, _nonnegative(name, spec.scale))
+        return start
     if math.isfinite(low) and math.isfinite(high):
         return math.log(value - low) - math.log(high - value)
     if math.isfinite(low) or math.isfinite(high):

@@ -85,7 +85,8 @@ class Recorder:
             raise UserError(f"a hyperparameter cannot be called {taken[0]}, as a column of the tables is: rename it")
         if "hyperparameters" not in run.settings:
             ranges = {name: [*own.range] for name, own in hyper.sources.items() if isinstance(own, Tuned)}
-            run.change_settings({"hyperparameters": [*hyper.names], "ranges": ranges})
+            own = {"own_transforms": [*hyper.transforms]} if hyper.transforms else {}
+            run.change_settings({"hyperparameters": [*hyper.names], "ranges": ranges, **own})
         self.task, self.hyper, self.run, self.progress = task, hyper, run, progress
         self.intervals = {"train": train_interval, "valid": valid_interval}
         self.average = average

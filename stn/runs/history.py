@@ -100,6 +100,8 @@ class Run:
         for a value that is not inside its range.
         """
         bounds = self.settings.get("ranges", {}).get(name)
+        if name in self.settings.get("own_transforms", ()):
+            return None
         table = self.epoch if by == "epoch" else self.steps
         known = table if name + SCALE in table else self.epoch
         if not bounds or table.empty or known.empty or name + SCALE not in known:

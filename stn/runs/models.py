@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from stn.conversion import SelfTuning
 from stn.errors import UserError, one_line
 from stn.files import explaining_os_errors
 from stn.hyperparameters import Hyperparameters, Tuned
@@ -16,6 +17,7 @@ from stn.runs.checkpoints import CHECKPOINT, KIND, load, read_checkpoint
 from stn.schedules import Constant
 
 MODEL = "model.pt"
+UNKNOWN = "unknown"  # in place of a transform that is a pair of functions
 
 
 def pack(model: nn.Module, hyper: Hyperparameters) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def pack(model: nn.Module, hyper: Hyperparameters) -> dict[str, Any]:
         "model": deepcopy(model.state_dict()),
         "hyper": deepcopy(hyper.state_dict()),
         "hyperparameters": {name: values[name] for name in hyper.names},
-        "tuned": {name: asdict(source) for name, source in hyper.sources.items() if isinstance(source, Tuned)},
+        "tuned": {name: _fields(source) for name, source in hyper.sources.items() if isinstance(source, Tuned)},
         "architecture": {
             "module": own.__module__,
             "name": own.__qualname__,
@@ -39,12 +41,22 @@ def pack(model: nn.Module, hyper: Hyperparameters) -> dict[str, Any]:
     }
 
 
-def load_model(path: Path | str, model: nn.Module | None = None) -> tuple[nn.Module, Hyperparameters]:
+def _fields(source: Tuned) -> dict[str, Any]:
+    """Those of plain values: functions cannot be kept."""
+    named = source.transform is None or isinstance(source.transform, str)
+    return asdict(source if named else replace(source, transform=UNKNOWN))
+
+
+def load_model(
+    path: Path | str, model: nn.Module | None = None, hyper: Hyperparameters | None = None
+) -> tuple[nn.Module, Hyperparameters]:
     """The best model of a run and its hyperparameters, ready to evaluate: `model(…, hyper.current())`.
 
     path: a run's folder, of which the checkpoint counts, or else model.pt; or a file of a model that a run has written.
-    model: one built alike, to be filled; needed where the model's class does not keep its own `arguments`. What was not
-    tuned is constant, at its value in the best epoch. All is on the CPU.
+    model: one built alike, to be filled; needed where the model's class does not keep its own `arguments`. hyper: the
+    same of hyperparameters; needed where one has a transform that is a pair of functions (default: of a network that
+    `convert` has made, its own, else new ones, in which what was not tuned is constant, at its value in the best
+    epoch). What is new is on the CPU.
 
     Raises UserError where there is no model, or it is damaged, foreign or another than the one given.
     """
@@ -52,12 +64,10 @@ def load_model(path: Path | str, model: nn.Module | None = None) -> tuple[nn.Mod
         raise UserError("the path of the model is empty: give a run's folder")
     path = Path(path)
     packed = _read_packed(path)
+    if hyper is None and isinstance(model, SelfTuning):
+        hyper = model.hyper
     try:
-        sources = {
-            name: Tuned(**packed["tuned"][name]) if name in packed["tuned"] else Constant(value)
-            for name, value in packed["hyperparameters"].items()
-        }
-        hyper = Hyperparameters(**sources)
+        hyper = _hyperparameters(packed, path) if hyper is None else hyper
         hyper.load_state_dict(packed["hyper"])
         model = _build(packed["architecture"], path) if model is None else model
         model.load_state_dict(packed["model"])
@@ -65,6 +75,20 @@ def load_model(path: Path | str, model: nn.Module | None = None) -> tuple[nn.Mod
         cause = f"{path} holds another model, or one of another version ({one_line(error)})"
         raise UserError(f"{cause}: load it with the version that wrote it, or give a model built alike") from error
     return model.eval(), hyper
+
+
+def _hyperparameters(packed: Mapping[str, Any], path: Path) -> Hyperparameters:
+    """Raises UserError where only their author can make them."""
+    tuned = packed["tuned"]
+    for name, own in tuned.items():
+        if own.get("transform") == UNKNOWN:
+            raise UserError(f"{path} does not hold the functions that transform {name}: give load_model `hyper`, too")
+    return Hyperparameters(
+        **{
+            name: Tuned(**tuned[name]) if name in tuned else Constant(value)
+            for name, value in packed["hyperparameters"].items()
+        }
+    )
 
 
 def _read_packed(path: Path) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from stn.runs.history import only_reading, read_epochs, read_table, require
 PLACING = {"save_dir", "prefix", "save", "logdir", "dir", "subdir", "label"}
 MACHINE = {"device", "threads", "gpu", "disable_cuda", "no_cuda", "no_cuda_graphs", "checkpoint_seconds", "versions"}
 LOGGING = {"log_interval", "train_log_interval", "val_log_interval"}
-DERIVED = {"hyperparameters", "labels", "ranges", "data_checksum", "schedule_checksum"}
+DERIVED = {"hyperparameters", "labels", "ranges", "own_transforms", "data_checksum", "schedule_checksum"}
 UNTOLD = {"seed", *PLACING, *MACHINE, *LOGGING, *DERIVED}
 MOVE_AWAY = "move the run away"
 SHORTEST, LONGEST = 2, 24  # runs that are named together, and characters of what tells their paths apart

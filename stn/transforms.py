@@ -1,0 +1,99 @@
+"""How an unconstrained number λ becomes a hyperparameter's value: monotone maps, each with its inverse."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stn.errors import UserError
+
+Range = tuple[float, float]
+
+INF = math.inf
+TOLERANCE = 1e-4  # relative to the distance between two numbers that are checked
+
+
+class Transform(NamedTuple):
+    """forward: of λ, elementwise, the values. inverse: back."""
+
+    forward: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor]
+
+
+def _logit(unconstrained: Tensor) -> Tensor:
+    return torch.logit(unconstrained, torch.finfo(unconstrained.dtype).eps)
+
+
+# Those that are not what a range has by itself, with the values that they lead to.
+OTHERS: dict[str, tuple[Transform, Range]] = {
+    "exp": (Transform(torch.exp, torch.log), (0, INF)),
+    "logit": (Transform(_logit, torch.sigmoid), (-INF, INF)),
+}
+# What ranges have by themselves, low + (high − low)·sigmoid(λ), low + softplus(λ), high − softplus(λ) or λ, by name.
+IMPLIED: dict[str, Callable[[Range], bool]] = {
+    "sigmoid": lambda ends: ends == (0, 1),
+    "softplus": lambda ends: ends == (0, INF),
+    "stretched_sigmoid": lambda ends: ends[0] > -INF and ends[1] < INF,
+    "lower_softplus": lambda ends: ends[0] > -INF and ends[1] == INF,
+    "upper_softplus": lambda ends: ends[0] == -INF and ends[1] < INF,
+    "linear": lambda ends: ends == (-INF, INF),
+}
+DEFAULT_RANGES: dict[str, Range] = {
+    "sigmoid": (0, 1),
+    "softplus": (0, INF),
+    "exp": (0, INF),
+    "linear": (-INF, INF),
+    "logit": (-INF, INF),
+}
+NAMES = (*IMPLIED, *OTHERS)
+
+
+def resolve(name: str, transform: str | Transform | tuple | None, ends: Range) -> tuple[Transform | None, Range]:
+    """The transform of a hyperparameter, None where its range has it by itself, and its range.
+
+    transform: one of NAMES, a pair of functions, or None. ends: of the range; without any, it is the transform's.
+
+    Raises UserError for another word, or a range that the transform does not lead to.
+    """
+    if transform is None:
+        return None, ends
+    if isinstance(transform, tuple) and len(transform) == 2 and all(map(callable, transform)):
+        return Transform(*transform), ends
+    if transform not in NAMES:
+        known = ", ".join(NAMES)
+        raise UserError(f"{name} has the transform {transform!r}: give {known}, or a pair (forward, inverse)")
+    if ends == (-INF, INF):
+        if transform not in DEFAULT_RANGES:
+            raise UserError(f"{name} has the transform {transform}, which needs a range: give it one")
+        ends = DEFAULT_RANGES[transform]
+    own, natural = OTHERS.get(transform, (None, None))
+    if not (ends == natural if own else IMPLIED[transform](ends)):
+        low, high = ends
+        raise UserError(f"{name} has the range ({low:g}, {high:g}), to which the transform {transform} does not lead")
+    return own, ends
+
+
+def unconstrain(name: str, transform: Transform, value: float) -> float:
+    """The λ of a value. Raises UserError where there is none."""
+    start = transform.inverse(torch.tensor(value, dtype=torch.float64)).item()
+    if not math.isfinite(start):
+        raise UserError(f"{name} cannot start at {value:g}: the inverse of its transform gives {start:g} there")
+    return start
+
+
+def refuse_misfit(name: str, transform: Transform, start: float, scale: float) -> None:
+    """Raise UserError where forward is not monotone, or inverse not its inverse, within the scale of its start."""
+    value_of, back = transform
+    around = start + max(scale, 0.1) * torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0], dtype=torch.float64)
+    values = value_of(around)
+    again = back(values)
+    steps = values.diff()
+    fits = values.isfinite().all() and ((steps > 0).all() or (steps < 0).all())
+    if not fits or not torch.allclose(again, around, rtol=TOLERANCE, atol=TOLERANCE):
+        worst = int((again - around).abs().nan_to_num(INF).argmax())
+        raise UserError(
+            f"{name} has a transform whose inverse does not fit: forward({around[worst]:.4g}) is {values[worst]:.4g}, "
+            f"of which inverse gives {again[worst]:.4g}: give a monotone function and its inverse"
+        )
