@@ -303,6 +303,15 @@ def collapse(net: SelfTuning) -> nn.Module:
 
     Its dropout rates are the current ones. A parameter that two layers share, and that does not respond alike in both,
     is two parameters then, which a warning says.
+
+    >>> import stn
+    >>> hyper = stn.Hyperparameters(dropout=stn.Tuned(0.1, range=(0, 1)))
+    >>> net = convert(nn.Sequential(nn.Linear(4, 2), nn.Dropout(0.5)), hyper, dropout="dropout")
+    >>> collapse(net)
+    Sequential(
+      (0): Linear(in_features=4, out_features=2, bias=True)
+      (1): Dropout(p=0.10000000149011612, inplace=False)
+    )
     """
     network = deepcopy(net.module)
     uses = Counter(parameter for layer in network.modules() for parameter in layer.parameters(recurse=False))

@@ -147,6 +147,20 @@ def linearized(predict: Callable[[Draw], Prediction], draw: Draw) -> Prediction:
 
     predict: returns a tensor, or tuples, lists, dicts or dataclasses of tensors and other things. What follows it, such
     as a loss, is not linearized. Raises NotImplementedError where an operation has no forward derivative.
+
+    So the Δ-STN's response step by hand, with the elementary weights held:
+
+    >>> import stn
+    >>> hyper = stn.Hyperparameters(rate=stn.Tuned(0.5, range=(0, 1), feed="centred"))
+    >>> net, x, y = stn.HyperLinear(3, 1, hyper.num_tuned), torch.ones(4, 3), torch.zeros(4, 1)
+    >>> elementary, response = stn.split_parameters(net)
+    >>> optimizer = torch.optim.SGD(response, lr=0.1)
+    >>> with frozen(elementary):
+    ...     prediction = linearized(lambda draw: net(x, draw.h), hyper.perturbed(len(x)))
+    ...     (prediction - y).square().mean().backward()
+    >>> optimizer.step()
+    >>> net.weight.grad is None and net.gate.grad is not None
+    True
     """
     # Of attention's kernels, this one alone has a forward derivative on every device.
     with forward_ad.dual_level(), at_centre(), sdpa_kernel(SDPBackend.MATH):

@@ -125,6 +125,10 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
     """The elementary and the response parameters of a module and its submodules, as `module.parameters()` orders them.
 
     Responses belong to `HyperLayer`s alone: all parameters of other modules are elementary.
+
+    >>> elementary, response = split_parameters(nn.Sequential(HyperLinear(3, 2, 1), nn.LayerNorm(2)))
+    >>> len(elementary), len(response)
+    (4, 3)
     """
     response = {
         parameter

@@ -175,6 +175,28 @@ class STN(BestResponseMethod):
 
     optimizer: of the weights, in place of an SGD with lr, momentum and weight_decay. clip: largest norm of the weights'
     gradient.
+
+    Both steps take a task, which says what a mini-batch, a prediction and a loss are; whose loop it is does not matter:
+
+    >>> import stn
+    >>> class Regression(stn.StreamTask):
+    ...     batch_size = 8
+    ...     def __init__(self, model, train, valid):
+    ...         self.model = model
+    ...         self.streams = {"train": stn.Shuffled(train, 8), "valid": stn.Shuffled(valid, 8)}
+    ...     def predict(self, batch, draw):
+    ...         return self.model(batch[0], draw.h)
+    ...     def loss(self, prediction, batch, draw):
+    ...         loss = (prediction - batch[1]).square().mean()
+    ...         return stn.Loss(loss, loss.detach(), len(prediction))
+    >>> hyper = stn.Hyperparameters(rate=stn.Tuned(0.5, range=(0, 1)))
+    >>> train, valid = ((torch.randn(16, 3), torch.randn(16, 1)) for _ in range(2))
+    >>> task = Regression(stn.HyperLinear(3, 1, hyper.num_tuned), train, valid)
+    >>> method = STN(task.model, hyper, lr=0.1)
+    >>> for _ in range(10):
+    ...     done = method.weight_step(task, hyper), method.weight_step(task, hyper), method.hyper_step(task, hyper)
+    >>> done[0].targets, done[0].data.isfinite().item()
+    (8, True)
     """
 
     def __init__(
@@ -239,7 +261,21 @@ def clip_gradient(parameters: Iterable[nn.Parameter], clip: float) -> Tensor:
 
 @contextmanager
 def frozen(module: nn.Module | Iterable[nn.Parameter]) -> Iterator[None]:
-    """While this lasts, the module's parameters, or the ones given, take no gradients."""
+    """While this lasts, the module's parameters, or the ones given, take no gradients.
+
+    So a hyperparameter step by hand, on a mini-batch of the validation data, reaches λ through the best response alone:
+
+    >>> import stn
+    >>> hyper = stn.Hyperparameters(rate=stn.Tuned(0.5, range=(0, 1)))
+    >>> net, x, y = stn.HyperLinear(3, 1, hyper.num_tuned), torch.ones(4, 3), torch.zeros(4, 1)
+    >>> tuner = torch.optim.Adam(hyper.parameters(), lr=0.01)
+    >>> before = hyper.current()["rate"].item()
+    >>> with frozen(net):
+    ...     (net(x, hyper.current().h) - y).square().mean().backward()
+    >>> tuner.step()
+    >>> net.weight.grad is None and hyper.current()["rate"].item() != before
+    True
+    """
     parameters = module.parameters() if isinstance(module, nn.Module) else module
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in trainable:

@@ -27,6 +27,16 @@ class WeightDecay:
     counts once.
 
     Raises ValueError for a pattern that fits no layer with a weight.
+
+    >>> import stn
+    >>> hyper = stn.Hyperparameters(decay=stn.Tuned(0.5, range=(0, float("inf")), per_example=False, feed="centred"))
+    >>> layer = nn.Linear(2, 1, bias=False)
+    >>> nn.init.constant_(layer.weight, 3.0)
+    Parameter containing:
+    tensor([[3., 3.]], requires_grad=True)
+    >>> decay = WeightDecay(stn.convert(layer, hyper), "decay")
+    >>> round(decay(hyper.current()).item(), 4)  # ½ · 0.5 · (3² + 3²): at its start the weight does not respond
+    4.5
     """
 
     def __init__(self, model: nn.Module, coefficients: str | Mapping[str, str]):

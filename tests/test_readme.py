@@ -4,7 +4,7 @@ import doctest
 import re
 from pathlib import Path
 
-from stn import conversion, hyperparameters
+from stn import conversion, delta_stn, hyperparameters, layers, methods, weight_decay
 from stn.runs.folder import read_status
 from stn.scripts import figures
 
@@ -23,7 +23,7 @@ def test_python_examples_run(tmp_path, monkeypatch):
 
 
 def test_examples_in_docstrings_run():
-    for module in (conversion, hyperparameters):
+    for module in (conversion, delta_stn, hyperparameters, layers, methods, weight_decay):
         done = doctest.testmod(module)
         assert done.attempted and not done.failed
 

@@ -25,6 +25,7 @@ EVERY = 60.0  # seconds between two lines of progress where there is no terminal
 INDENT = " " * 11
 RESULTS = {"loss": "loss {:.4f}", "ppl": "ppl {:.2f}", "acc": "accuracy {:.2%}"}
 MEASURES = {"ppl": "ppl {:8.2f}", "acc": "accuracy {:5.1%}", "loss": "loss {:.3f}"}
+LEAST = 0.0005  # what three decimals still show
 UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
@@ -212,7 +213,14 @@ def filled(words: str) -> str:
 
 def in_words(names: tuple[str, ...], values: Mapping[str, float]) -> str:
     """Names and values, short enough for a terminal of 80 columns: "alpha .050 dropo .123"."""
-    return " ".join(f"{name.replace('dropout', 'drop')} {f'{values[name]:.3f}'.removeprefix('0')}" for name in names)
+    return " ".join(f"{name.replace('dropout', 'drop')} {short(values[name])}" for name in names)
+
+
+def short(value: float) -> str:
+    """Three decimals, or a power of ten where these would be zeros: ".050", "2e-4"."""
+    if 0 < abs(value) < LEAST:
+        return f"{value:.0e}".replace("e-0", "e-")
+    return f"{value:.3f}".removeprefix("0")
 
 
 def changing_schedules(hyper: Hyperparameters) -> dict[str, list[str]]:
