@@ -1,38 +1,29 @@
-"""Self-tuning networks: regularization hyperparameters learned inside one training run."""
+"""Self-tuning networks: regularization hyperparameters learned inside one training run.
 
+The library's functions and classes are imported when they are first used, from where `__init__.pyi` says: a script must
+be able to explain that torch is missing, or that Ctrl-C stopped its import.
+"""
+
+import ast
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-# Imported when first used: a script must be able to explain that torch is missing, or that Ctrl-C stopped its import.
-_HOMES = {
-    "stn.bilevel": ("Loss", "Score", "StreamTask", "Task"),
-    "stn.conversion": ("SelfTuning", "collapse", "convert", "summary"),
-    "stn.delta_stn": ("DeltaSTN", "linearized"),
-    "stn.errors": ("UserError",),
-    "stn.hyperparameters": ("Draw", "Hyperparameters", "Tuned"),
-    "stn.layers": ("HyperConv2d", "HyperEmbedding", "HyperLinear", "split_parameters", "zero_gates"),
-    "stn.learning_rates": ("LearningRate", "NonMonotonicDecay"),
-    "stn.lstm": ("HyperLSTM",),
-    "stn.methods": ("STN", "frozen"),
-    "stn.recorder": ("Recorder",),
-    "stn.runs.folder": ("RunFolder",),
-    "stn.runs.models": ("load_model",),
-    "stn.schedules": ("Constant", "Gaussian", "Replay", "Sinusoid"),
-    "stn.scripts.fit": ("fit",),
-    "stn.scripts.screen": ("Screen",),
-    "stn.streams": ("Shuffled",),
-    "stn.training": ("Plan", "Trainer"),
-    "stn.weight_decay": ("WeightDecay",),
-}
-__all__ = sorted(name for names in _HOMES.values() for name in names)
+
+@cache
+def _homes() -> dict[str, str]:
+    """The module of each public name."""
+    stub = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(home), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name.startswith("__") or name not in _homes():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_homes()[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_homes()})

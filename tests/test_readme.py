@@ -4,22 +4,48 @@ import doctest
 import re
 from pathlib import Path
 
+import torch
+
 from stn import conversion, delta_stn, hyperparameters, layers, methods, weight_decay
 from stn.runs.folder import read_status
 from stn.scripts import figures
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, LIBRARY = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/library.md"))
+
+
+def run(source, name):
+    exec(compile(source, name, "exec"), {})
 
 
 def test_python_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert examples
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
+    for page in (README, LIBRARY):
+        examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        assert examples
+        for example in examples:
+            run(example, "a page")
     assert read_status("logs/mine") == "finished"
     assert figures.main(["logs/mine", "--out", "plots"]) == 0 and (tmp_path / "plots" / "accuracies.png").exists()
+
+
+def test_the_tutorials_changes_make_its_script_self_tuning(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    changes = re.search(r"```diff\n(.*?)```", README, re.DOTALL)[1].splitlines()
+    tuned, at = plain.splitlines(), 0
+    for change in changes:
+        if change.startswith("+"):
+            tuned.insert(at, change[1:])
+            at += 1
+        elif change.startswith("-"):
+            assert tuned.pop(at) == change[1:]
+        elif change != "@@":
+            at = tuned.index(change[1:], at) + 1
+    run(plain, "plain")
+    keys = torch.load("net.pt").keys()
+    run("\n".join(tuned), "tuned")
+    assert torch.load("net.pt").keys() == keys and read_status("logs/mine") == "finished"
 
 
 def test_examples_in_docstrings_run():
