@@ -19,6 +19,7 @@ from stn.kernels.memory import keep_freed_memory
 from stn.scripts.options import positive_int
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # of the experiments, which are not installed
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 WIDTH = 40  # of the tables' first column

@@ -16,14 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-sys.path[0] = str(ROOT := Path(__file__).resolve().parent.parent)  # the repository, whether stn is installed or not
-
 import stn
 from stn.datasets.builtin_images import builtin_images
 from stn.datasets.images import CIFAR10_CLASSES, CIFAR10_NORMALIZATION, Images, load_cifar10, load_image_sets
 from stn.scripts.options import OneLineParser, exit_status, nonnegative_int, one_of, positive_int
 
-NAME = "resnet.py"
+NAME, ROOT = "resnet.py", Path(__file__).resolve().parent.parent
 BATCH = 128
 
 

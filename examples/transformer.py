@@ -15,14 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-sys.path[0] = str(ROOT := Path(__file__).resolve().parent.parent)  # the repository, whether stn is installed or not
-
 import stn
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import load_corpus
 from stn.scripts.options import OneLineParser, exit_status, named, nonnegative_int, one_of, positive_int, rate
 
-NAME = "transformer.py"
+NAME, ROOT = "transformer.py", Path(__file__).resolve().parent.parent
 CONTEXT, WIDTH, HEADS, DEPTH, BATCH = 64, 96, 4, 2, 32
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cnn_step
+import converted_step
 import cost_model
 import lstm_step
 import numpy
@@ -210,3 +211,19 @@ def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
     for others in ({"batch": 8, "threads": None}, {"threads": 1}):
         with pytest.raises(RuntimeError, match="AssertionError"):
             PEAK_MEMORY(script, "bfloat16", **others)
+
+
+def test_the_converted_networks_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(converted_step, "TYPES", 20)
+    monkeypatch.setattr(converted_step, "WIDTH", 2)
+    monkeypatch.setattr(converted_step.transformer, "BATCH", 2)
+    monkeypatch.setattr(converted_step.transformer, "CONTEXT", 4)
+    monkeypatch.setattr(converted_step.resnet, "BATCH", 2)
+    converted_step.main(["--rounds", "2", "--threads", "1", "--json", str(tmp_path / "times.json")])
+    found = json.loads((tmp_path / "times.json").read_text())
+    assert found.keys() == {"gpt", "resnet"}
+    assert all(value > 0 for network in found.values() for times in network.values() for value in times.values())
+    printed = capsys.readouterr().out
+    assert all(printed.count(f"  {label}  ") == 4 for label in converted_step.RATIOS)
+    converted_step.main(["--peak", "float32", "--network", "resnet", "--threads", "1", "--delta", "2"])
+    assert float(capsys.readouterr().out) > 100

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from stn.errors import UserError, one_line
 from stn.files import explaining_os_errors
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs.checkpoints import CHECKPOINT, KIND, load, read_checkpoint
+from stn.runs.experiments import import_experiment
 from stn.schedules import Constant
 
 MODEL = "model.pt"
@@ -122,7 +122,7 @@ def _build(architecture: Mapping[str, Any], path: Path) -> nn.Module:
     """The model, its weights not yet in place. Raises UserError where only its author can build it."""
     module, name, arguments = (architecture[part] for part in ("module", "name", "arguments"))
     try:
-        own = getattr(import_module(module), name) if arguments is not None else None
+        own = getattr(import_experiment(module), name) if arguments is not None else None
     except (ImportError, AttributeError):
         own = None
     if not (isinstance(own, type) and issubclass(own, nn.Module)):

@@ -13,7 +13,6 @@ import re
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +24,7 @@ from stn.diagnose.tables import lines, read_csv, table
 from stn.errors import UserError
 from stn.figures.hypergradients import gates, hypergradients
 from stn.runs.checkpoints import read_checkpoint
+from stn.runs.experiments import import_experiment
 from stn.runs.folder import read_settings
 from stn.runs.history import only_reading
 from stn.scripts.course import build
@@ -132,7 +132,7 @@ def script_of(path: Path, record: Mapping[str, Any]) -> Script:
     name = str(record.get("script"))
     if not re.fullmatch(r"\w+/\w+\.py", name) or not (ROOT / name).is_file():
         raise UserError(f"{path} is a run of {name}, which is no training script here: give a run of one that is")
-    script = getattr(import_module(name.removesuffix(".py").replace("/", ".")), "SCRIPT", None)
+    script = getattr(import_experiment(name.removesuffix(".py").replace("/", ".")), "SCRIPT", None)
     if not isinstance(script, Script):
         raise UserError(f"{path} is a run of {name}, which trains nothing: give a run of a training script")
     return script
