@@ -42,7 +42,7 @@ class Plan:
         """Raise UserError where epochs of so many weight steps do not fit the plan. tuned: something is to be tuned."""
         lasts = f"an epoch, which has {steps} weight steps"
         if tuned and self.train_steps > steps:
-            raise UserError(f"{self.train_steps} weight steps in a row are more than {lasts}: take fewer")
+            raise UserError(f"{self.train_steps} weight steps in a row are more than {lasts}: lower train_steps")
         if tuned and self.warmup_steps >= self.epochs * steps:
             epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)} of {steps} weight steps"
             warmup = f"end before the warm-up of {self.warmup_steps} does, so that nothing is tuned"

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import stn
 from stn.errors import UserError
 from stn.recorder import Diverged
+from stn.scripts import figures, runs
 
 EPOCHS, BATCH = 3, 8
 
@@ -172,6 +173,16 @@ def test_what_is_logged_follows_what_the_loss_is(made, fit, folder):
         assert result.measures["test_loss"] == pytest.approx(loss, rel=1e-5)
         assert result.measures[f"test_{name}"] == pytest.approx(other, rel=1e-5)
     assert columns == {"loss": {"val_loss"}, "ppl": {"val_loss", "val_ppl"}, "acc": {"val_loss", "val_acc"}}
+
+
+def test_a_run_of_losses_alone_is_listed_and_drawn(made, fit, folder, tmp_path, capsys):
+    fit(*made())
+    lowest = pandas.read_csv(folder / "epoch.csv")["val_loss"].min()
+    assert runs.main([str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("Loss") and f"{lowest:.4f}" in told
+    assert figures.main([str(folder), "--out", str(tmp_path / "plots")]) == 0
+    assert {file.name for file in (tmp_path / "plots").glob("*.png")} == {"schedules.png", "losses.png"}
 
 
 def test_accumulated_mini_batches_are_one_step(double, made, fit):  # noqa: ARG001

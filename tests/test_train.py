@@ -393,7 +393,7 @@ def test_a_model_that_no_memory_holds(run, tmp_path):
         ("--save ../model.pt", ("save", "../model.pt")),
         ("--prefix a/b", ("--prefix a/b", "slash")),
         ("--tune_everything", ("--tune_everything",)),
-        ("--tune_all --train_steps 8 --warmup_steps 0", ("8 weight steps in a row", "which has 7", "--train_steps")),
+        ("--tune_all --train_steps 8 --warmup_steps 0", ("8 weight steps in a row", "has 7", "lower train_steps")),
         ("--threads 1000000", ("--threads 1000000", "cores", "lower it")),
         ("--tune_all --warmup_steps 100000", ("2 epochs of", "end before the warm-up of 100000", "nothing is tuned")),
         ("--tune_dropouto --epochs 1 --warmup_steps 331", ("1 epoch of", "warm-up of 331", "train for more epochs")),

@@ -31,12 +31,13 @@ class Plot(NamedTuple):
 NAME = "python -m stn.figures"
 LONGEST_NAME, LONGEST_PATH = 240, 4000  # bytes: of what the usual file systems take, less what is added
 FOUND = 3  # runs that are named where a folder of runs was given for a run
+SCORES = {"val_loss", "val_ppl", "val_acc"}  # a run has its loss, and one of the others where that means something
 # By the names of their files.
 PLOTS = {
     "schedules": Plot(schedules, lambda _: True),
     "perplexities": Plot(perplexities, lambda run: len(run.epoch) and "val_ppl" in run.epoch),
     "accuracies": Plot(accuracies, lambda run: len(run.epoch) and "val_acc" in run.epoch),
-    "losses": Plot(losses, lambda run: len(run.epoch) and not {"val_ppl", "val_acc"} & {*run.epoch}),
+    "losses": Plot(losses, lambda run: len(run.epoch) and {*run.epoch} & SCORES == {"val_loss"}),
 }
 
 
