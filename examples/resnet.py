@@ -3,8 +3,7 @@
     python examples/resnet.py            self-tuning
     python examples/resnet.py --fixed    the plain network at the values that tuning starts from, in the same loop
 
-It learns CIFAR-10 (./getdata.sh cifar10), or else the built-in images, and logs in logs/resnet. A run that was stopped
-goes on.
+It learns CIFAR-10 (./getdata.sh cifar10), or else the built-in images, in logs/resnet. A run that was stopped goes on.
 """
 
 import sys
@@ -23,6 +22,7 @@ from stn.scripts.options import OneLineParser, exit_status, nonnegative_int, one
 
 NAME, ROOT = "resnet.py", Path(__file__).resolve().parent.parent
 BATCH = 128
+NORMALIZATION = CIFAR10_NORMALIZATION.mean, CIFAR10_NORMALIZATION.deviation
 
 
 class Block(nn.Module):
@@ -67,14 +67,15 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def loader(images: Images, shuffle: bool) -> DataLoader:
-    known = CIFAR10_NORMALIZATION
-    mean, deviation = (torch.tensor(numbers)[:, None, None] for numbers in (known.mean, known.deviation))
+    mean, deviation = (torch.tensor(part)[:, None, None] for part in NORMALIZATION)
     return DataLoader(TensorDataset((images.pixels - mean) / deviation, images.labels), BATCH, shuffle)
 
 
 def train(args: Namespace) -> None:
     folder = ROOT / "data" / "cifar10"
-    sets = load_image_sets(*(load_cifar10(folder) if folder.exists() else builtin_images()), 0.2, CIFAR10_CLASSES)
+    data, images = ("cifar10", load_cifar10(folder)) if folder.exists() else ("builtin", builtin_images())
+    sets = load_image_sets(*images, 0.2, CIFAR10_CLASSES)
+    name = f"{data}-{'fixed' if args.fixed else args.method}-width{args.width}-seed{args.seed}"
     torch.manual_seed(args.seed)
     start = {"shift": (2.0, (0, 8)), "noise": (0.05, (0, 1)), "decay": (5e-4, (0, float("inf")))}
     tuned = {
@@ -98,7 +99,7 @@ def train(args: Namespace) -> None:
         augment=augment,
         weight_decay="decay",
         epochs=args.epochs,
-        run=ROOT / "logs" / "resnet" / f"{'fixed' if args.fixed else args.method}-width{args.width}-seed{args.seed}",
+        run=ROOT / "logs" / "resnet" / name,
         resume=True,
     )
 

@@ -68,6 +68,7 @@ def train(args: Namespace) -> None:
     net = stn.convert(GPT(len(corpus.vocabulary), dropout=0.1), hyper, dropout=rates)
     train, valid, test = (windows(stream) for stream in (corpus.train, corpus.valid, corpus.test))
     name = f"fixed-{args.fixed:g}" if args.fixed is not None else args.method
+    data = Path(args.data).resolve().name if args.data else "builtin"
     stn.fit(
         net,
         hyper,
@@ -80,7 +81,7 @@ def train(args: Namespace) -> None:
         method=args.method,
         clip=1.0,
         epochs=args.epochs,
-        run=ROOT / "logs" / "transformer" / f"{name}-seed{args.seed}",
+        run=ROOT / "logs" / "transformer" / f"{data}-{name}-seed{args.seed}",
         resume=True,
     )
 

@@ -24,6 +24,7 @@ from stn.learning_rates import NonMonotonicDecay as NonMonotonicDecay
 from stn.lstm import HyperLSTM as HyperLSTM
 from stn.methods import STN as STN
 from stn.methods import frozen as frozen
+from stn.recorder import Diverged as Diverged
 from stn.recorder import Recorder as Recorder
 from stn.runs.folder import RunFolder as RunFolder
 from stn.runs.models import load_model as load_model
@@ -31,6 +32,7 @@ from stn.schedules import Constant as Constant
 from stn.schedules import Gaussian as Gaussian
 from stn.schedules import Replay as Replay
 from stn.schedules import Sinusoid as Sinusoid
+from stn.scripts.course import Result as Result
 from stn.scripts.fit import fit as fit
 from stn.scripts.screen import Screen as Screen
 from stn.streams import Shuffled as Shuffled

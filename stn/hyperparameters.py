@@ -8,7 +8,7 @@ so that the best response is learned in a neighbourhood of λ (MacKay et al. 201
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -123,6 +123,8 @@ class Hyperparameters(nn.Module):
         self.transforms: dict[str, Transform] = {}  # of those whose range does not imply theirs
         for name, source in sources.items():
             if isinstance(source, Tuned):
+                if source.feed not in get_args(Feed):
+                    raise UserError(f"{name} has the feed {source.feed!r}: give one of {', '.join(get_args(Feed))}")
                 transform, ends = transforms.resolve(name, source.transform, source.range)
                 tuned[name] = replace(source, range=ends)
                 if transform is not None:
@@ -330,8 +332,7 @@ def _unconstrain(name: str, spec: Tuned, transform: Transform | None = None) -> 
         )
     if transform is not None:
         start = transforms.unconstrain(name, transform, value)
-        if not isinstance(spec.transform, str):
-            transforms.refuse_misfit(name, transform, start, _nonnegative(name, spec.scale))
+        transforms.refuse_misfit(name, transform, spec.range, start, _nonnegative(name, spec.scale))
         return start
     if math.isfinite(low) and math.isfinite(high):
         return math.log(value - low) - math.log(high - value)

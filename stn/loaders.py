@@ -1,7 +1,11 @@
 """A task made of loaders: any iterables of mini-batches, such as torch.utils.data.DataLoader's."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -17,15 +21,18 @@ TARGETS = ("target", "targets", "label", "labels", "y")  # what dictionaries may
 class LoaderStream:
     """The mini-batches of a loader, pass after pass.
 
-    name: of the loader, for messages. loader: can be gone through again. batches: of a pass, where the loader has no
-    length. On resuming, the loader goes again through the mini-batches of the pass under way that are done, from the
-    random numbers of PyTorch's that the pass began with.
+    name: of the loader, for messages. loader: can be gone through again. batches: of a pass; such a loader is gone on
+    with from pass to pass, and started again where it ends. Otherwise a pass is as long as the loader. On resuming, the
+    loader goes again through the mini-batches since it was last started, from the random numbers that it had then,
+    PyTorch's or those of its own generator.
 
-    Raises UserError for a loader without mini-batches, or one whose number is not known.
+    Raises UserError for a loader without mini-batches, one whose number is not known, or one that can be gone through
+    but once.
     """
 
     def __init__(self, name: str, loader: Iterable, batches: int | None = None):
-        self.name, self.loader = name, loader
+        self.name, self.loader, self.endless = name, loader, batches is not None
+        refuse_spent(name, loader)
         try:
             self.length = len(loader) if batches is None else batches
         except TypeError:
@@ -34,8 +41,9 @@ class LoaderStream:
         if self.length < 1:
             raise UserError(f"the {name} loader has no mini-batch: give it more data, or smaller mini-batches")
         self.epochs = self.done = 0
-        self.began = torch.get_rng_state()
-        self.iterator = None
+        self.taken = 0  # mini-batches since the loader was started
+        self.began = self._random()
+        self.iterator: Iterator | None = None
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -43,34 +51,73 @@ class LoaderStream:
         return self.done, self.length
 
     def next(self) -> Any:
+        batch = self._take()
+        self.done += 1
+        if self.done == self.length:
+            self.epochs, self.done = self.epochs + 1, 0
+            if not self.endless:
+                self.iterator, self.taken = None, 0
+        return batch
+
+    def _take(self) -> Any:
         if self.iterator is None:
-            self.began, self.iterator = torch.get_rng_state(), iter(self.loader)
+            self.began, self.iterator, self.taken = self._random(), iter(self.loader), 0
         try:
             batch = next(self.iterator)
         except StopIteration:
-            found = f"ended after {self.done} mini-batches, not {self.length}"
-            raise UserError(f"the {self.name} loader {found}: give one that can be gone through again") from None
-        self.done += 1
-        if self.done == self.length:
-            self.epochs, self.done, self.iterator = self.epochs + 1, 0, None
+            if not (self.endless and self.taken):
+                found = f"ended after {self.taken} mini-batches, not {self.length}"
+                raise UserError(f"the {self.name} loader {found}: give one that can be gone through again") from None
+            self.iterator = None
+            return self._take()
+        self.taken += 1
         return batch
 
+    def _random(self) -> tuple[Tensor, Tensor | None]:
+        """The state of PyTorch's generator, and of the loader's own."""
+        own = getattr(self.loader, "generator", None)
+        return torch.get_rng_state(), own.get_state() if isinstance(own, torch.Generator) else None
+
+    def _set_random(self, state: tuple[Tensor, Tensor | None]) -> None:
+        common, own = state
+        torch.set_rng_state(common)
+        if own is not None:
+            self.loader.generator.set_state(own)
+
     def state_dict(self) -> dict:
-        return {"epochs": self.epochs, "done": self.done, "began": self.began}
+        return {
+            "epochs": self.epochs,
+            "done": self.done,
+            "taken": self.taken,
+            "began": self.began,
+            "now": self._random(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         if state["done"] >= self.length:
             raise ValueError(
                 f"the checkpoint is of {state['done']} mini-batches and more, the loader has {self.length}"
             )
-        self.epochs, self.done, self.iterator = state["epochs"], 0, None
-        if state["done"]:
-            now = torch.get_rng_state()
-            torch.set_rng_state(state["began"])
-            for _ in range(state["done"]):
-                self.next()
-            torch.set_rng_state(now)
-        self.began = state["began"]
+        self.iterator, self.taken = None, 0
+        before = torch.get_rng_state()
+        if state["taken"]:
+            self._set_random(state["began"])
+            for _ in range(state["taken"]):
+                self._take()
+        self._set_random(state["now"])  # of which the loader's own stays as it is
+        torch.set_rng_state(before)
+        self.epochs, self.done, self.began = state["epochs"], state["done"], state["began"]
+
+
+def refuse_spent(name: str, loader: Iterable) -> None:
+    """Raise UserError for what can be gone through only once, or not twice at a time, as evaluation needs it."""
+    if isinstance(loader, Iterator):
+        raise UserError(
+            f"the {name} loader is a {type(loader).__name__}, which is gone through once: give a DataLoader"
+        )
+    if name != "train" and getattr(loader, "persistent_workers", False):
+        told = f"the {name} loader has persistent workers, which cannot go through it twice at a time"
+        raise UserError(f"{told}: build it with persistent_workers=False")
 
 
 Split = Callable[[Any], tuple[Sequence[Any], Mapping[str, Any], Any]]
@@ -98,6 +145,17 @@ def inputs_and_target(batch: Any) -> tuple[Sequence[Any], Mapping[str, Any], Any
     raise TypeError(
         f"a mini-batch is a {type(batch).__name__}, neither (inputs, target) nor a dictionary: give `split`"
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Watched(Draw):
+    """A draw that notes which hyperparameters are read."""
+
+    read: set[str]
+
+    def __getitem__(self, name: str) -> float | Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
 
 
 class LoaderTask(StreamTask):
@@ -129,11 +187,16 @@ class LoaderTask(StreamTask):
         self.model, self.loss_of, self.loaders, self.split, self.augment = model, loss, loaders, split, augment
         self.weight_decay, self.accuracy_of, self.autocast_dtype = weight_decay, accuracy, autocast
         self.likelihood = likelihood
+        self.read: set[str] | None = set()  # hyperparameters, by the first training loss; None after it
         self.device, self.batch_axis, self.batches = torch.device(device), batch_axis, dict(batches or {})
+        if unknown := [*self.batches.keys() - loaders.keys()]:
+            raise UserError(f"batches names {unknown[0]!r}, which is no loader: there are {', '.join(loaders)}")
         self.streams = {
             split: LoaderStream(split, loaders[split], self.batches.get(split)) for split in ("train", "valid")
         }
-        self.batch_size = max(self._largest(loader) for loader in loaders.values())
+        if "test" in loaders:
+            refuse_spent("test", loaders["test"])
+        self.batch_size = max(self._largest(loaders[split]) for split in self.streams)
 
     def predict(self, batch: Any, draw: Draw) -> Predicted:
         batch = moved(batch, self.device)
@@ -142,41 +205,59 @@ class LoaderTask(StreamTask):
             batch = self.augment(batch, draw)
         inputs, named, target = self.split(batch)
         with self._autocast():
-            return Predicted(self.model(*inputs, draw=draw, **named), target)
+            output = self.model(*inputs, draw=draw, **named)
+        return Predicted(output if self.autocast_dtype is None else in_float32(output), target)
 
     def loss(self, prediction: Predicted, batch: Any, draw: Draw) -> Loss:
-        with self._autocast():
-            data = self.loss_of(*prediction)
+        data = _scalar("the loss", self.loss_of(*prediction))
         objective = data
         if self.model.training and self.weight_decay is not None:
             objective = data + self.weight_decay(self._of_these(draw, batch))
-        accuracy = None if self.accuracy_of is None else self.accuracy_of(*prediction).detach().to(data.dtype)
+        if self.model.training and self.read is not None:
+            self._warn_of_unread(draw)
+        accuracy = None
+        if self.accuracy_of is not None:
+            accuracy = _scalar("the accuracy", self.accuracy_of(*prediction)).detach().to(data.dtype)
         return Loss(objective, data.detach(), self._examples(batch), accuracy)
 
     def evaluate(self, split: str, draw: Draw) -> Score:
         total = MeanScore()
-        for number, batch in enumerate(self.loaders[split]):
-            if number == self.batches.get(split):
-                break
+        for batch in islice(self.loaders[split], self.batches.get(split)):
             loss = self.loss(self.predict(batch, draw), batch, draw)
             total.add(Score(loss.data.item(), None if loss.accuracy is None else loss.accuracy.item()), loss.targets)
+        if not total.targets:
+            raise UserError(f"the {split} loader has no mini-batch: give it more data, or smaller mini-batches")
+        if total.accuracy is not None and not 0 <= total.accuracy <= total.targets:
+            raise UserError(
+                "the accuracy is not between 0 and 1: give a function that returns the fraction that is right"
+            )
         return total.mean()
 
     def _of_these(self, draw: Draw, batch: Any) -> Draw:
         """The draw's rows for this mini-batch, the last of a pass being a smaller one."""
         examples = self._examples(batch)
         if 1 < len(draw.h) < examples:
-            raise UserError(
-                f"a mini-batch has {examples} examples, more than the {len(draw.h)} of the first one: give the loader "
-                "mini-batches of one size, of which only a pass's last one is smaller"
+            told = (
+                f"a mini-batch has {examples} examples along axis {self.batch_axis}, more than the {len(draw.h)} of its"
             )
-        return draw.first(examples)
+            sizes = "give mini-batches of one size, of which only a pass's last one is smaller"
+            axis = "say with batch_axis= where the examples are"
+            raise UserError(f"{told} loader's batch_size or first mini-batch: {sizes}, or {axis}")
+        draw = draw.first(examples)
+        return draw if self.read is None else _Watched(**vars(draw), read=self.read)
+
+    def _warn_of_unread(self, draw: Draw) -> None:
+        """Once, of hyperparameters that the first training loss has not read."""
+        unread, self.read = [name for name in draw.columns if name not in self.read], None
+        if unread:
+            told = f"training does not read {', '.join(unread)}, so that nothing can be learned of that"
+            warnings.warn(f"{told}: name it in stn.convert or stn.fit, or read it in `augment`", stacklevel=2)
 
     def _examples(self, batch: Any) -> int:
         """How many a mini-batch has: by its first tensor."""
         tensor = next(tensors_in(batch), None)
         if tensor is None or tensor.dim() <= self.batch_axis:
-            raise TypeError(f"a mini-batch needs a tensor with the examples along axis {self.batch_axis}")
+            raise TypeError(f"a mini-batch has no tensor with examples along axis {self.batch_axis}: give such tensors")
         return tensor.shape[self.batch_axis]
 
     def _largest(self, loader: Iterable) -> int:
@@ -199,13 +280,37 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
             yield from tensors_in(part)
 
 
+def _scalar(what: str, value: Any) -> Tensor:
+    """Raises UserError for what is no scalar tensor."""
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return value
+    found = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    raise UserError(f"{what} is {found}: give a function that returns a scalar tensor, the mean over a mini-batch")
+
+
+def in_float32(output: Any) -> Any:
+    """With the tensors that autocast has left in a shorter type, so that losses are not rounded to it."""
+    short = (torch.bfloat16, torch.float16)
+    return _mapped(output, lambda tensor: tensor.float() if tensor.dtype in short else tensor)
+
+
 def moved(batch: Any, device: torch.device) -> Any:
     """The batch with its tensors on the device."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: moved(part, device) for key, part in batch.items()}
-    if isinstance(batch, tuple | list):
-        parts = [moved(part, device) for part in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
+    return _mapped(batch, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same with each tensor of a tensor, sequence or dictionary changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) is dict:
+        return {key: _mapped(part, change) for key, part in value.items()}
+    if isinstance(value, MutableMapping):  # of Hugging Face, say, which are also read as attributes
+        new = copy(value)
+        for key, part in value.items():
+            new[key] = _mapped(part, change)
+        return new
+    if isinstance(value, tuple | list):
+        parts = [_mapped(part, change) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value

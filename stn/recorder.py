@@ -14,8 +14,8 @@ from stn.runs.folder import RunFolder
 
 FETCHED_STEPS = 10  # how many steps' numbers are fetched from the device at once
 # Names of the tables' other columns.
-RESERVED = {"epoch", "time", "global_step", "train_step", "lr", "entropy", *MEASURES}
-RESERVED |= {f"{split}_{measure}" for split in ("train", "val") for measure in MEASURES}
+RESERVED = {"epoch", "time", "global_step", "train_step", "lr", "entropy", "best_epoch", "best_time", *MEASURES}
+RESERVED |= {f"{split}_{measure}" for split in ("train", "val", "test") for measure in MEASURES}
 
 
 class Status(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stn.errors import UserError
+from stn.errors import UserError, one_line
 
 Range = tuple[float, float]
 
@@ -77,23 +77,31 @@ def resolve(name: str, transform: str | Transform | tuple | None, ends: Range) -
 
 def unconstrain(name: str, transform: Transform, value: float) -> float:
     """The λ of a value. Raises UserError where there is none."""
-    start = transform.inverse(torch.tensor(value, dtype=torch.float64)).item()
+    try:
+        start = float(transform.inverse(torch.tensor([value], dtype=torch.float64)))
+        transform.forward(torch.zeros(2, dtype=torch.float64)).diff()
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        told = f"{name} has a transform that cannot be computed ({one_line(error)})"
+        raise UserError(f"{told}: give functions of tensors, elementwise, such as torch.exp and torch.log") from error
     if not math.isfinite(start):
         raise UserError(f"{name} cannot start at {value:g}: the inverse of its transform gives {start:g} there")
     return start
 
 
-def refuse_misfit(name: str, transform: Transform, start: float, scale: float) -> None:
-    """Raise UserError where forward is not monotone, or inverse not its inverse, within the scale of its start."""
-    value_of, back = transform
-    around = start + max(scale, 0.1) * torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0], dtype=torch.float64)
-    values = value_of(around)
-    again = back(values)
-    steps = values.diff()
-    fits = values.isfinite().all() and ((steps > 0).all() or (steps < 0).all())
-    if not fits or not torch.allclose(again, around, rtol=TOLERANCE, atol=TOLERANCE):
+def refuse_misfit(name: str, transform: Transform, ends: Range, start: float, scale: float) -> None:
+    """Raise UserError where, near its start, forward is not monotone, leaves the range, or is not undone by inverse.
+
+    Near is within three scales, where nearly all of its perturbations lie.
+    """
+    reach = 3 * max(scale, 0.1)
+    around = torch.linspace(start - reach, start + reach, 13, dtype=torch.float64)
+    values = transform.forward(around)
+    steps, told = values.diff(), f"{name} is perturbed by up to {reach:.3g} about λ = {start:.3g}, where its transform"
+    inside = (values > ends[0]) & (values < ends[1])  # false for NaN
+    if not inside.all() or not ((steps > 0).all() or (steps < 0).all()):
+        raise UserError(f"{told} is not monotone, or leaves its range: give another one, or a smaller scale")
+    again = transform.inverse(values)
+    if not torch.allclose(again, around, rtol=TOLERANCE, atol=TOLERANCE):
         worst = int((again - around).abs().nan_to_num(INF).argmax())
-        raise UserError(
-            f"{name} has a transform whose inverse does not fit: forward({around[worst]:.4g}) is {values[worst]:.4g}, "
-            f"of which inverse gives {again[worst]:.4g}: give a monotone function and its inverse"
-        )
+        found = f"of {around[worst]:.4g} is {values[worst]:.4g}, of which inverse gives {again[worst]:.4g}"
+        raise UserError(f"{told} {found}: give a function and its inverse")

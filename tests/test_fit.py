@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 
 import pandas
@@ -17,9 +18,12 @@ from torch.utils.data import DataLoader, TensorDataset
 import stn
 from stn.errors import UserError
 from stn.recorder import Diverged
+from stn.runs.folder import read_settings
 from stn.scripts import figures, runs
 
 EPOCHS, BATCH = 3, 8
+
+pytestmark = pytest.mark.filterwarnings("ignore:training does not read decay")  # where a test is not of that
 
 
 class Quiet:
@@ -346,3 +350,129 @@ def test_a_second_weight_decay_is_told(made, fit):
     optimizer = torch.optim.AdamW(net.parameters(), 0.01, weight_decay=0.1)
     with pytest.warns(UserWarning, match="AdamW decays the weights by 0.1 besides the hyperparameter that does"):
         fit(net, hyper, optimizer, weight_decay="decay", epochs=1)
+
+
+# What is recorded, and refused where it is another
+
+
+def test_hyperparameters_in_another_order_or_range_are_not_taken_for_the_same(made, fit, folder):
+    fit(*made())
+
+    def other(**sources):
+        torch.manual_seed(5)
+        hyper = stn.Hyperparameters(**sources)
+        plain = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Dropout(0.5), nn.Linear(6, 2))
+        return stn.convert(plain, hyper, dropout="rate"), hyper
+
+    rate = stn.Tuned(0.2, range=(0, 1), feed="centred")
+    decay = stn.Tuned(0.01, range=(0, math.inf), per_example=False, feed="centred")
+    changed = [
+        {"decay": decay, "rate": rate},
+        {"rate": replace(rate, range=(0, 0.5)), "decay": decay},
+        {"rate": rate, "decay": replace(decay, transform="exp")},
+    ]
+    for sources in changed:
+        net, hyper = other(**sources)
+        with pytest.raises(UserError, match="has sources"):
+            fit(net, hyper, resume=True, epochs=EPOCHS + 1)
+        with pytest.raises(UserError, match="give such as it was trained with, in their order"):
+            stn.load_model(folder, net)
+    net, _ = other(rate=replace(rate, initial=0.4), decay=decay)  # a start is no other meaning
+    stn.load_model(folder, net)
+    with pytest.raises(UserError, match="has sources"):
+        fit(net, net.hyper, resume=True)
+
+
+def test_what_goes_on_is_recorded_anew(made, fit, folder):
+    fit(*made())
+    fit(*made(), resume=True, epochs=EPOCHS + 2, patience=7)
+    assert {"epochs": EPOCHS + 2, "patience": 7}.items() <= read_settings(folder).items()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accumulate": 0}, "accumulate is 0: give a whole number from 1 to 4"),
+        ({"accumulate": 5}, "accumulate is 5"),
+        ({"accumulate": 2, "train_steps": 3}, "3 weight steps in a row are more than an epoch, which has 2"),
+        ({"weight_decay": "dekay"}, "weight_decay names 'dekay', which is no hyperparameter: there are rate, decay"),
+        ({"perplexity": True, "accuracy": right}, "logs have one of them"),
+        ({"resume": True, "overwrite": True}, "give one of them"),
+        ({"batches": {"training": 3}}, "batches names 'training', which is no loader: there are train, valid"),
+        ({"test": iter([1])}, "the test loader is a list_iterator, which is gone through once"),
+        ({"valid": DataLoader(data(20, 2), 4, num_workers=1, persistent_workers=True)}, "persistent_workers=False"),
+        ({"patience": 0}, "patience is 0"),
+    ],
+    ids=str,
+)
+def test_arguments_that_cannot_be_are_refused_before_anything_is_written(made, fit, folder, options, message):
+    with pytest.raises((UserError, ValueError), match=message):
+        fit(*made(), **options)
+    assert not folder.exists()
+
+
+def test_parts_that_do_not_belong_together_are_refused(made, fit, folder):
+    (net, hyper), (other, _) = made(), made()
+    foreign = torch.optim.SGD(other.parameters(), 0.1)
+    with pytest.raises(UserError, match="converted with other hyperparameters"):
+        fit(net, made()[1])
+    with pytest.raises(UserError, match="the Sequential takes no draw of hyperparameters"):
+        fit(net.module, hyper)
+    with pytest.raises(UserError, match="the StepLR is of another optimizer"):
+        fit(net, hyper, scheduler=StepLR(foreign, 1))
+    with pytest.raises(UserError, match="LBFGS"):
+        fit(net, hyper, torch.optim.LBFGS(net.parameters()))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": partial(F.cross_entropy, reduction="none")}, r"the loss is a tensor \(8,\): give a function"),
+        ({"loss": lambda output, target: 1.0}, "the loss is a float"),  # noqa: ARG005
+        ({"accuracy": lambda output, target: output.argmax(1) == target}, r"the accuracy is a tensor \(8,\)"),
+        ({"accuracy": lambda output, target: 100 * right(output, target)}, "the accuracy is not between 0 and 1"),
+    ],
+)
+def test_a_loss_or_accuracy_that_is_none_is_refused_and_the_call_may_be_mended(made, fit, options, message):
+    with pytest.raises(UserError, match=message):
+        fit(*made(), **options, train_steps=4, epochs=1)
+    if "loss" in options:
+        assert fit(*made()).completed
+
+
+def test_an_empty_test_set_is_refused(made, fit):
+    with pytest.raises(UserError, match="the test loader has no mini-batch"):
+        fit(*made(), test=DataLoader(data(3, 3), 4, drop_last=True), epochs=1)
+
+
+def test_the_test_set_has_no_part_in_training(made, fit, folder):
+    found = []
+    for number, size in enumerate((8, 40)):
+        torch.manual_seed(1)
+        fit(*made(), test=DataLoader(data(40, 3), size), run=folder / str(number))
+        found.append(pandas.read_csv(folder / str(number) / "epoch.csv")["val_loss"].tolist())
+    assert found[0] == found[1]
+
+
+def test_a_hyperparameter_that_nothing_reads_is_told(made, fit):
+    with pytest.warns(UserWarning, match="training does not read decay, so that nothing can be learned of that"):
+        fit(*made(), epochs=1)
+
+
+def test_both_optimizers_decays_are_told(made, fit):
+    net, hyper = made()
+    elementary, response = stn.split_parameters(net)
+    pair = torch.optim.SGD(elementary, 0.1), torch.optim.SGD(response, 0.1, weight_decay=0.2)
+    with pytest.warns(UserWarning, match="SGD decays the weights by 0.2"):
+        fit(net, hyper, pair, method="delta_stn", weight_decay="decay", epochs=1)
+
+
+def test_schedulers_that_have_stepped_are_no_other_settings(made, fit):
+    """In a notebook the objects of the first call go on."""
+    net, hyper = made()
+    optimizer = torch.optim.SGD(net.parameters(), 0.5)
+    options = {"scheduler": StepLR(optimizer, 1, 0.1)}
+    fit(net, hyper, optimizer, **options, epochs=1)
+    result = fit(net, hyper, optimizer, **options, epochs=2, resume=True)
+    assert pandas.read_csv(result.path / "epoch.csv")["lr"].tolist() == pytest.approx([0.5, 0.05])

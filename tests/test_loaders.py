@@ -1,5 +1,7 @@
 """Tasks made of loaders: what a mini-batch is taken for, passes, resuming, augmentation, evaluation."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import stn
 from stn.errors import UserError
-from stn.loaders import LoaderStream, LoaderTask, inputs_and_target
+from stn.loaders import LoaderStream, LoaderTask, inputs_and_target, moved
 
 
 @pytest.fixture
@@ -166,7 +168,7 @@ def test_larger_mini_batches_than_the_first_are_refused(hyper):
     loader = [tuple(part[:2] for part in whole), tuple(part[:5] for part in whole)]
     task = made(hyper, loader)
     task.batch("train")
-    with pytest.raises(UserError, match="a mini-batch has 5 examples, more than the 2 of the first one"):
+    with pytest.raises(UserError, match="a mini-batch has 5 examples along axis 0, more than the 2 of its"):
         task.predict(task.batch("train"), hyper.perturbed(task.batch_size))
 
 
@@ -177,3 +179,87 @@ def test_making_a_task_draws_no_random_numbers(hyper):
     assert torch.equal(torch.get_rng_state(), before)
     task = made(hyper, loader)
     assert task.batch_size == 4 and stream.length == 3
+
+
+@pytest.mark.parametrize("steps", [0, 3, 4, 7, 9])
+def test_a_stream_of_given_length_goes_on_from_pass_to_pass(steps):
+    torch.manual_seed(3)
+    stream = LoaderStream("train", DataLoader(data(24), batch_size=4, shuffle=True), batches=4)
+    first = seen(stream, 6)
+    assert len({number for batch in first for number in batch}) == 24 and stream.epochs == 1
+    seen(stream, steps)
+    state, random = stream.state_dict(), torch.get_rng_state()
+    expected = seen(stream, 9)
+    again = LoaderStream("train", DataLoader(data(24), batch_size=4, shuffle=True), batches=4)
+    again.load_state_dict(state)
+    torch.set_rng_state(random)
+    assert seen(again, 9) == expected and again.epochs == stream.epochs
+
+
+def test_a_loaders_own_generator_goes_on():
+    def made_stream():
+        own = torch.Generator().manual_seed(7)
+        return LoaderStream("train", DataLoader(data(), batch_size=4, shuffle=True, generator=own))
+
+    stream = made_stream()
+    seen(stream, 4)
+    state = stream.state_dict()
+    expected = seen(stream, 6)
+    again = made_stream()
+    again.load_state_dict(state)
+    assert seen(again, 6) == expected
+
+
+def test_evaluation_of_an_endless_loader_takes_as_many_mini_batches_as_told(hyper):
+    class Endless(IterableDataset):
+        def __iter__(self):
+            while True:
+                yield torch.zeros(3), 1
+
+    loader = DataLoader(Endless(), batch_size=4)
+    net = stn.convert(nn.Linear(3, 2), hyper)
+    task = LoaderTask(
+        *(net, F.cross_entropy, {"train": loader, "valid": loader}), batches={"train": 2, "valid": 3}, likelihood=True
+    )
+    assert task.evaluate("valid", hyper.current()).loss > 0
+
+
+def test_draws_are_as_large_as_the_larger_mini_batches_of_training_and_validation(hyper):
+    net = stn.convert(nn.Linear(3, 2), hyper)
+    loaders = {"train": DataLoader(data(), 2), "valid": DataLoader(data(), 5), "test": DataLoader(data(), 9)}
+    assert LoaderTask(net, F.cross_entropy, loaders).batch_size == 5
+
+
+def test_losses_are_not_rounded_to_autocasts_type(hyper):
+    net = stn.convert(nn.Linear(3, 2), hyper)
+    loader = DataLoader(data(), 10)
+    kinds = []
+
+    def loss(output, target):
+        kinds.append(output.dtype)
+        return -output.log_softmax(1).gather(1, target[:, None]).mean()
+
+    task = LoaderTask(net, loss, {"train": loader, "valid": loader}, autocast=torch.bfloat16)
+    batch = task.batch("train")
+    value = task.loss(task.predict(batch, hyper.current()), batch, hyper.current()).data
+    assert kinds == [torch.float32] and value.dtype == torch.float32
+
+
+def test_mini_batches_keep_their_kinds_on_the_way_to_the_device():
+    class Pair(NamedTuple):
+        x: torch.Tensor
+        y: list
+
+    class Read(dict):
+        """A dictionary that is read as attributes too, as Hugging Face's."""
+
+        def __getattr__(self, name):
+            return self[name]
+
+        def update(self, *_):
+            raise NotImplementedError
+
+    batch = Pair(torch.ones(2), [Read(a=torch.zeros(1)), "word"])
+    found = moved(batch, torch.device("meta"))
+    assert type(found) is Pair and type(found.y[0]) is Read
+    assert found.x.is_meta and found.y[0].a.is_meta and found.y[1] == "word" and not batch.y[0].a.is_meta

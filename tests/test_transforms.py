@@ -48,7 +48,8 @@ def test_all_names_are_tested():
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_starts_are_those_of_the_named_map(double, name):  # noqa: ARG001
     ends, initial, expected = CASES[name]
-    hyper = stn.Hyperparameters(first=stn.Tuned(0.0), x=stn.Tuned(initial, range=ends, transform=name))
+    tuned = stn.Tuned(initial, range=ends, scale=0.1, transform=name)
+    hyper = stn.Hyperparameters(first=stn.Tuned(0.0), x=tuned)
     points = REACHES.get(name, torch.linspace(-6, 6, 25)).to(torch.float64)
     both = torch.stack([points, points], 1)
     assert_close(hyper.constrain(both)[:, 1], expected(points), rtol=1e-12, atol=1e-12)
@@ -61,7 +62,7 @@ def test_values_and_starts_are_those_of_the_named_map(double, name):  # noqa: AR
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_values_stay_finite_and_inside_far_out(name, dtype):
     (low, high), initial, _ = CASES[name]
-    hyper = stn.Hyperparameters(x=stn.Tuned(initial, range=(low, high), transform=name)).to(dtype)
+    hyper = stn.Hyperparameters(x=stn.Tuned(initial, range=(low, high), scale=0.1, transform=name)).to(dtype)
     values = hyper.values(torch.linspace(-50, 50, 201, dtype=dtype)[:, None])
     assert values.isfinite().all() and (values >= low).all() and (values <= high).all()
 
@@ -73,7 +74,7 @@ def test_a_name_implies_its_range(name):
 
 
 def pair(scale=1.0):
-    """Values above 0 whose square is the λ."""
+    """Values above 0 whose square is the λ; λ above 0."""
     return (lambda x: scale * x.sqrt(), lambda value: value.square())
 
 
@@ -98,8 +99,17 @@ def test_discrete_values_are_rounded_after_the_transform():
         ({"transform": "exp", "range": (0, 1)}, r"x has the range \(0, 1\), to which the transform exp does not lead"),
         ({"transform": "upper_softplus", "range": (0, INF)}, "to which the transform upper_softplus does not lead"),
         ({"transform": "stretched_sigmoid"}, "which needs a range"),
-        ({"transform": pair(1.1), "range": (0, INF)}, "x has a transform whose inverse does not fit: forward"),
-        ({"transform": (torch.square, torch.sqrt), "scale": 9.0}, "give a monotone function and its inverse"),
+        ({"transform": (torch.exp, lambda x: x.log() + 0.1), "range": (0, INF)}, "of which inverse gives"),
+        ({"transform": (torch.log, torch.exp)}, "is not monotone, or leaves its range"),
+        (
+            {"transform": (lambda x: x, lambda x: x), "range": (0, 1)},
+            "leaves its range: give another one, or a smaller",
+        ),
+        ({"transform": (torch.square, torch.sqrt), "scale": 9.0}, "is not monotone, or leaves its range"),
+        ({"transform": (lambda x: 0 * x, lambda x: 0 * x)}, "is not monotone"),
+        ({"transform": "logit"}, "is perturbed by up to 3 about"),
+        ({"transform": (math.exp, math.log)}, "give functions of tensors"),
+        ({"feed": "centered"}, "x has the feed 'centered': give one of unconstrained, squashed, centred"),
         ({"transform": (torch.exp, lambda x: (x - 1).log())}, "the inverse of its transform gives nan there"),
         ({"transform": "exp", "feed": "squashed"}, "feed it centred or unconstrained"),
         ({"transform": "exp", "scale": -1.0}, "perturbation scale -1"),

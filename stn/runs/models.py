@@ -41,6 +41,13 @@ def pack(model: nn.Module, hyper: Hyperparameters) -> dict[str, Any]:
     }
 
 
+def recorded(hyper: Hyperparameters) -> dict[str, Any]:
+    """What tells hyperparameters from others: of those tuned the fields of `Tuned`, of the others what they print."""
+    return {
+        name: _fields(source) if isinstance(source, Tuned) else str(source) for name, source in hyper.sources.items()
+    }
+
+
 def _fields(source: Tuned) -> dict[str, Any]:
     """Those of plain values: functions cannot be kept."""
     named = source.transform is None or isinstance(source.transform, str)
@@ -67,7 +74,7 @@ def load_model(
     if hyper is None and isinstance(model, SelfTuning):
         hyper = model.hyper
     try:
-        hyper = _hyperparameters(packed, path) if hyper is None else hyper
+        hyper = _hyperparameters(packed, path) if hyper is None else _alike(hyper, packed, path)
         hyper.load_state_dict(packed["hyper"])
         model = _build(packed["architecture"], path) if model is None else model
         model.load_state_dict(packed["model"])
@@ -75,6 +82,21 @@ def load_model(
         cause = f"{path} holds another model, or one of another version ({one_line(error)})"
         raise UserError(f"{cause}: load it with the version that wrote it, or give a model built alike") from error
     return model.eval(), hyper
+
+
+def _alike(hyper: Hyperparameters, packed: Mapping[str, Any], path: Path) -> Hyperparameters:
+    """The same. Raises UserError where λ means something else in them than in the file."""
+
+    def meanings(tuned: Mapping[str, Mapping[str, Any]]) -> list[tuple]:
+        starts = ("initial", "scale")
+        full = {name: vars(Tuned(**own)) for name, own in tuned.items()}  # older files lack newer fields
+        return [(name, {part: own[part] for part in own if part not in starts}) for name, own in full.items()]
+
+    own = {name: _fields(source) for name, source in hyper.sources.items() if isinstance(source, Tuned)}
+    if meanings(own) != meanings(packed["tuned"]):
+        told = f"{path} is of {packed['tuned']}, the hyperparameters given are {own}"
+        raise UserError(f"{told}: give such as it was trained with, in their order")
+    return hyper
 
 
 def _hyperparameters(packed: Mapping[str, Any], path: Path) -> Hyperparameters:

@@ -18,7 +18,7 @@ from stn.scripts.declared import Sources
 from stn.scripts.settings import Data, Settings
 from stn.training import Stop, Trainer, final_result, restore
 
-OUT_OF_MEMORY = "out of memory: start a run of a smaller model or --batch_size"
+OUT_OF_MEMORY = "out of memory: start a run of a smaller model or of smaller mini-batches"
 
 
 class RunProgress(Progress, Protocol):

@@ -4,6 +4,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from stn.learning_rates import Scheduled
 from stn.loaders import LoaderTask, Split, inputs_and_target
 from stn.methods import STN, Method
 from stn.recorder import Recorder
-from stn.runs.folder import ARGS, RunFolder
-from stn.runs.models import MODEL
+from stn.runs.folder import ARGS, RunFolder, read_status, table_files
+from stn.runs.models import MODEL, recorded
 from stn.runs.provenance import provenance
 from stn.scripts.course import Result, RunProgress, carry_out
 from stn.scripts.screen import Screen
@@ -83,7 +84,7 @@ def fit(
         split: a mini-batch into the network's positional and named inputs and the target (default: the last of a
             sequence, or what a dictionary calls target, label or y). batch_axis: of a mini-batch's tensors. batches:
             how many make a pass, by loader ("train", …), for those that have no length.
-        augment: of (mini-batch, draw), returns a mini-batch; in training only.
+        augment: of (mini-batch, draw), returns a new mini-batch and leaves the given one as it is; in training only.
         weight_decay: the hyperparameters that are its coefficients, as of `WeightDecay`.
     How:
         optimizer: of net.parameters(); under "delta_stn" also a pair, for what `split_parameters(net)` returns.
@@ -98,18 +99,25 @@ def fit(
         device: default: where the network is.
     Where:
         run: the folder of tables, TensorBoard events, checkpoints and the best model; `python -m stn.figures` draws it.
-        resume: go on from the checkpoint, if one is there. overwrite: redo the run that is there.
+        resume: go on from the checkpoint, if one is there; a scheduler goes on as it was built. overwrite: redo the run
+            that is there.
         progress: who shows it (default: a `Screen`). on_step, on_epoch: called with the `Trainer` after each weight
             step, and after each epoch with its row of epoch.csv too. stop: asked now and then; true ends the training,
             as Ctrl-C does, with a checkpoint.
 
-    Raises UserError for what cannot be trained or written, or where another run is in the folder; `Diverged` where a
-    loss or a gradient is not finite.
+    Raises UserError, or ValueError and TypeError of the part at fault, for what cannot be trained, and UserError where
+    another run is in the folder or it cannot be written; `Diverged` where a loss or a gradient is not finite.
     """
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else [*optimizer]
+    schedulers = [scheduler] if isinstance(scheduler, LRScheduler) else [*scheduler]
+    _refuse_misfits(net, hyper, optimizers, schedulers, weight_decay)
+    if accuracy is not None and perplexity:
+        raise UserError("accuracy and perplexity are both given: logs have one of them, give that")
+    if resume and overwrite:
+        raise UserError("resume and overwrite are both given: give one of them")
     net.to(device := torch.device(device) if device is not None else next(net.parameters()).device)
     hyper.to(device)
     loaders = {"train": train, "valid": valid} | ({} if test is None else {"test": test})
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else [*optimizer]
     task = LoaderTask(
         net,
         loss,
@@ -124,21 +132,31 @@ def fit(
         batch_axis=batch_axis,
         batches=batches,
     )
+    steps = task.position[1]
+    if not isinstance(accumulate, int) or not 1 <= accumulate <= steps:
+        raise UserError(
+            f"accumulate is {accumulate}: give a whole number from 1 to {steps}, the mini-batches of a pass"
+        )
     if weight_decay is not None:
         _warn_of_decays(optimizers)
     way = _method(method)(net, hyper, optimizer=optimizer, clip=clip, accumulate=accumulate, scaler=scaler)
-    plan = Plan(epochs, warmup_steps, train_steps, val_steps, patience or epochs + 1, checkpoint_seconds)
-    steps = task.position[1] // accumulate
-    plan.refuse_misfit(steps, tuned=hyper.num_tuned > 0)
-    schedulers = [scheduler] if isinstance(scheduler, LRScheduler) else [*scheduler]
+    lasting = epochs + 1 if patience is None else patience
+    plan = Plan(epochs, warmup_steps, train_steps, val_steps, lasting, checkpoint_seconds)
+    plan.refuse_misfit(steps // accumulate, tuned=hyper.num_tuned > 0)
     rate = Scheduled(optimizers[0], schedulers, scheduler_each)
     settings = {
         "script": "stn.fit",
         "network": _name(net.module if isinstance(net, SelfTuning) else net),
         "method": _name(way),
-        "optimizer": _name(optimizers[0]),
-        **_numbers(optimizers[0].param_groups[0]),
-        "start": {name: getattr(source, "initial", str(source)) for name, source in hyper.sources.items()},
+        "weights": sum(weight.numel() for weight in net.parameters()),
+        "optimizers": [_described(own) for own in optimizers],
+        "schedulers": [_name(own) for own in schedulers],
+        "sources": [f"{name}={source}" for name, source in recorded(hyper).items()],
+        "weight_decay": dict(weight_decay) if isinstance(weight_decay, Mapping) else weight_decay,
+        "loss": _function(loss),
+        "augment": _function(augment),
+        "measure": "acc" if accuracy is not None else "ppl" if perplexity else "loss",
+        "mini_batches": [*(task.streams[name].length for name in task.streams), task.batch_size],
         **{"clip": clip, "accumulate": accumulate, "autocast": str(autocast).removeprefix("torch.")},
         **vars(plan),
         **{"device": str(device), "seed": torch.initial_seed(), "versions": provenance()},
@@ -175,18 +193,21 @@ def _method(method: str | Callable[..., Method]) -> Callable[..., Method]:
 
 def _folder(run: Path | str, settings: Mapping[str, Any], resume: bool, overwrite: bool) -> RunFolder:
     """The run's folder, new or with the run that goes on."""
-    if not (resume and (Path(run) / ARGS).exists()):
+    there = (Path(run) / ARGS).exists()
+    if there and not (resume or overwrite):
+        if read_status(run) != "failed" or [*table_files(Path(run))]:
+            raise UserError(f"there is a run in {run}: go on with it by resume=True, redo it by overwrite=True")
+        overwrite = True  # it has failed before it was logged: a call that was mended
+    if not (there and resume):
         return RunFolder.create(run, settings, overwrite)
     folder = RunFolder.open(run)
     kept = folder.settings
     others = [name for name in settings if name not in MAY_CHANGE | {"seed"} and kept.get(name) != settings[name]]
     if others:
-        name = others[0]
         folder.close()
-        raise UserError(
-            f"the run in {run} has {name} {kept.get(name)!r}, and is to go on with {settings[name]!r}: call stn.fit as "
-            "before, or give another folder"
-        )
+        was, now = (own.get(others[0]) for own in (kept, settings))
+        as_before = "call stn.fit as before, or give another folder"
+        raise UserError(f"the run in {run} has {others[0]} {was!r}, and is to go on with {now!r}: {as_before}")
     folder.changes = {name: settings[name] for name in MAY_CHANGE}
     return folder
 
@@ -198,11 +219,44 @@ def _warn_of_decays(optimizers: Sequence[Optimizer]) -> None:
             warnings.warn(f"{told}: build it with weight_decay=0", stacklevel=3)
 
 
-def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
-    """An optimizer's options that are numbers."""
+def _refuse_misfits(
+    net: nn.Module,
+    hyper: Hyperparameters,
+    optimizers: Sequence[Optimizer],
+    schedulers: Sequence[LRScheduler],
+    weight_decay: str | Mapping[str, str] | None,
+) -> None:
+    """Raise UserError for what does not belong together."""
+    if isinstance(net, SelfTuning) and net.hyper is not hyper:
+        raise UserError("the network was converted with other hyperparameters: give those")
+    if not isinstance(net, SelfTuning) and "draw" not in signature(net.forward).parameters:
+        raise UserError(f"the {_name(net)} takes no draw of hyperparameters: give what stn.convert makes of it")
+    if not [*net.parameters()]:
+        raise UserError(f"the {_name(net)} has no parameters: there is nothing to train")
+    for own in optimizers:
+        if isinstance(own, torch.optim.LBFGS):
+            raise UserError("LBFGS goes through a mini-batch several times a step: give an optimizer that does not")
+    for own in schedulers:
+        if own.optimizer not in optimizers:
+            raise UserError(f"the {_name(own)} is of another optimizer: build it of one that is given")
+    coefficients = [weight_decay] if isinstance(weight_decay, str) else [*(weight_decay or {}).values()]
+    if unknown := [name for name in coefficients if name not in hyper.names]:
+        known = ", ".join(hyper.names) or "none"
+        raise UserError(f"weight_decay names {unknown[0]!r}, which is no hyperparameter: there are {known}")
+
+
+def _described(optimizer: Optimizer) -> str:
+    """An optimizer's class and its options that are numbers."""
+    group = optimizer.param_groups[0]
+    group = {**group, "lr": group.get("initial_lr", group["lr"])}  # which a scheduler keeps
     numbers = {name: value for name, value in group.items() if isinstance(value, int | float)}
-    # Schedulers add the initial learning rate.
-    return {name: value for name, value in numbers.items() if not isinstance(value, bool) and name != "initial_lr"}
+    told = [f"{name}={value:g}" for name, value in numbers.items() if not isinstance(value, bool)]
+    return f"{_name(optimizer)}({', '.join(name for name in told if not name.startswith('initial_lr'))})"
+
+
+def _function(function: object) -> str | None:
+    """What a function is called, or an object's class."""
+    return None if function is None else getattr(function, "__qualname__", _name(function))
 
 
 def _name(of: object) -> str:
