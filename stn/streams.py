@@ -1,9 +1,12 @@
-"""Data sets in memory as endless streams of mini-batches."""
+"""Endless streams of mini-batches, of data sets in memory and of any loaders, that go on where they were."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from stn.errors import UserError
 
 
 class Shuffled:
@@ -54,3 +57,105 @@ class Shuffled:
         if len(state["order"]) != len(self.order):
             raise ValueError(f"the checkpoint is of {len(state['order'])} examples, not of {len(self.order)}")
         self.epochs, self.position, self.order = state["epochs"], state["position"], state["order"]
+
+
+class LoaderStream:
+    """The mini-batches of a loader, pass after pass.
+
+    name: of the loader, for messages. loader: can be gone through again. batches: of a pass; such a loader is gone on
+    with from pass to pass, and started again where it ends. Otherwise a pass is as long as the loader. On resuming, the
+    loader goes again through the mini-batches since it was last started, from the random numbers that it had then,
+    PyTorch's or those of its own generator.
+
+    Raises UserError for a loader without mini-batches, one whose number is not known, or one that can be gone through
+    but once.
+    """
+
+    def __init__(self, name: str, loader: Iterable, batches: int | None = None):
+        self.name, self.loader, self.endless = name, loader, batches is not None
+        refuse_spent(name, loader)
+        try:
+            self.length = len(loader) if batches is None else batches
+        except TypeError:
+            remedy = f'give batches={{"{name}": N}}, the number of its mini-batches that make a pass'
+            raise UserError(f"the {name} loader has no length: {remedy}") from None
+        if self.length < 1:
+            raise UserError(f"the {name} loader has no mini-batch: give it more data, or smaller mini-batches")
+        self.epochs = self.done = 0
+        self.taken = 0  # mini-batches since the loader was started
+        self.began = self._random()
+        self.iterator: Iterator | None = None
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Mini-batches of this pass: done, and in all."""
+        return self.done, self.length
+
+    def next(self) -> Any:
+        batch = self._take()
+        self.done += 1
+        if self.done == self.length:
+            self.epochs, self.done = self.epochs + 1, 0
+            if not self.endless:
+                self.iterator, self.taken = None, 0
+        return batch
+
+    def _take(self) -> Any:
+        if self.iterator is None:
+            self.began, self.iterator, self.taken = self._random(), iter(self.loader), 0
+        try:
+            batch = next(self.iterator)
+        except StopIteration:
+            if not (self.endless and self.taken):
+                found = f"ended after {self.taken} mini-batches, not {self.length}"
+                raise UserError(f"the {self.name} loader {found}: give one that can be gone through again") from None
+            self.iterator = None
+            return self._take()
+        self.taken += 1
+        return batch
+
+    def _random(self) -> tuple[Tensor, Tensor | None]:
+        """The state of PyTorch's generator, and of the loader's own."""
+        own = getattr(self.loader, "generator", None)
+        return torch.get_rng_state(), own.get_state() if isinstance(own, torch.Generator) else None
+
+    def _set_random(self, state: tuple[Tensor, Tensor | None]) -> None:
+        common, own = state
+        torch.set_rng_state(common)
+        if own is not None:
+            self.loader.generator.set_state(own)
+
+    def state_dict(self) -> dict:
+        return {
+            "epochs": self.epochs,
+            "done": self.done,
+            "taken": self.taken,
+            "began": self.began,
+            "now": self._random(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        if state["done"] >= self.length:
+            raise ValueError(
+                f"the checkpoint is of {state['done']} mini-batches and more, the loader has {self.length}"
+            )
+        self.iterator, self.taken = None, 0
+        before = torch.get_rng_state()
+        if state["taken"]:
+            self._set_random(state["began"])
+            for _ in range(state["taken"]):
+                self._take()
+        self._set_random(state["now"])  # of which the loader's own stays as it is
+        torch.set_rng_state(before)
+        self.epochs, self.done, self.began = state["epochs"], state["done"], state["began"]
+
+
+def refuse_spent(name: str, loader: Iterable) -> None:
+    """Raise UserError for what can be gone through only once, or not twice at a time, as evaluation needs it."""
+    if isinstance(loader, Iterator):
+        raise UserError(
+            f"the {name} loader is a {type(loader).__name__}, which is gone through once: give a DataLoader"
+        )
+    if name != "train" and getattr(loader, "persistent_workers", False):
+        told = f"the {name} loader has persistent workers, which cannot go through it twice at a time"
+        raise UserError(f"{told}: build it with persistent_workers=False")

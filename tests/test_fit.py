@@ -299,7 +299,7 @@ def test_the_screen_says_what_is_trained(made, fit, capsys):
     net, hyper = made()
     fit(net, hyper, progress=None, epochs=1)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Sequential, STN: 4 mini-batches to train, 3 mini-batches to validate, of 8 examples"
+    assert lines[0] == "Sequential, STN: 4 mini-batches to train, 3 to validate, of 8 examples"
     assert any(line.startswith("epoch   0") and "valid loss" in line for line in lines)
 
 

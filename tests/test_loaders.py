@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import stn
 from stn.errors import UserError
-from stn.loaders import LoaderStream, LoaderTask, inputs_and_target, moved
+from stn.loaders import LoaderTask, inputs_and_target, moved
+from stn.streams import LoaderStream
 
 
 @pytest.fixture

@@ -145,24 +145,15 @@ def fit(
     plan.refuse_misfit(steps // accumulate, tuned=hyper.num_tuned > 0)
     rate = Scheduled(optimizers[0], schedulers, scheduler_each)
     settings = {
-        "script": "stn.fit",
-        "network": _name(net.module if isinstance(net, SelfTuning) else net),
-        "method": _name(way),
-        "weights": sum(weight.numel() for weight in net.parameters()),
-        "optimizers": [_described(own) for own in optimizers],
-        "schedulers": [_name(own) for own in schedulers],
-        "sources": [f"{name}={source}" for name, source in recorded(hyper).items()],
+        **_record(task, hyper, way, optimizers, schedulers),
         "weight_decay": dict(weight_decay) if isinstance(weight_decay, Mapping) else weight_decay,
-        "loss": _function(loss),
-        "augment": _function(augment),
-        "measure": "acc" if accuracy is not None else "ppl" if perplexity else "loss",
-        "mini_batches": [*(task.streams[name].length for name in task.streams), task.batch_size],
         **{"clip": clip, "accumulate": accumulate, "autocast": str(autocast).removeprefix("torch.")},
         **vars(plan),
         **{"device": str(device), "seed": torch.initial_seed(), "versions": provenance()},
     }
-    words = [f"{task.streams[name].length:,} mini-batches to {doing}" for name, doing in _DOING]
-    introduction = f"{settings['network']}, {settings['method']}: {', '.join(words)}, of {task.batch_size} examples"
+    train_length, valid_length = (task.streams[name].length for name in ("train", "valid"))
+    words = f"{train_length:,} mini-batches to train, {valid_length:,} to validate, of {task.batch_size} examples"
+    introduction = f"{settings['network']}, {settings['method']}: {words}"
     with Interrupt() as interrupt, _folder(run, settings, resume, overwrite) as folder:
         alone = threading.current_thread() is threading.main_thread()  # no other can ask for signals
         shown = progress or Screen("examples", introduction, at_end=interrupt.release, resume="resume=True")
@@ -178,9 +169,6 @@ def fit(
     if isinstance(shown, Screen):
         shown.result(result, f"in {result.path}")
     return result
-
-
-_DOING = (("train", "train"), ("valid", "validate"))
 
 
 def _method(method: str | Callable[..., Method]) -> Callable[..., Method]:
@@ -243,6 +231,30 @@ def _refuse_misfits(
     if unknown := [name for name in coefficients if name not in hyper.names]:
         known = ", ".join(hyper.names) or "none"
         raise UserError(f"weight_decay names {unknown[0]!r}, which is no hyperparameter: there are {known}")
+
+
+def _record(
+    task: LoaderTask,
+    hyper: Hyperparameters,
+    method: Method,
+    optimizers: Sequence[Optimizer],
+    schedulers: Sequence[LRScheduler],
+) -> dict[str, Any]:
+    """What tells a run from others, by class and name where it is code."""
+    net = task.model
+    return {
+        "script": "stn.fit",
+        "network": _name(net.module if isinstance(net, SelfTuning) else net),
+        "method": _name(method),
+        "weights": sum(weight.numel() for weight in net.parameters()),
+        "optimizers": [_described(own) for own in optimizers],
+        "schedulers": [_name(own) for own in schedulers],
+        "sources": [f"{name}={source}" for name, source in recorded(hyper).items()],
+        "loss": _function(task.loss_of),
+        "augment": _function(task.augment),
+        "measure": "acc" if task.accuracy_of is not None else "ppl" if task.likelihood else "loss",
+        "mini_batches": [*(stream.length for stream in task.streams.values()), task.batch_size],
+    }
 
 
 def _described(optimizer: Optimizer) -> str:
