@@ -213,6 +213,7 @@ def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
             PEAK_MEMORY(script, "bfloat16", **others)
 
 
+@pytest.mark.filterwarnings("ignore:training does not read")
 def test_the_converted_networks_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(converted_step, "TYPES", 20)
     monkeypatch.setattr(converted_step, "WIDTH", 2)

@@ -23,7 +23,7 @@ from stn.scripts import figures, runs
 
 EPOCHS, BATCH = 3, 8
 
-pytestmark = pytest.mark.filterwarnings("ignore:training does not read decay")  # where a test is not of that
+pytestmark = pytest.mark.filterwarnings("ignore:training does not read")  # where a test is not of that
 
 
 class Quiet:

@@ -599,7 +599,7 @@ def test_memory_that_runs_out_on_the_way(run, monkeypatch, tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(nn.Module, "train", exhausted)
-    refused(run(ALL), "out of memory", "--batch_size")
+    refused(run(ALL), "out of memory", "smaller mini-batches")
     (status,) = tmp_path.glob("logs/**/status")
     assert status.read_text() == "failed\n"
 

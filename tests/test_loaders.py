@@ -14,6 +14,8 @@ from stn.errors import UserError
 from stn.loaders import LoaderTask, inputs_and_target, moved
 from stn.streams import LoaderStream
 
+pytestmark = pytest.mark.filterwarnings("ignore:training does not read")  # which is not what these test
+
 
 @pytest.fixture
 def hyper():

@@ -15,6 +15,8 @@ from stn.errors import UserError
 from stn.runs.models import pack
 from stn.transforms import NAMES
 
+pytestmark = pytest.mark.filterwarnings("ignore:training does not read")  # which is not what these test
+
 INF = math.inf
 CASES = {
     "sigmoid": ((0, 1), 0.3, reference.SigmoidTransform()),
