@@ -5,6 +5,7 @@ Weights are updated by plain SGD everywhere, dropout rates are 0.1, and weight d
 """
 
 import json
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(default: both)")
     args = parser.parse_args(argv)
     timing.prepare(args.threads)
+    warnings.filterwarnings("ignore", "training does not read")  # the ResNet has no dropout that would
     ways = [PLAIN, *WAYS]
     if args.peak:
         subject = Subject(args.network[0], DTYPES[args.peak], ways[args.delta])
