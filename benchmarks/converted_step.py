@@ -23,6 +23,7 @@ from stn.loaders import LoaderTask
 from stn.methods import STN
 
 TYPES = 10_000  # of words, as in Penn Treebank
+WIDTH = 16  # of the ResNet's first stage
 RATIOS = {
     "weight step / plain step": ("weight_step_s", "plain_step_s", 2.2, 2.2),
     "Δ-STN's weight step / plain step": ("delta_weight_step_s", "plain_step_s", 4.0, 4.0),
@@ -42,7 +43,6 @@ def resnet18() -> tuple[nn.Module, Tensor, Tensor, Callable[[Tensor, Tensor], Te
     return resnet.resnet18(WIDTH), torch.randn(resnet.BATCH, 3, 32, 32), labels, F.cross_entropy, {}
 
 
-WIDTH = 16  # of the ResNet's first stage
 NETWORKS = {"gpt": gpt, "resnet": resnet18}
 
 

@@ -120,12 +120,18 @@ class LoaderTask(StreamTask):
         return Loss(objective, data.detach(), self._examples(batch), accuracy)
 
     def evaluate(self, split: str, draw: Draw) -> Score:
-        total = MeanScore()
+        numbers, targets = [], []
         for batch in islice(self.loaders[split], self.batches.get(split)):
             loss = self.loss(self.predict(batch, draw), batch, draw)
-            total.add(Score(loss.data.item(), None if loss.accuracy is None else loss.accuracy.item()), loss.targets)
-        if not total.targets:
+            numbers.append(torch.stack([loss.data, *([] if loss.accuracy is None else [loss.accuracy])]))
+            targets.append(loss.targets)
+        if not targets:
             raise UserError(f"the {split} loader has no mini-batch: give it more data, or smaller mini-batches")
+        total = MeanScore()
+        for scores, count in zip(
+            torch.stack(numbers).tolist(), targets, strict=True
+        ):  # fetched from the device at once
+            total.add(Score(*scores), count)
         if total.accuracy is not None and not 0 <= total.accuracy <= total.targets:
             raise UserError(
                 "the accuracy is not between 0 and 1: give a function that returns the fraction that is right"

@@ -114,39 +114,35 @@ class LoaderStream:
         self.taken += 1
         return batch
 
-    def _random(self) -> tuple[Tensor, Tensor | None]:
-        """The state of PyTorch's generator, and of the loader's own."""
-        own = getattr(self.loader, "generator", None)
-        return torch.get_rng_state(), own.get_state() if isinstance(own, torch.Generator) else None
+    def _random(self) -> dict[str, Tensor]:
+        """The states of PyTorch's generator, and of the loader's own where it has one."""
+        return {name: generator.get_state() for name, generator in self._generators().items()}
 
-    def _set_random(self, state: tuple[Tensor, Tensor | None]) -> None:
-        common, own = state
-        torch.set_rng_state(common)
-        if own is not None:
-            self.loader.generator.set_state(own)
+    def _set_random(self, states: dict[str, Tensor]) -> None:
+        for name, generator in self._generators().items():
+            generator.set_state(states[name])
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        own = getattr(self.loader, "generator", None)
+        return {"common": torch.default_generator} | ({"own": own} if isinstance(own, torch.Generator) else {})
 
     def state_dict(self) -> dict:
-        return {
-            "epochs": self.epochs,
-            "done": self.done,
-            "taken": self.taken,
-            "began": self.began,
-            "now": self._random(),
-        }
+        names = ("epochs", "done", "taken", "began")
+        return {name: getattr(self, name) for name in names} | {"now": self._random()}
 
     def load_state_dict(self, state: dict) -> None:
+        """Leaves PyTorch's generator as it is: its state is not the stream's."""
         if state["done"] >= self.length:
             raise ValueError(
                 f"the checkpoint is of {state['done']} mini-batches and more, the loader has {self.length}"
             )
         self.iterator, self.taken = None, 0
-        before = torch.get_rng_state()
+        common = torch.get_rng_state()
         if state["taken"]:
             self._set_random(state["began"])
             for _ in range(state["taken"]):
                 self._take()
-        self._set_random(state["now"])  # of which the loader's own stays as it is
-        torch.set_rng_state(before)
+        self._set_random({**state["now"], "common": common})
         self.epochs, self.done, self.began = state["epochs"], state["done"], state["began"]
 
 

@@ -15,6 +15,7 @@ from stn.methods import Method
 from stn.recorder import Recorder
 from stn.runs.models import pack
 
+EVALUATED = ("valid", "test")  # the splits on which a run's best model is measured
 Stop = Callable[[], bool]  # asked between alternations; true ends the training early
 
 
@@ -215,7 +216,7 @@ def restore(task: Task, hyper: Hyperparameters, state: Mapping) -> None:
         raise UserError("the checkpoint is of another model than args.yaml describes: start a new run") from error
 
 
-def final_result(task: Task, hyper: Hyperparameters, splits: Sequence[str] = ("valid", "test")) -> dict[str, float]:
+def final_result(task: Task, hyper: Hyperparameters, splits: Sequence[str] = EVALUATED) -> dict[str, float]:
     """The measures of the model in place, named val_loss, test_loss and the like."""
     found = {split: evaluate(task, hyper, split).measures(task.likelihood) for split in splits}
     short = {"valid": "val", "test": "test"}

@@ -26,28 +26,18 @@ def _logit(unconstrained: Tensor) -> Tensor:
     return torch.logit(unconstrained, torch.finfo(unconstrained.dtype).eps)
 
 
-# Those that are not what a range has by itself, with the values that they lead to.
-OTHERS: dict[str, tuple[Transform, Range]] = {
-    "exp": (Transform(torch.exp, torch.log), (0, INF)),
-    "logit": (Transform(_logit, torch.sigmoid), (-INF, INF)),
-}
-# What ranges have by themselves, low + (high − low)·sigmoid(λ), low + softplus(λ), high − softplus(λ) or λ, by name.
-IMPLIED: dict[str, Callable[[Range], bool]] = {
-    "sigmoid": lambda ends: ends == (0, 1),
-    "softplus": lambda ends: ends == (0, INF),
-    "stretched_sigmoid": lambda ends: ends[0] > -INF and ends[1] < INF,
-    "lower_softplus": lambda ends: ends[0] > -INF and ends[1] == INF,
-    "upper_softplus": lambda ends: ends[0] == -INF and ends[1] < INF,
-    "linear": lambda ends: ends == (-INF, INF),
-}
-DEFAULT_RANGES: dict[str, Range] = {
+# Those that lead to one range; the others lead to any whose ends are finite or not, as here.
+RANGES: dict[str, Range] = {
     "sigmoid": (0, 1),
     "softplus": (0, INF),
     "exp": (0, INF),
     "linear": (-INF, INF),
     "logit": (-INF, INF),
 }
-NAMES = (*IMPLIED, *OTHERS)
+FINITE_ENDS = {"stretched_sigmoid": (True, True), "lower_softplus": (True, False), "upper_softplus": (False, True)}
+NAMES = (*RANGES, *FINITE_ENDS)
+# Those that a range does not have by itself: low + (high − low)·sigmoid(λ), low + softplus(λ), high − softplus(λ) or λ.
+OTHERS = {"exp": Transform(torch.exp, torch.log), "logit": Transform(_logit, torch.sigmoid)}
 
 
 def resolve(name: str, transform: str | Transform | tuple | None, ends: Range) -> tuple[Transform | None, Range]:
@@ -65,14 +55,14 @@ def resolve(name: str, transform: str | Transform | tuple | None, ends: Range) -
         known = ", ".join(NAMES)
         raise UserError(f"{name} has the transform {transform!r}: give {known}, or a pair (forward, inverse)")
     if ends == (-INF, INF):
-        if transform not in DEFAULT_RANGES:
+        if transform not in RANGES:
             raise UserError(f"{name} has the transform {transform}, which needs a range: give it one")
-        ends = DEFAULT_RANGES[transform]
-    own, natural = OTHERS.get(transform, (None, None))
-    if not (ends == natural if own else IMPLIED[transform](ends)):
-        low, high = ends
+        ends = RANGES[transform]
+    low, high = ends
+    fits = ends == RANGES[transform] if transform in RANGES else FINITE_ENDS[transform] == (low > -INF, high < INF)
+    if not fits:
         raise UserError(f"{name} has the range ({low:g}, {high:g}), to which the transform {transform} does not lead")
-    return own, ends
+    return OTHERS.get(transform), ends
 
 
 def unconstrain(name: str, transform: Transform, value: float) -> float:

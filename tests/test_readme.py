@@ -43,9 +43,9 @@ def test_the_tutorials_changes_make_its_script_self_tuning(tmp_path, monkeypatch
         elif change != "@@":
             at = tuned.index(change[1:], at) + 1
     run(plain, "plain")
-    keys = torch.load("net.pt").keys()
+    keys = torch.load("net.pt", weights_only=True).keys()
     run("\n".join(tuned), "tuned")
-    assert torch.load("net.pt").keys() == keys and read_status("logs/mine") == "finished"
+    assert torch.load("net.pt", weights_only=True).keys() == keys and read_status("logs/mine") == "finished"
 
 
 def test_examples_in_docstrings_run():

@@ -1,4 +1,4 @@
-"""The experiments that lie beside the library in its repository, `lstm` and `cnn`, which are not installed with it."""
+"""The experiments that lie beside the library in its repository, and are not installed with it."""
 
 import sys
 from importlib import import_module

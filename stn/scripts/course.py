@@ -16,7 +16,7 @@ from stn.runs.folder import RunFolder
 from stn.runs.models import pack
 from stn.scripts.declared import Sources
 from stn.scripts.settings import Data, Settings
-from stn.training import Stop, Trainer, final_result, restore
+from stn.training import EVALUATED, Stop, Trainer, final_result, restore
 
 OUT_OF_MEMORY = "out of memory: start a run of a smaller model or of smaller mini-batches"
 
@@ -80,7 +80,7 @@ def carry_out(
     progress: RunProgress,
     data: Data | None = None,
     model_file: str | None = None,
-    splits: Sequence[str] = ("valid", "test"),
+    splits: Sequence[str] = EVALUATED,
 ) -> Result:
     """Train what `make` returns, in a folder that is open; the best model is left in place, its result in the folder.
 
@@ -120,7 +120,7 @@ def evaluated(
     record: Mapping,
     completed: bool,
     path: Path | None = None,
-    splits: Sequence[str] = ("valid", "test"),
+    splits: Sequence[str] = EVALUATED,
 ) -> Result:
     """The result of the model in place, of a run whose recorder is in this state."""
     try:

@@ -15,23 +15,22 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from stn.conversion import SelfTuning
-from stn.delta_stn import DeltaSTN
 from stn.errors import UserError
 from stn.hyperparameters import Draw, Hyperparameters
 from stn.learning_rates import Scheduled
 from stn.loaders import LoaderTask, Split, inputs_and_target
-from stn.methods import STN, Method
+from stn.methods import Method
 from stn.recorder import Recorder
 from stn.runs.folder import ARGS, RunFolder, read_status, table_files
 from stn.runs.models import MODEL, recorded
 from stn.runs.provenance import provenance
 from stn.scripts.course import Result, RunProgress, carry_out
+from stn.scripts.methods import METHODS
 from stn.scripts.screen import Screen
 from stn.scripts.signals import Interrupt
 from stn.training import Plan, Stop, Trainer
 from stn.weight_decay import WeightDecay
 
-METHODS: dict[str, Callable[..., Method]] = {"stn": STN, "delta_stn": DeltaSTN}
 MAY_CHANGE = {"epochs", "patience", "checkpoint_seconds", "device", "versions"}  # when a run is resumed
 
 
@@ -259,11 +258,11 @@ def _record(
 
 def _described(optimizer: Optimizer) -> str:
     """An optimizer's class and its options that are numbers."""
-    group = optimizer.param_groups[0]
-    group = {**group, "lr": group.get("initial_lr", group["lr"])}  # which a scheduler keeps
+    group = dict(optimizer.param_groups[0])
+    group["lr"] = group.pop("initial_lr", group["lr"])  # which a scheduler keeps
     numbers = {name: value for name, value in group.items() if isinstance(value, int | float)}
     told = [f"{name}={value:g}" for name, value in numbers.items() if not isinstance(value, bool)]
-    return f"{_name(optimizer)}({', '.join(name for name in told if not name.startswith('initial_lr'))})"
+    return f"{_name(optimizer)}({', '.join(told)})"
 
 
 def _function(function: object) -> str | None:
