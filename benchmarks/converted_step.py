@@ -62,7 +62,7 @@ class Subject:
 
             self.steps = {"plain_step_s": step}
             return
-        hyper = Hyperparameters(rate=Tuned(0.1, (0, 1), feed="centred"))
+        hyper = Hyperparameters(rate=Tuned(0.1, (0, 1)))
         net = convert(module, hyper, dropout=rates)
         loaders = {split: [(inputs, targets)] for split in ("train", "valid")}
         task = LoaderTask(net, loss, loaders, autocast=None if dtype == torch.float32 else dtype)

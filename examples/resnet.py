@@ -78,10 +78,7 @@ def train(args: Namespace) -> None:
     name = f"{data}-{'fixed' if args.fixed else args.method}-width{args.width}-seed{args.seed}"
     torch.manual_seed(args.seed)
     start = {"shift": (2.0, (0, 8)), "noise": (0.05, (0, 1)), "decay": (5e-4, (0, float("inf")))}
-    tuned = {
-        name: stn.Tuned(value, ends, feed="centred", per_example=name != "decay")
-        for name, (value, ends) in start.items()
-    }
+    tuned = {name: stn.Tuned(value, ends, per_example=name != "decay") for name, (value, ends) in start.items()}
     hyper = stn.Hyperparameters(**{name: stn.Constant(start[name][0]) for name in start} if args.fixed else tuned)
     net = stn.convert(resnet18(args.width), hyper)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, nesterov=True)

@@ -57,7 +57,7 @@ def hyperparameters(fixed: float | None) -> stn.Hyperparameters:
     names = ("embedding", "attention", "residual")
     if fixed is not None:
         return stn.Hyperparameters(**{name: stn.Constant(fixed) for name in names})
-    return stn.Hyperparameters(**{name: stn.Tuned(0.1, range=(0, 1), feed="centred") for name in names})
+    return stn.Hyperparameters(**{name: stn.Tuned(0.1, range=(0, 1)) for name in names})
 
 
 def train(args: Namespace) -> None:

@@ -94,7 +94,7 @@ class Row:
 FIXED = "--dropouto 0.68"
 GAUSSIAN = f"{FIXED} --perturb_dropouto --perturb_type gaussian --perturb_std 0.05"
 SINUSOID = f"{FIXED} --perturb_dropouto --perturb_type sinusoid --amplitude 0.1 --sinusoid_period 1200"
-STN = "--tune_dropouto --dropouto"
+STN = "--drop_transform none --tune_dropouto --dropouto"
 NAME = "table1.py"
 INITIAL_VALUES = (0.05, 0.3, 0.5, 0.7, 0.9)
 ROWS = {

@@ -22,9 +22,8 @@ from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, one_of
 from stn.scripts.script import Script
 
-# What --tune_all stands for, besides a --tune_… flag for each hyperparameter.
 STARTS = {name: declared.initial for name, declared in TABLE.items()}
-TRANSFORMS = {"drop_transform": "sigmoid", "alpha_beta_transform": "softplus"}
+TRANSFORMS = ("drop_transform", "alpha_beta_transform")
 FEEDS: dict[str, Feed] = {"none": "unconstrained", "sigmoid": "squashed", "softplus": "squashed", "centred": "centred"}
 
 
@@ -44,7 +43,7 @@ def feed(name: str, values: Values) -> Feed:
 
 def implied(values: Values) -> Values:
     """The values that --tune_all gives to flags for which nobody decides otherwise."""
-    return STARTS | TRANSFORMS if values["tune_all"] else {}
+    return STARTS if values["tune_all"] else {}
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -69,10 +68,7 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
 
 def tuning_flags() -> list[Flag]:
     """What to tune, and how its values are perturbed and fed into the response."""
-    tune_all = (
-        "tune all seven; unless given otherwise, start alpha and beta at 0.05, with --drop_transform sigmoid and "
-        "--alpha_beta_transform softplus as published for the STN (the authors found 'none' more robust for both)"
-    )
+    tune_all = "tune all seven; unless given otherwise, start alpha and beta at 0.05"
     flag = partial(Flag, group=TUNING)
     return [
         *choice_flags("tune", "tune {}", WHAT_TO_TUNE),
@@ -82,11 +78,17 @@ def tuning_flags() -> list[Flag]:
         ),
         flag(
             "drop_transform",
-            "how the STN feeds dropout rates into the response; centred: as deviations from the current ones",
+            "how the STN feeds dropout rates into the response: centred, as deviations from the current ones; sigmoid, "
+            "the published --tune_all, with which small rates get stuck; none, as unconstrained numbers",
             one_of("none", "sigmoid", "centred"),
-            "none",
+            "centred",
         ),
-        flag("alpha_beta_transform", "the same for alpha and beta", one_of("none", "softplus", "centred"), "none"),
+        flag(
+            "alpha_beta_transform",
+            "the same for alpha and beta (published: softplus)",
+            one_of("none", "softplus", "centred"),
+            "centred",
+        ),
     ]
 
 

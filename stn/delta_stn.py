@@ -151,7 +151,7 @@ def linearized(predict: Callable[[Draw], Prediction], draw: Draw) -> Prediction:
     So the Δ-STN's response step by hand, with the elementary weights held:
 
     >>> import stn
-    >>> hyper = stn.Hyperparameters(rate=stn.Tuned(0.5, range=(0, 1), feed="centred"))
+    >>> hyper = stn.Hyperparameters(rate=stn.Tuned(0.5, range=(0, 1)))
     >>> net, x, y = stn.HyperLinear(3, 1, hyper.num_tuned), torch.ones(4, 3), torch.zeros(4, 1)
     >>> elementary, response = stn.split_parameters(net)
     >>> optimizer = torch.optim.SGD(response, lr=0.1)

@@ -34,8 +34,9 @@ class Tuned:
     per_example: perturb each example of a mini-batch by itself, or (False) the whole mini-batch alike, as a
         value that acts on shared weights must be.
     discrete: the value is rounded down to an integer; λ and the logs stay continuous.
-    feed: what the best response sees: λ itself, λ squashed by its range's own sigmoid or softplus, or centred, λ's
-        deviation from its current value, as the Δ-STN needs it (Bae & Grosse 2020): the perturbation ε, or 0.
+    feed: what the best response sees: centred, λ's deviation from its current value, which is the perturbation ε or 0
+        (Bae & Grosse 2020; the Δ-STN needs it); λ itself, unconstrained; or squashed by its range's own sigmoid or
+        softplus, which near an end of the range leaves the response nothing to learn from (docs/rates-near-zero.md).
     transform: the map from λ to the value: "sigmoid", "stretched_sigmoid" (onto a range), "softplus", "lower_softplus",
         "upper_softplus" (above or below an end of the range), "exp", "logit", "linear", or a pair (forward, inverse) of
         functions of tensors (default: what the range implies, a sigmoid, softplus or nothing).
@@ -48,7 +49,7 @@ class Tuned:
     scale: float = 1.0
     per_example: bool = True
     discrete: bool = False
-    feed: Feed = "unconstrained"
+    feed: Feed = "centred"
     transform: str | Transform | tuple | None = None
 
 
@@ -264,7 +265,7 @@ class Hyperparameters(nn.Module):
         low, high = spec.range
         words = [f"{_shown(self.current()[name])} in ({low:g}, {high:g}), scale={_shown(scale)}"]
         words += ["discrete"] * spec.discrete + ["shared"] * (not spec.per_example)
-        words += [spec.feed] * (spec.feed != "unconstrained")
+        words += [spec.feed] * (spec.feed != "centred")
         if name in self.transforms:
             words.append(spec.transform if isinstance(spec.transform, str) else "a transform of its own")
         return ", ".join(words)

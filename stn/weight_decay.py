@@ -29,7 +29,7 @@ class WeightDecay:
     Raises ValueError for a pattern that fits no layer with a weight.
 
     >>> import stn
-    >>> hyper = stn.Hyperparameters(decay=stn.Tuned(0.5, range=(0, float("inf")), per_example=False, feed="centred"))
+    >>> hyper = stn.Hyperparameters(decay=stn.Tuned(0.5, range=(0, float("inf")), per_example=False))
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> nn.init.constant_(layer.weight, 3.0)
     Parameter containing:

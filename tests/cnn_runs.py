@@ -18,7 +18,9 @@ def tuned(model="small", shared_dropout=False):
     """All hyperparameters of a model, tuned from the published start."""
     return Hyperparameters(
         **{
-            name: Tuned(TABLE[name].initial, TABLE[name].range, 0.5, discrete=TABLE[name].discrete)
+            name: Tuned(
+                TABLE[name].initial, TABLE[name].range, 0.5, discrete=TABLE[name].discrete, feed="unconstrained"
+            )
             for name in names_of(model, shared_dropout)
         }
     )

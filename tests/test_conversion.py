@@ -29,7 +29,10 @@ def seeded():
 
 @pytest.fixture
 def hyper():
-    return stn.Hyperparameters(rate=stn.Tuned(0.2, range=(0, 1)), other=stn.Tuned(0.3, range=(0, 1), scale=0.5))
+    return stn.Hyperparameters(
+        rate=stn.Tuned(0.2, range=(0, 1), feed="unconstrained"),
+        other=stn.Tuned(0.3, range=(0, 1), scale=0.5, feed="unconstrained"),
+    )
 
 
 def made(name, hyper, **options):

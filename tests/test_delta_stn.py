@@ -609,7 +609,8 @@ def test_a_prediction_without_response_is_refused():
 
 def test_hyperparameters_that_are_not_centred_are_refused():
     model = MLP(7, 6, 4)
-    hyper = Hyperparameters(rate=Tuned(0.3, (0, 1), feed="centred"), other=Tuned(0.3, (0, 1)), third=Tuned(0.3, (0, 1)))
+    feeds = {"rate": "centred", "other": "unconstrained", "third": "squashed"}
+    hyper = Hyperparameters(**{name: Tuned(0.3, (0, 1), feed=feed) for name, feed in feeds.items()})
     with pytest.raises(ValueError, match='feed="centred"'):
         DeltaSTN(model, hyper, lr=0.1)
 

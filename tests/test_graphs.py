@@ -141,7 +141,10 @@ def train(device="cpu", dtype=torch.float32, cuda_graphs=True, steps=7):
     text = torch.randint(12, (4 * 29,))
     corpus = Corpus(text, text, text, tuple(map(str, range(12))), "")
     hyper = Hyperparameters(
-        **{name: Tuned(0.2, declared.range, per_example=declared.per_example) for name, declared in TABLE.items()}
+        **{
+            name: Tuned(0.2, declared.range, per_example=declared.per_example, feed="unconstrained")
+            for name, declared in TABLE.items()
+        }
     ).to(device)
     # Two layers of one shape, which share their recordings.
     model = AWDLSTM(12, 6, 6, 2, hyper.num_tuned, dtype, cuda_graphs=cuda_graphs).to(device)

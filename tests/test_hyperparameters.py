@@ -19,11 +19,11 @@ def mixed():
     """Shared and per-example, discrete and squashed hyperparameters between constants."""
     return Hyperparameters(
         first=Constant(0.5),
-        rate=Tuned(0.25, range=(0, 1)),
-        holes=Tuned(1, range=(0, 4), discrete=True, per_example=False),
+        rate=Tuned(0.25, range=(0, 1), feed="unconstrained"),
+        holes=Tuned(1, range=(0, 4), discrete=True, per_example=False, feed="unconstrained"),
         middle=Constant(7.0),
         alpha=Tuned(2.0, range=(0, INF), scale=0.3, feed="squashed"),
-        shift=Tuned(-1.0, scale=2.0),
+        shift=Tuned(-1.0, scale=2.0, feed="unconstrained"),
     )
 
 
@@ -36,7 +36,9 @@ def test_golden_space(golden):
     numbers = golden("space")
     hyper = Hyperparameters(
         **{
-            f"h{i}": Tuned(1.0 if high > 1 else 0.5, (low, high), per_example=per_example, discrete=discrete)
+            f"h{i}": Tuned(
+                1.0 if high > 1 else 0.5, (low, high), per_example=per_example, discrete=discrete, feed="unconstrained"
+            )
             for i, (low, high, per_example, discrete) in enumerate(
                 zip(*(numbers[name].tolist() for name in ("low", "high", "per_example", "discrete")), strict=True)
             )
@@ -157,7 +159,10 @@ def test_a_scale_that_is_negative_or_not_finite_is_an_error(scale):
 
 def test_a_scale_of_0_is_no_perturbation():
     """Of this one, whatever the others' scales."""
-    hyper = Hyperparameters(still=Tuned(0.3, (0, 1), scale=0.0), moved=Tuned(0.3, (0, 1), scale=0.5))
+    hyper = Hyperparameters(
+        still=Tuned(0.3, (0, 1), scale=0.0, feed="unconstrained"),
+        moved=Tuned(0.3, (0, 1), scale=0.5, feed="unconstrained"),
+    )
     draw, current = hyper.perturbed(100), hyper.current()
     assert torch.equal(draw["still"], current["still"].expand(100)) and torch.equal(
         draw.h[:, 0], current.h[0, :1].expand(100)
@@ -223,7 +228,7 @@ def test_noise_is_standard_normal_scaled_and_independent():
 
 
 def test_a_shared_one_is_perturbed_anew_in_each_draw():
-    hyper = Hyperparameters(wdrop=Tuned(0.0, scale=0.5, per_example=False))
+    hyper = Hyperparameters(wdrop=Tuned(0.0, scale=0.5, per_example=False, feed="unconstrained"))
     drawn = torch.stack([hyper.perturbed(2).h[0, 0] for _ in range(2000)])
     assert_close(drawn.std().item(), 0.5, rtol=0.08, atol=0)
 
@@ -246,20 +251,22 @@ def test_unconstrained_values_of_another_shape_are_named(shape):
             function(torch.zeros(shape))
 
 
-def test_squashed_feed_is_what_the_best_response_sees():
+def test_the_feed_is_what_the_best_response_sees_and_centred_by_default():
     hyper = Hyperparameters(
         rate=Tuned(2.0, (1, 5), feed="squashed"),
         above=Tuned(2.0, (1, INF), feed="squashed"),
         below=Tuned(-2.0, (-INF, 1), feed="squashed"),
         free=Tuned(2.0, feed="squashed"),
-        plain=Tuned(2.0, (1, 5)),
+        plain=Tuned(2.0, (1, 5), feed="unconstrained"),
+        centred=Tuned(2.0, (1, 5), scale=0.5),
     )
-    assert_close(hyper.current().h, torch.tensor([[0.25, 1.0, 3.0, 2.0, -math.log(3)]]))
-    noise = torch.randn(3, 5)
+    assert_close(hyper.current().h, torch.tensor([[0.25, 1.0, 3.0, 2.0, -math.log(3), 0.0]]))
+    noise = torch.randn(3, 6)
     perturbed, draw = hyper.perturb(noise), hyper.perturbed(3, noise)
     assert_close(draw.h[:, 0], perturbed[:, 0].sigmoid())
     assert_close(draw.h[:, 1], perturbed[:, 1].exp().log1p())
     assert_close(draw.h[:, 4], perturbed[:, 4])
+    assert_close(draw.h[:, 5], 0.5 * noise[:, 5])
 
 
 def test_current_is_differentiable():
@@ -451,11 +458,11 @@ def test_hyperparameters_show_values_ranges_scales_and_schedules():
     assert repr(hyper) == (
         "Hyperparameters(\n"
         "  first=0.5\n"
-        "  rate=0.75 in (0, 1), scale=1\n"
-        "  holes=1 in (0, 4), scale=1, discrete, shared\n"
+        "  rate=0.75 in (0, 1), scale=1, unconstrained\n"
+        "  holes=1 in (0, 4), scale=1, discrete, shared, unconstrained\n"
         "  middle=7\n"
         "  alpha=2 in (0, inf), scale=0.3, squashed\n"
-        "  shift=-1 in (-inf, inf), scale=2\n"
+        "  shift=-1 in (-inf, inf), scale=2, unconstrained\n"
         ")"
     )
     assert "replayed by epoch" in repr(scheduled())

@@ -442,7 +442,7 @@ def test_a_missing_h_is_asked_for(name):
 def test_a_draw_in_place_of_its_h_is_named(name):
     make, inputs = LAYERS[name]
     with pytest.raises(TypeError, match=r"tensor h .*: found Draw"):
-        run(make(1), inputs(), Hyperparameters(x=Tuned(0.0)).current())
+        run(make(1), inputs(), Hyperparameters(x=Tuned(0.0, feed="unconstrained")).current())
 
 
 @any_layer

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:training does not read")  # whic
 @pytest.fixture
 def hyper():
     torch.manual_seed(0)
-    return stn.Hyperparameters(rate=stn.Tuned(0.2, range=(0, 1)))
+    return stn.Hyperparameters(rate=stn.Tuned(0.2, range=(0, 1), feed="unconstrained"))
 
 
 def data(count=10, width=3):

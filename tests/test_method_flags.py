@@ -36,7 +36,7 @@ def test_the_delta_stn_by_either_name(script, flag):
 def test_the_stn_is_the_default(script):
     values = values_of(script, TUNE)
     assert values["method"] == "stn"
-    assert "centred" not in feeds(script, values)
+    assert feeds(script, values) == {"centred" if script is train else "unconstrained"}
 
 
 @each_script
@@ -54,7 +54,7 @@ def test_a_runs_folder_is_named_after_its_method_and_recipe():
 
 
 def test_the_record_says_what_the_delta_stn_feeds():
-    values = followed(train, "--delta_stn")
+    values = followed(train, "--delta_stn", "--drop_transform sigmoid --alpha_beta_transform softplus")
     assert (values["drop_transform"], values["alpha_beta_transform"]) == ("centred", "centred")
 
 

@@ -24,7 +24,9 @@ def language_model(val_penalties=False, tuned=("alpha", "beta", "dropouto", "wdr
     """A tiny task with gates large enough for a clear response, and its hyperparameters."""
     hyper = Hyperparameters(
         **{
-            name: Tuned(0.3, declared.range, per_example=declared.per_example) if name in tuned else Constant(0.3)
+            name: Tuned(0.3, declared.range, per_example=declared.per_example, feed="unconstrained")
+            if name in tuned
+            else Constant(0.3)
             for name, declared in TABLE.items()
         }
     )

@@ -120,7 +120,7 @@ def test_golden_losses_and_gradients(golden_lm, way):
 @pytest.mark.parametrize("num_hyper", [0, 2])
 def test_shapes(nlayers, num_hyper):
     model = AWDLSTM(TYPES, WIDTH, HIDDEN, nlayers, num_hyper).eval()
-    draw = Hyperparameters(**{f"x{i}": Tuned(0.0) for i in range(num_hyper)}).perturbed(BATCH)
+    draw = Hyperparameters(**{f"x{i}": Tuned(0.0, feed="unconstrained") for i in range(num_hyper)}).perturbed(BATCH)
     logits, state = model(random_tokens(), None, draw)
     assert logits.shape == (STEPS, BATCH, TYPES)
     widths = [HIDDEN] * (nlayers - 1) + [WIDTH]
@@ -139,7 +139,7 @@ def test_the_output_layer_is_tied_to_the_embedding():
 def test_plain_checkpoint_loads_into_the_self_tuning_model():
     plain, hyper = (AWDLSTM(TYPES, WIDTH, HIDDEN, 2, num_hyper).eval() for num_hyper in (0, 2))
     hyper.load_state_dict(plain.state_dict())
-    draw = Hyperparameters(x=Tuned(0.0), y=Tuned(0.0)).current()
+    draw = Hyperparameters(x=Tuned(0.0, feed="unconstrained"), y=Tuned(0.0, feed="unconstrained")).current()
     tokens = random_tokens()
     assert_close(hyper(tokens, None, draw)[0], plain(tokens, None, draw)[0])
 
@@ -225,7 +225,10 @@ def test_training_is_finite_at_extreme_rates(rate):
 def test_tuned_rates_train_the_whole_model():
     shared = {"dropoute", "wdrop"}
     hyper = Hyperparameters(
-        **{name: Tuned(rate, (0, 1), per_example=name not in shared) for name, rate in RATES.items()}
+        **{
+            name: Tuned(rate, (0, 1), per_example=name not in shared, feed="unconstrained")
+            for name, rate in RATES.items()
+        }
     )
     model = AWDLSTM(TYPES, WIDTH, HIDDEN, 2, hyper.num_tuned)
     model(random_tokens(), None, hyper.perturbed(BATCH))[0].square().sum().backward()
@@ -253,13 +256,13 @@ def test_temporal_penalty_of_one_step_is_zero():
 @pytest.mark.parametrize("shape", [(STEPS,), (STEPS, BATCH, 1), ()])
 def test_tokens_of_another_shape_are_named(num_hyper, training, shape):
     model = AWDLSTM(TYPES, WIDTH, HIDDEN, 2, num_hyper).train(training)
-    draw = Hyperparameters(**{f"x{i}": Tuned(0.0) for i in range(num_hyper)}).current()
+    draw = Hyperparameters(**{f"x{i}": Tuned(0.0, feed="unconstrained") for i in range(num_hyper)}).current()
     with pytest.raises(ValueError, match=r"AWDLSTM takes tokens \(T, B\): found \("):
         model(torch.zeros(shape, dtype=torch.long), None, draw)
 
 
 def test_batch_first_tokens_are_named():
-    hyper = Hyperparameters(**{name: Tuned(rate, (0, 1)) for name, rate in RATES.items()})
+    hyper = Hyperparameters(**{name: Tuned(rate, (0, 1), feed="unconstrained") for name, rate in RATES.items()})
     with pytest.raises(ValueError, match=rf"ids .*found ids \({BATCH}, {STEPS}\) with h \({BATCH}, 5\)"):
         AWDLSTM(TYPES, WIDTH, HIDDEN, 2, 5)(random_tokens().T, None, hyper.perturbed(BATCH))
 

@@ -76,6 +76,7 @@ def test_the_table_from_end_to_end(run, tmp_path):
     for seed in (1, 2):
         stn = run_of(tmp_path, "stn", seed)
         assert settings(stn)["dropouto"] == 0.05 and settings(stn)["tune_dropouto"]
+        assert settings(stn)["drop_transform"] == "none"  # as published
         assert [n for n, v in settings(stn).items() if n.startswith("tune_") and v is True] == ["tune_dropouto"]
         assert values(run_of(tmp_path, "final", seed)) == [values(stn)[-1]] * 2
         assert values(run_of(tmp_path, "replay", seed)) == values(stn)

@@ -77,8 +77,8 @@ def test_training_adds_penalties_with_the_draws_coefficients():
     hyper = Hyperparameters(
         **{
             **dict.fromkeys(TABLE, Constant(0.0)),
-            "alpha": Tuned(0.5, range=(0, math.inf), per_example=False),
-            "beta": Tuned(0.5, range=(0, math.inf), per_example=False),
+            "alpha": Tuned(0.5, range=(0, math.inf), per_example=False, feed="unconstrained"),
+            "beta": Tuned(0.5, range=(0, math.inf), per_example=False, feed="unconstrained"),
         }
     )
     task = language_model(corpus())
@@ -172,7 +172,10 @@ def test_a_restored_task_goes_on_where_it_was(steps):
 def dropping(steps):
     """A task with dropout and tuned responses, after some steps on chunks of 4, 4 and 2 steps; and its draw."""
     hyper = Hyperparameters(
-        **{name: Tuned(0.4, declared.range, per_example=declared.per_example) for name, declared in TABLE.items()}
+        **{
+            name: Tuned(0.4, declared.range, per_example=declared.per_example, feed="unconstrained")
+            for name, declared in TABLE.items()
+        }
     )
     model = AWDLSTM(TYPES, EMSIZE, NHID, 2, hyper.num_tuned)
     task = LanguageModeling(model, corpus(train=3 * 11, valid=3 * 11), 3, 4)

@@ -132,14 +132,14 @@ def test_tune_all_tunes_all_from_the_published_start(finished):
     found = settings(finished)
     assert all(found[f"tune_{name}"] for name in VALUES)
     assert all(found[name] == 0.05 for name in VALUES)
-    assert (found["drop_transform"], found["alpha_beta_transform"]) == ("sigmoid", "softplus")
+    assert (found["drop_transform"], found["alpha_beta_transform"]) == ("centred", "centred")
 
 
 def test_tune_all_gives_way_to_what_is_given(run, tmp_path):
     assert run("--tune_all --alpha 0.2 --drop_transform none")[0] == 0
     found = settings(only_run(tmp_path))
     assert (found["alpha"], found["beta"]) == (0.2, 0.05)
-    assert (found["drop_transform"], found["alpha_beta_transform"]) == ("none", "softplus")
+    assert (found["drop_transform"], found["alpha_beta_transform"]) == ("none", "centred")
 
 
 def test_only_what_is_to_be_tuned_changes(run, tmp_path):
@@ -261,7 +261,7 @@ def test_flags_overrule_the_settings_of_an_earlier_run(finished, tmp_path):
     assert execute_plain(flags) == 0
     now = settings(only_run(tmp_path))
     assert (now["alpha"], now["beta"], now["seed"], now["data"]) == (0.25, 0.05, 3, str(other))
-    assert now["tune_all"] and now["drop_transform"] == "sigmoid" and len(rows(only_run(tmp_path) / "epoch.csv")) == 1
+    assert now["tune_all"] and now["drop_transform"] == "centred" and len(rows(only_run(tmp_path) / "epoch.csv")) == 1
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,10 @@ pytestmark = [pytest.mark.usefixtures("double"), pytest.mark.filterwarnings("ign
 @pytest.fixture
 def hyper():
     torch.manual_seed(0)
-    return stn.Hyperparameters(decay=stn.Tuned(0.2, range=(0, 9)), other=stn.Tuned(0.3, range=(0, 1), scale=0.5))
+    return stn.Hyperparameters(
+        decay=stn.Tuned(0.2, range=(0, 9), feed="unconstrained"),
+        other=stn.Tuned(0.3, range=(0, 1), scale=0.5, feed="unconstrained"),
+    )
 
 
 def row(draw, place):

@@ -35,7 +35,7 @@ class Declared:
     per_example: bool = True
     discrete: bool = False
 
-    def tuned(self, values: Values, feed: Feed = "unconstrained") -> Tuned:
+    def tuned(self, values: Values, feed: Feed = "centred") -> Tuned:
         """The source of a tuned one. Raises UserError where its value or scale cannot start where the flags say."""
         initial, (low, high) = values[self.start], self.range
         if values["tune_scales"] and not values[self.scale]:

@@ -87,8 +87,8 @@ def fit(
         weight_decay: the hyperparameters that are its coefficients, as of `WeightDecay`.
     How:
         optimizer: of net.parameters(); under "delta_stn" also a pair, for what `split_parameters(net)` returns.
-        method: "stn" (MacKay et al. 2019); "delta_stn" (Bae & Grosse 2020), for which tuned hyperparameters have
-            feed="centred"; or with options of its own, such as functools.partial(stn.DeltaSTN, hyper_lr=3e-3).
+        method: "stn" (MacKay et al. 2019); "delta_stn" (Bae & Grosse 2020); or with options of its own, such as
+            functools.partial(stn.DeltaSTN, hyper_lr=3e-3).
         scheduler: torch's, of learning rates, stepped after each "epoch" or weight "step", as scheduler_each says.
         clip: largest norm of the gradient. accumulate: mini-batches of a weight step. autocast: the type of matrix
             products. scaler: for float16.
