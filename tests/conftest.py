@@ -1,7 +1,10 @@
 """Fixtures that several test files share."""
 
+import os
 import signal
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read as torch is imported: test processes share the cores
 
 import numpy
 import pytest

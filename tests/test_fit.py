@@ -403,7 +403,7 @@ def test_what_goes_on_is_recorded_anew(made, fit, folder):
         ({"valid": DataLoader(data(20, 2), 4, num_workers=1, persistent_workers=True)}, "persistent_workers=False"),
         ({"patience": 0}, "patience is 0"),
     ],
-    ids=str,
+    ids=lambda given: ", ".join(given) if isinstance(given, dict) else None,
 )
 def test_arguments_that_cannot_be_are_refused_before_anything_is_written(made, fit, folder, options, message):
     with pytest.raises((UserError, ValueError), match=message):

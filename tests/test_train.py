@@ -326,6 +326,7 @@ def test_the_script_runs_from_another_folder(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # of which the script changes the first
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(command[0], run_name="__main__")
     refused((stop.value.code, *capsys.readouterr()), "--overwrite")
