@@ -25,7 +25,7 @@ from lstm.task import EVALUATION_BATCH, EVALUATION_ROWS, LanguageModeling
 from stn.bilevel import evaluate
 from stn.datasets.text import Corpus
 from stn.delta_stn import DeltaSTN
-from stn.hyperparameters import Feed, Hyperparameters, Tuned
+from stn.hyperparameters import Hyperparameters, Tuned
 from stn.methods import STN
 from stn.schedules import Constant
 
@@ -51,10 +51,10 @@ class Shape:
 PAPER = Shape()
 
 
-def tuned_hyperparameters(count: int, feed: Feed) -> Hyperparameters:
+def tuned_hyperparameters(count: int) -> Hyperparameters:
     """The language model's seven, the first `count` of them tuned, all from one value, as --tune_all does."""
     tuned = {
-        name: Tuned(RATE, declared.range, per_example=declared.per_example, feed=feed)
+        name: Tuned(RATE, declared.range, per_example=declared.per_example)
         for name, declared in list(TABLE.items())[:count]
     }
     return Hyperparameters(**dict.fromkeys(TABLE, Constant(RATE)) | tuned)
@@ -72,7 +72,7 @@ class Subject:
         lengths = (shape.tokens * 8 + shape.batch, shape.tokens * 4 + shape.batch, 10 * EVALUATION_BATCH["test"])
         splits = [torch.multinomial(frequencies, length, replacement=True) for length in lengths]
         corpus = Corpus(*splits, tuple(map(str, range(shape.types))), "")
-        self.hyper = tuned_hyperparameters(shape.tuned, "centred" if delta else "squashed")
+        self.hyper = tuned_hyperparameters(shape.tuned)
         self.model = AWDLSTM(shape.types, shape.width, shape.width, 2, self.hyper.num_tuned, dtype)
         self.task = LanguageModeling(self.model, corpus, shape.batch, shape.steps)
         self.shape = shape

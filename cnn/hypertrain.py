@@ -81,7 +81,8 @@ def implied(values: Values) -> Values:
     """What the model, the data set and the recipe say of each other, and of the flags that nobody gives."""
     model = model_of(values)
     recipe = recipe_of(values, model)
-    return {**fitting(values), "recipe": recipe, **recipes.implied(recipe, model)}
+    scaled = {"elementary_scale": not methods.is_delta_stn(values)}
+    return {**fitting(values), **scaled, "recipe": recipe, **recipes.implied(recipe, model)}
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:

@@ -59,7 +59,10 @@ class ImageSettings(Settings):
 
     model: str = of_model("alexnet", "the network", one_of(*MODELS))
     elementary_scale: bool = of_model(
-        False, "multiply elementary outputs by a learned scalar, one a layer, as published"
+        False,
+        "multiply the elementary outputs of layers that respond by a learned scalar each, as the STN's published code "
+        "does; hypertrain.py's default with --method stn",
+        switches={"no_elementary_scale": (False, "no such scalars")},
     )
     batch_size: int = of_training(128, "images in a mini-batch", positive_int, "-bsz")
     total_epochs: int = of_training(500, "epochs, warm-up included", positive_int, "-totep", **LONGER)

@@ -78,8 +78,8 @@ def tuning_flags() -> list[Flag]:
         ),
         flag(
             "drop_transform",
-            "how the STN feeds dropout rates into the response: centred, as deviations from the current ones; sigmoid, "
-            "the published --tune_all, with which small rates get stuck; none, as unconstrained numbers",
+            "what the STN's response sees of dropout rates: centred, the deviation of λ, the rate's logit, from its "
+            "current value; sigmoid, the rate itself, as published with --tune_all; none, λ, as published without",
             one_of("none", "sigmoid", "centred"),
             "centred",
         ),

@@ -64,7 +64,9 @@ class DeltaSTN(BestResponseMethod):
         super().__init__(model, hyper, **options)
         for name, source in hyper.sources.items():
             if isinstance(source, Tuned) and source.feed != "centred":
-                raise ValueError(f'the Δ-STN tunes centred hyperparameters: declare {name} Tuned(…, feed="centred")')
+                raise ValueError(
+                    f'the Δ-STN tunes centred hyperparameters: declare {name} without feed="{source.feed}"'
+                )
         if response_lr is not None and optimizer is not None:
             raise ValueError("response_lr is for the method's own optimizers: give two, the second with this rate")
         if response_lr is not None and not lr > 0:

@@ -35,8 +35,8 @@ class Tuned:
         value that acts on shared weights must be.
     discrete: the value is rounded down to an integer; λ and the logs stay continuous.
     feed: what the best response sees: centred, λ's deviation from its current value, which is the perturbation ε or 0
-        (Bae & Grosse 2020; the Δ-STN needs it); λ itself, unconstrained; or squashed by its range's own sigmoid or
-        softplus, which near an end of the range leaves the response nothing to learn from (docs/rates-near-zero.md).
+        (Bae & Grosse 2020; the Δ-STN needs it); λ itself, unconstrained; or λ squashed by its range's own sigmoid or
+        softplus, whose size and spread vanish near an end of the range (docs/rates-near-zero.md).
     transform: the map from λ to the value: "sigmoid", "stretched_sigmoid" (onto a range), "softplus", "lower_softplus",
         "upper_softplus" (above or below an end of the range), "exp", "logit", "linear", or a pair (forward, inverse) of
         functions of tensors (default: what the range implies, a sigmoid, softplus or nothing).

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # read as torch is imported: test processes share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read as torch is imported: test processes share the cores
 
 import numpy
 import pytest

@@ -611,7 +611,7 @@ def test_hyperparameters_that_are_not_centred_are_refused():
     model = MLP(7, 6, 4)
     feeds = {"rate": "centred", "other": "unconstrained", "third": "squashed"}
     hyper = Hyperparameters(**{name: Tuned(0.3, (0, 1), feed=feed) for name, feed in feeds.items()})
-    with pytest.raises(ValueError, match='feed="centred"'):
+    with pytest.raises(ValueError, match='declare other without feed="unconstrained"'):
         DeltaSTN(model, hyper, lr=0.1)
 
 

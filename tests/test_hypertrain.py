@@ -801,16 +801,23 @@ def test_a_scale_of_0_does_not_perturb(run, tmp_path):
 
 
 def test_the_learned_scalar_of_elementary_outputs(run, tmp_path):
-    """As published, one a layer with a response, which starts at 1 and is learned; without the flag there is none."""
+    """As published, one a layer with a response, which starts at 1 and is learned; by default under the STN alone."""
     scalars = {}
-    for prefix, flag in (("with", "--elementary_scale"), ("without", "")):
+    cases = {
+        "with": "",
+        "without": "--no_elementary_scale",
+        "delta": "--delta_stn",
+        "asked": "--delta_stn --elementary_scale",
+    }
+    for prefix, flag in cases.items():
         assert run(f"--tune_sat --total_epochs 2 --warmup_epochs 0 --save --subdir {prefix} {flag}")[0] == 0
         (model,) = (tmp_path / "logs").glob(f"*/{prefix}/*/model.pt")
         weights = torch.load(model, weights_only=True)["model"]
         scalars[prefix] = {name: value.item() for name, value in weights.items() if "elementary_scale" in name}
-    assert scalars["without"] == {}
-    assert list(scalars["with"]) == [f"convolutions.{layer}.elementary_scale" for layer in range(3)]
-    assert all(0.5 < value < 2 and value != 1 for value in scalars["with"].values())
+    assert scalars["without"] == scalars["delta"] == {}
+    for found in (scalars["with"], scalars["asked"]):
+        assert list(found) == [f"convolutions.{layer}.elementary_scale" for layer in range(3)]
+        assert all(0.5 < value < 2 and value != 1 for value in found.values())
 
 
 def failing(error):

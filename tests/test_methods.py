@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,11 +21,11 @@ from stn.schedules import Constant
 BATCH, BPTT, TYPES = 3, 4, 6
 
 
-def language_model(val_penalties=False, tuned=("alpha", "beta", "dropouto", "wdrop")):
+def language_model(val_penalties=False, tuned=("alpha", "beta", "dropouto", "wdrop"), feed="unconstrained"):
     """A tiny task with gates large enough for a clear response, and its hyperparameters."""
     hyper = Hyperparameters(
         **{
-            name: Tuned(0.3, declared.range, per_example=declared.per_example, feed="unconstrained")
+            name: Tuned(0.3, declared.range, per_example=declared.per_example, feed=feed)
             if name in tuned
             else Constant(0.3)
             for name, declared in TABLE.items()
@@ -153,11 +154,18 @@ def test_gates_and_responses_learn_from_the_first_step():
 # What is minimized
 
 
+def responding(hyper, moves):
+    """The current draw as the response sees it where λ is moved so, and what it is centred on is not."""
+    return replace(hyper.current(), h=hyper.current().h + moves)
+
+
 @pytest.mark.usefixtures("double")
-def test_gradient_in_the_hyperparameters_is_that_of_the_plain_cross_entropy():
-    task, hyper = language_model()
+@pytest.mark.parametrize("feed", ["unconstrained", "centred"])
+def test_gradient_in_the_hyperparameters_is_that_of_the_plain_cross_entropy(feed):
+    task, hyper = language_model(feed=feed)
     step = step_hyper(task, hyper)
-    expected = central_differences(lambda: outputs_and_cross_entropy(task, hyper.current())[1], hyper.unconstrained)
+    moves = torch.zeros(hyper.num_tuned)
+    expected = central_differences(lambda: outputs_and_cross_entropy(task, responding(hyper, moves))[1], moves)
     assert expected.abs().min() > 1e-5
     torch.testing.assert_close(hyper.unconstrained.grad, expected, rtol=1e-5, atol=1e-9)
     torch.testing.assert_close(step.data, outputs_and_cross_entropy(task, hyper.current())[1])
@@ -193,8 +201,9 @@ def test_where_scales_are_tuned_the_response_is_perturbed_and_the_values_are_cur
 
 
 @pytest.mark.usefixtures("double")
-def test_gradient_in_the_scales_has_the_loss_and_the_entropy():
-    task, hyper = language_model()
+@pytest.mark.parametrize("feed", ["unconstrained", "centred"])
+def test_gradient_in_the_scales_has_the_loss_and_the_entropy(feed):
+    task, hyper = language_model(feed=feed)
     torch.manual_seed(1)
     step_hyper(task, hyper, tune_scales=True, entropy_weight=0.05)
     torch.manual_seed(1)
@@ -204,7 +213,8 @@ def test_gradient_in_the_scales_has_the_loss_and_the_entropy():
         data = outputs_and_cross_entropy(task, hyper.perturbed(BATCH, noise))[1]
         return data - 0.05 * (F.softplus(hyper.raw_scale) * math.sqrt(2 * math.pi * math.e)).log().sum()
 
-    for parameter in (hyper.unconstrained, hyper.raw_scale):
+    parameters = [hyper.raw_scale, *([hyper.unconstrained] if feed == "unconstrained" else [])]
+    for parameter in parameters:  # what a centred λ is centred on moves with it
         expected = central_differences(objective, parameter)
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-5, atol=1e-9)
 
