@@ -1,6 +1,7 @@
 """Tables of the evidence on hypergradients: for a terminal, as CSV, and read back."""
 
 import io
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,10 +50,12 @@ def lines(evidence: Mapping[str, Evidence]) -> str:
 
 
 def _row(name: str, one: Evidence) -> tuple[str, ...]:
-    numbers = f"{one.value:.4g}", f"{one.gate:.3g}", _shown(one.response), f"{1000 * one.noise:.2f}"
+    numbers = f"{one.value:.4g}", f"{one.gate:.3g}", _shown(one.response), f"{1000 * one.noise:.2g}"
     return name, *numbers, _shown(one.training), AGREE[one.agree]
 
 
 def _shown(estimate: Estimate) -> str:
-    """Mean ± standard error, in thousandths of a nat."""
-    return f"{1000 * estimate.mean:+.2f} ± {1000 * estimate.error:.2f}"
+    """Mean ± standard error, in thousandths of a nat, to the error's second digit."""
+    error = 1000 * estimate.error
+    decimals = max(0, 1 - math.floor(math.log10(error))) if 0 < error < math.inf else 2
+    return f"{1000 * estimate.mean:+.{decimals}f} ± {error:.{decimals}f}"
