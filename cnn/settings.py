@@ -60,8 +60,8 @@ class ImageSettings(Settings):
     model: str = of_model("alexnet", "the network", one_of(*MODELS))
     elementary_scale: bool = of_model(
         False,
-        "multiply the elementary outputs of layers that respond by a learned scalar each, as the STN's published code "
-        "does; hypertrain.py's default with --method stn",
+        "multiply elementary outputs by a learned scalar, one a layer, as the STN's published code does; "
+        "hypertrain.py's default with --method stn",
         switches={"no_elementary_scale": (False, "no such scalars")},
     )
     batch_size: int = of_training(128, "images in a mini-batch", positive_int, "-bsz")

@@ -128,9 +128,8 @@ class LoaderTask(StreamTask):
         if not targets:
             raise UserError(f"the {split} loader has no mini-batch: give it more data, or smaller mini-batches")
         total = MeanScore()
-        for scores, count in zip(
-            torch.stack(numbers).tolist(), targets, strict=True
-        ):  # fetched from the device at once
+        fetched = torch.stack(numbers).tolist()  # from the device at once
+        for scores, count in zip(fetched, targets, strict=True):
             total.add(Score(*scores), count)
         if total.accuracy is not None and not 0 <= total.accuracy <= total.targets:
             raise UserError(
