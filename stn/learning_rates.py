@@ -8,16 +8,31 @@ from collections.abc import Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from stn.bilevel import Task
+from stn.hyperparameters import Hyperparameters
 from stn.methods import Method
 
 EACH = ("step", "epoch")
 
 
 class LearningRate:
-    """A constant learning rate; the others derive from it. lowest: training ends below it."""
+    """A constant learning rate; the others derive from it. lowest: training ends below it.
+
+    tuned: whether it is learned, so that the tables follow it from step to step.
+    """
+
+    tuned = False
 
     def __init__(self, value: float, lowest: float = 0.0):
         self.value, self.lowest = value, lowest
+
+    def attach(self, task: Task, hyper: Hyperparameters, method: Method) -> Task:  # noqa: ARG002
+        """Training begins with these; the task as weight steps are to see it."""
+        return task
+
+    def columns(self) -> dict[str, float]:
+        """What the tables say of it, by column: `lr`, and of a tuned one `hyper_lr` and where it has one `mu`."""
+        return {"lr": self.value}
 
     @property
     def too_low(self) -> bool:

@@ -70,6 +70,7 @@ class Trainer:
     ):
         self.task, self.hyper, self.method, self.learning_rate = task, hyper, method, learning_rate
         self.recorder, self.plan, self.stop = recorder, plan, stop
+        self.weight_task = learning_rate.attach(task, hyper, method)
         self.on_step, self.on_epoch = on_step, on_epoch
         if "warmup_steps" not in recorder.run.settings:
             recorder.run.change_settings({"warmup_steps": plan.warmup_steps})
@@ -122,7 +123,7 @@ class Trainer:
         epochs = self.task.epochs
         self.hyper.advance(self.train_step, epochs)
         self.learning_rate.apply(self.method)
-        step = self.method.weight_step(self.task, self.hyper)
+        step = self.method.weight_step(self.weight_task, self.hyper)
         self.learning_rate.after_step()
         self.train_step += 1
         self.global_step += 1
