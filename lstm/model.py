@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from stn.dropout import embedding_dropout, locked_dropout
 from stn.hyperparameters import Draw
+from stn.kernels.precision import of_products
 from stn.layers import HyperEmbedding, check_tensor
 from stn.lstm import HyperLSTM, State
 
@@ -60,7 +61,7 @@ class AWDLSTM(nn.Module):
         state = state or [None] * len(self.layers)
         if len(state) != len(self.layers):
             raise ValueError(f"AWDLSTM takes a state for each of its {len(self.layers)} layers: found {len(state)}")
-        outputs = self.embedding(tokens, draw.h).to(self.dtype)
+        outputs = self.embedding(tokens, draw.h).to(of_products(self.dtype))
         if self.training:
             outputs = embedding_dropout(outputs, tokens, self.embedding.weight.shape[0], draw["dropoute"])
             outputs = locked_dropout(outputs, draw["dropouti"])

@@ -49,6 +49,9 @@ class Stream:
         """Chunks of this pass: done, and in all."""
         return num_chunks(self.data[: self.position + 1], self.bptt), num_chunks(self.data, self.bptt)
 
+    def another(self) -> "Stream":
+        return Stream(self.data, self.bptt)
+
     def next(self) -> tuple[Tensor, Tensor]:
         """The next chunk's inputs and targets, (T, B) each."""
         inputs, targets = chunk(self.data, self.position, self.bptt)

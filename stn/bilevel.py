@@ -108,6 +108,9 @@ class Task(Protocol[Batch, Prediction]):
     def carry(self, batch: Batch, prediction: Prediction) -> None:
         """Keep what the next mini-batch of this stream starts from, such as hidden states; once a step."""
 
+    def add_reader(self, split: str) -> str:
+        """Another reader of a split, with a place and hidden states of its own; its name, for `batch`."""
+
     def evaluate(self, split: str, draw: Draw) -> Score:
         """Over all of "valid" or "test"."""
 
@@ -120,8 +123,8 @@ class Task(Protocol[Batch, Prediction]):
 class StreamTask:
     """What tasks have in common that read mini-batches from `streams`, one for "train" and one for "valid".
 
-    A stream gives the `next` mini-batch, counts its passes in `epochs` and the `steps` of one, and has a state_dict
-    (stn/streams.py).
+    A stream gives the `next` mini-batch, counts its passes in `epochs` and the `steps` of one, has a state_dict, and
+    gives `another` of the same data that begins anew (stn/streams.py).
     """
 
     streams: dict[str, Any]
@@ -137,6 +140,11 @@ class StreamTask:
 
     def batch(self, split: str) -> Any:
         return self.streams[split].next()
+
+    def add_reader(self, split: str) -> str:
+        name = f"{split}, second reader"
+        self.streams[name] = self.streams[split].another()
+        return name
 
     def carry(self, batch: Any, prediction: Any) -> None:
         """Nothing, as a mini-batch that was shuffled follows from none before it."""

@@ -85,6 +85,11 @@ class DeltaSTN(BestResponseMethod):
                 self.updates[name] = Update(own, clip, parameters, self.scaler)
                 require_all(self.updates[name], parameters)
 
+    @property
+    def main_update(self) -> Update:
+        """Of the elementary weights: at the current hyperparameters, h = 0, the response adds nothing."""
+        return self.updates["elementary"]
+
     def set_learning_rate(self, value: float) -> None:
         self.updates["elementary"].set_learning_rate(value)
         if self.response:
@@ -92,7 +97,7 @@ class DeltaSTN(BestResponseMethod):
 
     def weight_step(self, task: Task, hyper: Hyperparameters) -> Step:
         task.model.train()
-        update, losses, batches = self.updates["elementary"], [], []
+        update, losses, batches = self.main_update, [], []
         with torch.no_grad():
             current = hyper.current()
         with frozen(self.response):

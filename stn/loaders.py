@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stn.bilevel import Loss, MeanScore, Score, StreamTask
 from stn.errors import UserError
 from stn.hyperparameters import Draw
+from stn.kernels.precision import of_products
 from stn.streams import LoaderStream, refuse_spent
 
 TARGETS = ("target", "targets", "label", "labels", "y")  # what dictionaries may call what is to be predicted
@@ -172,7 +173,8 @@ class LoaderTask(StreamTask):
             return self._examples(next(iter(loader)))
 
     def _autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, self.autocast_dtype) if self.autocast_dtype else nullcontext()
+        dtype = self.autocast_dtype and of_products(self.autocast_dtype)
+        return nullcontext() if dtype in (None, torch.float32) else torch.autocast(self.device.type, dtype)
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:

@@ -14,16 +14,19 @@ from torch.optim import Optimizer
 from stn.bilevel import Loss, Step, Task
 from stn.hyperparameters import Hyperparameters
 from stn.layers import split_parameters
+from stn.optimizers import set_option, shares
 
 
 class Method(Protocol):
     """What the loop needs of a method. `set_learning_rate` is for the weights; hyperparameters have their own.
 
-    elementary, response: the model's parameters, by their part in the best response.
+    elementary, response: the model's parameters, by their part in the best response. main_update: of the weights that
+    the validation loss at the current hyperparameters depends on.
     """
 
     elementary: list[nn.Parameter]
     response: list[nn.Parameter]
+    main_update: "Update"
 
     def weight_step(self, task: Task, hyper: Hyperparameters) -> Step: ...
 
@@ -41,8 +44,11 @@ class Update:
 
     clip: largest norm of the gradient; a larger one is scaled down to it. parameters: those that this update is for
     (default: all of the optimizer's); others that the optimizer has get no gradient, and stay. scaler: of objectives
-    that are computed in float16. watchers: functions that are called with the parameters, whose gradients are final,
-    before each update.
+    that are computed in float16. clip_value: largest absolute value of the gradient's entries, in place of its norm.
+    backward: what computes an objective's gradients. watchers: functions that are called with the parameters, whose
+    gradients are final, before each update. norm: of the last gradient, before clipping.
+
+    Raises ValueError for both ways to clip.
     """
 
     def __init__(
@@ -51,12 +57,18 @@ class Update:
         clip: float = math.inf,
         parameters: Iterable[nn.Parameter] | None = None,
         scaler: GradScaler | None = None,
+        clip_value: float = math.inf,
     ):
-        self.optimizer, self.clip, self.scaler = optimizer, clip, scaler
+        if clip < math.inf and clip_value < math.inf:
+            raise ValueError("clip and clip_value both limit the gradient: give one of them")
+        self.optimizer, self.clip, self.clip_value, self.scaler = optimizer, clip, clip_value, scaler
         if parameters is None:
             parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
         self.parameters = [*parameters]
+        self.shares = shares(optimizer, "lr")
+        self.backward: Callable[[Tensor], None] = Tensor.backward
         self.watchers: list[Callable[[list[nn.Parameter]], None]] = []
+        self.norm = torch.zeros(())
 
     def __call__(self, objective: Tensor) -> Tensor:
         """Minimize the objective by one step; the gradient's norm before clipping."""
@@ -72,13 +84,15 @@ class Update:
         """One of so many objectives, of which the mean is minimized."""
         if count > 1:
             objective = objective / count
-        (objective if self.scaler is None else self.scaler.scale(objective)).backward()
+        self.backward(objective if self.scaler is None else self.scaler.scale(objective))
 
     def end(self) -> Tensor:
         """Update the parameters; the gradient's norm before clipping."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norm = clip_gradient(self.parameters, self.clip)
+        norm = self.norm = clip_gradient(self.parameters, self.clip)
+        if self.clip_value < math.inf:
+            nn.utils.clip_grad_value_(self.parameters, self.clip_value)
         for watch in self.watchers:
             watch(self.parameters)
         if self.scaler is None:
@@ -89,8 +103,8 @@ class Update:
         return norm.nan_to_num(0.0, 0.0)  # where the scale was too large, the step was left out
 
     def set_learning_rate(self, value: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = value
+        """Of the first group that has one; the others keep their ratio to it."""
+        set_option(self.optimizer, "lr", value, self.shares)
 
 
 HYPER_OPTIMIZERS: dict[str, type[Optimizer]] = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
@@ -174,7 +188,7 @@ class STN(BestResponseMethod):
     and its options see `BestResponseMethod`.
 
     optimizer: of the weights, in place of an SGD with lr, momentum and weight_decay. clip: largest norm of the weights'
-    gradient.
+    gradient; clip_value: or largest absolute value of its entries.
 
     Both steps take a task, which says what a mini-batch, a prediction and a loss are; whose loop it is does not matter:
 
@@ -209,18 +223,23 @@ class STN(BestResponseMethod):
         weight_decay: float = 0.0,
         optimizer: Optimizer | None = None,
         clip: float = math.inf,
+        clip_value: float = math.inf,
         **options: Any,
     ):
         super().__init__(model, hyper, **options)
         if optimizer is None:
             require_rate(lr)
             optimizer = torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=weight_decay, fused=True)
-        self.updates["weights"] = Update(optimizer, clip, scaler=self.scaler)
+        self.updates["weights"] = Update(optimizer, clip, scaler=self.scaler, clip_value=clip_value)
         require_all(self.updates["weights"], model.parameters())
+
+    @property
+    def main_update(self) -> Update:
+        return self.updates["weights"]
 
     def weight_step(self, task: Task, hyper: Hyperparameters) -> Step:
         task.model.train()
-        update, losses = self.updates["weights"], []
+        update, losses = self.main_update, []
         update.begin()
         for _ in range(self.accumulate):
             draw = hyper.perturbed(task.batch_size)

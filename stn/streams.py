@@ -32,6 +32,9 @@ class Shuffled:
         self.epochs = self.position = 0  # passes completed, examples read of the one under way
         self.order = self.shuffled()
 
+    def another(self) -> "Shuffled":
+        return Shuffled(self.tensors, self.batch_size, self.tensors[0].device)
+
     def shuffled(self) -> Tensor:
         # Drawn on the CPU, so that a seed gives the same order on every device.
         return torch.randperm(len(self.tensors[0]))
@@ -85,6 +88,9 @@ class LoaderStream:
         self.taken = 0  # mini-batches since the loader was started
         self.began = self._random()
         self.iterator: Iterator | None = None
+
+    def another(self) -> "LoaderStream":
+        return LoaderStream(self.name, self.loader, self.length if self.endless else None)
 
     @property
     def steps(self) -> tuple[int, int]:

@@ -4,6 +4,9 @@ bfloat16 halves the memory traffic of a product. Where the processor has instruc
 fast as float32; elsewhere it is emulated, and slower. Weights and sums stay in float32.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -34,3 +37,21 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+_full: ContextVar[bool] = ContextVar("full precision", default=False)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within this context products that would be of a 16-bit type are of float32, such as those to be subtracted."""
+    token = _full.set(True)
+    try:
+        yield
+    finally:
+        _full.reset(token)
+
+
+def of_products(dtype: torch.dtype) -> torch.dtype:
+    """The type in which products are to be computed just now, where a network was built to compute them in this one."""
+    return torch.float32 if _full.get() and dtype in (torch.bfloat16, torch.float16) else dtype

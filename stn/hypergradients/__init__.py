@@ -1,0 +1,1 @@
+"""Hypergradients of learning rates, computed while training goes on: HD, RTHO, MARTHE."""
