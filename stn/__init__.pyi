@@ -11,6 +11,11 @@ from stn.conversion import summary as summary
 from stn.delta_stn import DeltaSTN as DeltaSTN
 from stn.delta_stn import linearized as linearized
 from stn.errors import UserError as UserError
+from stn.hypergradients.loop import OptimizerTuner as OptimizerTuner
+from stn.hypergradients.policies import HD as HD
+from stn.hypergradients.policies import MARTHE as MARTHE
+from stn.hypergradients.policies import RTHO as RTHO
+from stn.hypergradients.search import find_hyper_lr as find_hyper_lr
 from stn.hyperparameters import Draw as Draw
 from stn.hyperparameters import Hyperparameters as Hyperparameters
 from stn.hyperparameters import Tuned as Tuned

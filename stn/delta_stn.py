@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.utils.checkpoint import CheckpointError
 
@@ -25,6 +24,8 @@ from stn.bilevel import Step, Task
 from stn.errors import UserError
 from stn.hyperparameters import Draw, Hyperparameters, Tuned
 from stn.methods import BestResponseMethod, Update, frozen, require_all, require_rate, step_of
+from stn.normalization import held_statistics
+from stn.optimizers import value_of
 from stn.response import at_centre
 
 Prediction = TypeVar("Prediction")
@@ -84,6 +85,8 @@ class DeltaSTN(BestResponseMethod):
                     own = torch.optim.SGD(parameters, rate, momentum, weight_decay=weight_decay, fused=True)
                 self.updates[name] = Update(own, clip, parameters, self.scaler)
                 require_all(self.updates[name], parameters)
+        if isinstance(optimizer, Sequence) and value_of(optimizer[0], "lr"):
+            self.response_ratio = value_of(optimizer[1], "lr") / value_of(optimizer[0], "lr")
 
     @property
     def main_update(self) -> Update:
@@ -195,20 +198,6 @@ def _sums(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(map(_sums, value))
     return value
-
-
-@contextmanager
-def held_statistics(model: nn.Module) -> Iterator[None]:
-    """While this lasts, normalization in training uses a mini-batch's statistics without adding them to its own."""
-    layers = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
-    tracking = [layer for layer in layers if layer.track_running_stats]
-    for module in tracking:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True
 
 
 def _failing_module(model: nn.Module, predict: Callable[[], object]) -> str:

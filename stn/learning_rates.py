@@ -26,6 +26,9 @@ class LearningRate:
     def __init__(self, value: float, lowest: float = 0.0):
         self.value, self.lowest = value, lowest
 
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value:g}' for name, value in self.columns().items())})"
+
     def attach(self, task: Task, hyper: Hyperparameters, method: Method) -> Task:  # noqa: ARG002
         """Training begins with these; the task as weight steps are to see it."""
         return task

@@ -86,13 +86,18 @@ class Update:
             objective = objective / count
         self.backward(objective if self.scaler is None else self.scaler.scale(objective))
 
-    def end(self) -> Tensor:
-        """Update the parameters; the gradient's norm before clipping."""
+    def clipped(self) -> Tensor:
+        """Limit the gradient, whose norm before that is returned."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norm = self.norm = clip_gradient(self.parameters, self.clip)
+        self.norm = clip_gradient(self.parameters, self.clip)
         if self.clip_value < math.inf:
             nn.utils.clip_grad_value_(self.parameters, self.clip_value)
+        return self.norm
+
+    def end(self) -> Tensor:
+        """Update the parameters; the gradient's norm before clipping."""
+        norm = self.clipped()
         for watch in self.watchers:
             watch(self.parameters)
         if self.scaler is None:

@@ -15,6 +15,7 @@ from stn.bilevel import Task
 from stn.errors import UserError
 from stn.hypergradients.products import CentralDifferences, DoubleBackward
 from stn.hypergradients.replay import Recorded
+from stn.hypergradients.steps import bounded_step
 from stn.hypergradients.trajectory import Trajectory
 from stn.hypergradients.updates import refuse_misfits
 from stn.hyperparameters import Hyperparameters
@@ -22,7 +23,6 @@ from stn.learning_rates import LearningRate
 from stn.methods import Method
 from stn.optimizers import value_of
 
-FACTOR = 2.0  # the most by which a step changes a learning rate
 FLOOR = 1e-6  # of the first learning rate: none is tuned below it
 PRODUCTS = ("auto", "double_backward", "differences")
 
@@ -72,8 +72,7 @@ class TunedRate(LearningRate):
             self.trajectory.reset()
             return
         self.slope = slope
-        value = self.value - self.hyper_lr * slope
-        self.value = max(min(max(value, self.value / FACTOR), self.value * FACTOR), self.floor)
+        self.value = bounded_step(self.value, -self.hyper_lr * slope, self.floor)
         if self.value == self.floor:
             told = f"the learning rate has come down to {self.floor:.3g}, its lowest value"
             self._warn("floor", f"{told}: lower hyper_lr if it should not")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from stn.bilevel import Task
-from stn.delta_stn import held_statistics
 from stn.hyperparameters import Draw
 from stn.kernels.precision import full_precision
+from stn.normalization import held_statistics
 
 
 class Forward(NamedTuple):

@@ -14,6 +14,7 @@ from stn.kernels.memory import keep_freed_memory
 from stn.runs.checkpoints import read_checkpoint
 from stn.runs.folder import RunFolder
 from stn.runs.provenance import provenance
+from stn.scripts import probes
 from stn.scripts.course import evaluate_best, train
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import refuse_idle
@@ -39,6 +40,8 @@ def _run(script: Script, argv: list[str] | None) -> int:
     for course in ("resume", "test"):
         if {course, "config"} <= given.keys():
             raise UserError(f"--config starts a new run, --{course} takes one as it is: give one of them")
+    if "find_hyper_lr" in given:
+        return probes.search(script, given)
     if "test" in given:
         return test(script, given)
     if "resume" in given:

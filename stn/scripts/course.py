@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -105,6 +105,35 @@ def carry_out(
         progress.close()
     folder.mark("finished" if completed else "interrupted")
     return result
+
+
+def unlogged(
+    settings: Settings, task: Task, hyper: Hyperparameters, record: Mapping[str, Any] | None = None
+) -> Trainer:
+    """A trainer as the settings say, that logs nothing. record: what args.yaml has of a run that it follows."""
+    return settings.trainer(task, hyper, Unlogged(dict(record or {})), Unseen(), lambda: False)
+
+
+class Unlogged:
+    """A run's folder of which nothing is kept."""
+
+    def __init__(self, settings: dict[str, Any]):
+        self.settings = settings
+
+    def change_settings(self, changes: Mapping[str, Any]) -> None:
+        self.settings |= changes
+
+    def log(self, *_: object) -> None: ...
+
+    def scalars(self, *_: object) -> None: ...
+
+
+class Unseen:
+    """Progress that nobody watches."""
+
+    def update(self, *_: object) -> None: ...
+
+    def epoch_ended(self, *_: object) -> None: ...
 
 
 def evaluate_best(settings: Settings, sources: Sources, state: Mapping) -> Result:

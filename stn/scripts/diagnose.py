@@ -14,7 +14,6 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from tqdm import tqdm
@@ -27,7 +26,7 @@ from stn.runs.checkpoints import read_checkpoint
 from stn.runs.experiments import import_experiment
 from stn.runs.folder import read_settings
 from stn.runs.history import only_reading
-from stn.scripts.course import build
+from stn.scripts.course import build, unlogged
 from stn.scripts.figures import add_labels, find_run, names_for, new_folder, warn_of_boxes, write
 from stn.scripts.options import ROOT, OneLineParser, exit_status, find, named, positive, positive_int
 from stn.scripts.output import say
@@ -117,14 +116,9 @@ def load(path: Path) -> tuple[Trainer, Mapping[str, Any]]:
         values = values_here(script, path, checkpoint.settings, {})
         settings = script.make(values)
         _, hyper, task = build(settings, script.sources(values))
-        kept = SimpleNamespace(settings=dict(checkpoint.settings), log=ignore, scalars=ignore)
-        trainer = settings.trainer(task, hyper, kept, SimpleNamespace(update=ignore, epoch_ended=ignore), lambda: False)
+        trainer = unlogged(settings, task, hyper, checkpoint.settings)
         trainer.load_state_dict(checkpoint.state)
     return trainer, checkpoint.state
-
-
-def ignore(*_: object) -> None:
-    """Log nothing."""
 
 
 def script_of(path: Path, record: Mapping[str, Any]) -> Script:

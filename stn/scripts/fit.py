@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from stn.conversion import SelfTuning
 from stn.errors import UserError
 from stn.hyperparameters import Draw, Hyperparameters
-from stn.learning_rates import Scheduled
+from stn.learning_rates import LearningRate, Scheduled
 from stn.loaders import LoaderTask, Split, inputs_and_target
 from stn.methods import Method
 from stn.recorder import Recorder
@@ -52,6 +52,7 @@ def fit(
     perplexity: bool = False,
     scheduler: LRScheduler | Sequence[LRScheduler] = (),
     scheduler_each: str = "epoch",
+    learning_rate: LearningRate | None = None,
     clip: float = math.inf,
     accumulate: int = 1,
     autocast: torch.dtype | None = None,
@@ -90,6 +91,8 @@ def fit(
         method: "stn" (MacKay et al. 2019); "delta_stn" (Bae & Grosse 2020); or with options of its own, such as
             functools.partial(stn.DeltaSTN, hyper_lr=3e-3).
         scheduler: torch's, of learning rates, stepped after each "epoch" or weight "step", as scheduler_each says.
+        learning_rate: one that is tuned in place of a scheduler's, such as stn.MARTHE(hyper_lr=1e-4), from the
+            optimizer's on.
         clip: largest norm of the gradient. accumulate: mini-batches of a weight step. autocast: the type of matrix
             products. scaler: for float16.
         epochs: passes over `train`. train_steps, val_steps: weight steps and hyperparameter steps in turn, after
@@ -112,6 +115,8 @@ def fit(
     _refuse_misfits(net, hyper, optimizers, schedulers, weight_decay)
     if accuracy is not None and perplexity:
         raise UserError("accuracy and perplexity are both given: logs have one of them, give that")
+    if learning_rate is not None and schedulers:
+        raise UserError("learning_rate and scheduler are both given: give one of them")
     if resume and overwrite:
         raise UserError("resume and overwrite are both given: give one of them")
     net.to(device := torch.device(device) if device is not None else next(net.parameters()).device)
@@ -142,10 +147,11 @@ def fit(
     lasting = epochs + 1 if patience is None else patience
     plan = Plan(epochs, warmup_steps, train_steps, val_steps, lasting, checkpoint_seconds)
     plan.refuse_misfit(steps // accumulate, tuned=hyper.num_tuned > 0)
-    rate = Scheduled(optimizers[0], schedulers, scheduler_each)
+    rate = learning_rate or Scheduled(optimizers[0], schedulers, scheduler_each)
     settings = {
         **_record(task, hyper, way, optimizers, schedulers),
         "weight_decay": dict(weight_decay) if isinstance(weight_decay, Mapping) else weight_decay,
+        **({} if learning_rate is None else {"learning_rate": str(learning_rate)}),
         **{"clip": clip, "accumulate": accumulate, "autocast": str(autocast).removeprefix("torch.")},
         **vars(plan),
         **{"device": str(device), "seed": torch.initial_seed(), "versions": provenance()},

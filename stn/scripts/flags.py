@@ -11,7 +11,8 @@ from stn.scripts.options import OneLineParser
 # The flags' groups, in the order of the help.
 WHAT_TO_TUNE, START, VALUES, BASELINE = "what to tune", "where to start", "regularization", "baseline"
 MODEL, TRAINING, TUNING, MACHINE = "model", "training", "self-tuning", "data, device and logs"
-GROUPS = (WHAT_TO_TUNE, START, VALUES, BASELINE, MODEL, TRAINING, TUNING, MACHINE)
+TUNED_RATE = "tuning the learning rate"
+GROUPS = (WHAT_TO_TUNE, START, VALUES, BASELINE, MODEL, TRAINING, TUNING, TUNED_RATE, MACHINE)
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ def flag(default: Any, help: str, check: Callable[[str], Any] | None = None, *al
     return field(default=tuple(default) if isinstance(default, list) else default, metadata={"flag": own})
 
 
-def flags_of(settings: type, without_group: str = "", **changes: Mapping[str, Any]) -> list[Flag]:
+def flags_of(settings: type, *without_groups: str, **changes: Mapping[str, Any]) -> list[Flag]:
     """The flags that a settings class declares; `changes`: by name, what a script has in another way."""
     declared = [Flag(own.name, **own.metadata["flag"]) for own in fields(settings) if "flag" in own.metadata]
-    return [replace(own, **changes.get(own.name, {})) for own in declared if own.group != without_group]
+    return [replace(own, **changes.get(own.name, {})) for own in declared if own.group not in without_groups]
 
 
 def parse(parser: OneLineParser, flags: Iterable[Flag], argv: Sequence[str] | None) -> dict[str, Any]:

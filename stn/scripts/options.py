@@ -93,6 +93,7 @@ nonnegative_int = _number(int, lambda n: 0 <= n < 2**63, "a whole number of 0 or
 positive = _number(float, lambda x: x > 0, "a number above 0")
 nonnegative = _number(float, lambda x: x >= 0, "a number of 0 or more")
 fraction = _number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1")
+discount = _number(float, lambda x: x <= 1, "a number of at most 1")
 share = _number(float, lambda x: 0 < x < 1, "a number above 0 and below 1")
 factor = _number(float, lambda x: x > 1, "a number above 1")
 rate = _number(float, lambda x: 0 <= x < 1, "a rate, 0 or more and below 1")

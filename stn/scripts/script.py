@@ -11,9 +11,11 @@ import torch
 from stn.errors import UserError
 from stn.kernels import precision
 from stn.scripts.declared import Sources, Table, Values
-from stn.scripts.flags import Flag, parse, refuse_idle
-from stn.scripts.options import OneLineParser, find, named
+from stn.scripts.flags import TUNED_RATE, Flag, parse, refuse_idle
+from stn.scripts.options import OneLineParser, find, named, positive_int
 from stn.scripts.settings import Settings
+
+PROBE_STEPS = 100  # of --find_hyper_lr
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,18 @@ class Script:
         resume = f"continue an unfinished run {newest}; only {may_differ} may differ"
         test = f"train nothing: evaluate the best model of the run that --resume names {newest}"
         config = "take the settings of an earlier run, by its folder or args.yaml, where no flag says otherwise"
+        hyper_lr, alpha = (self.settings.RATE_FLAGS[name] for name in ("hyper_lr", "alpha"))
+        probing = (
+            f"train nothing for good: probe values of --{hyper_lr}, or of --{alpha} where that is given, for STEPS "
+            f"({PROBE_STEPS} where not given) weight steps each, and recommend one"
+        )
         overwrite = Flag("overwrite", "redo the run of this configuration that is there, removing what it wrote")
         return [
             *([overwrite] if self.settings.overwrites else []),
             Flag("config", config, named, None, metavar="RUN"),
             Flag("resume", resume, named, None, metavar="FOLDER", optional=True),
             Flag("test", test),
+            Flag("find_hyper_lr", probing, positive_int, None, metavar="STEPS", optional=True, group=TUNED_RATE),
         ]
 
     @cached_property

@@ -13,21 +13,22 @@ import torch
 
 from stn.bilevel import Task
 from stn.errors import UserError
+from stn.hypergradients.policies import TunedRate
 from stn.hyperparameters import Hyperparameters
 from stn.kernels import precision
 from stn.methods import HYPER_OPTIMIZERS, BestResponseMethod
 from stn.recorder import Progress
 from stn.runs.folder import RunFolder
-from stn.scripts import methods
+from stn.scripts import methods, rates
 from stn.scripts.declared import Values
-from stn.scripts.flags import MACHINE, MODEL, TRAINING, TUNING, flag, flags_of
+from stn.scripts.flags import MACHINE, MODEL, TRAINING, TUNED_RATE, TUNING, flag, flags_of
 from stn.scripts.methods import METHODS
-from stn.scripts.options import named, nonnegative, nonnegative_int, one_of, positive, positive_int
+from stn.scripts.options import discount, named, nonnegative, nonnegative_int, one_of, positive, positive_int
 from stn.training import Plan, Stop, Trainer
 
 # The flags' groups in the help.
-of_model, of_training, of_tuning, of_machine = (
-    partial(flag, group=group) for group in (MODEL, TRAINING, TUNING, MACHINE)
+of_model, of_training, of_tuning, of_rate, of_machine = (
+    partial(flag, group=group) for group in (MODEL, TRAINING, TUNING, TUNED_RATE, MACHINE)
 )
 LONGER = {"may_change": True, "lengthens": True}  # of a flag that lets a run go on for longer
 
@@ -62,6 +63,8 @@ class Settings:
     overwrites: ClassVar[bool] = False  # whether a new run may lie where one is
     PLACES: ClassVar[tuple[str, ...]]  # settings that say where runs lie
     DERIVED: ClassVar[tuple[str, ...]] = ("device", "data_checksum")  # settings that no flag sets, in args.yaml
+    # The flags of a tuned learning rate's steps, which --find_hyper_lr searches for.
+    RATE_FLAGS: ClassVar[Mapping[str, str]] = {"hyper_lr": "lr_hyper_lr", "alpha": "lr_alpha"}
 
     nonmono: int = of_training(
         5,
@@ -86,6 +89,18 @@ class Settings:
         None, "with delta_stn, learning rate of the response (default: that of the other weights)", positive
     )
     hyper_optimizer: str = of_tuning("adam", "optimizer of hyperparameters and scales", one_of(*HYPER_OPTIMIZERS))
+    tune_lr: str = of_rate(
+        None,
+        "tune the weights' learning rate, in place of its decay: hd (Baydin et al. 2018), by the training loss's "
+        "hypergradient, rtho (Franceschi et al. 2017) or marthe (Donini et al. 2020), by the validation loss's",
+        one_of(*rates.RATES),
+    )
+    lr_hyper_lr: float = of_rate(None, "step size of the learning rate's hypergradient", nonnegative)
+    lr_alpha: float = of_rate(
+        0.0, "with rtho and marthe, step size of --lr_hyper_lr's own hypergradient, 0 to keep it", nonnegative
+    )
+    lr_mu: float = of_rate(0.99999, "with marthe, the discount of the past, at most 1; below 0 it adapts", discount)
+    lr_first_order: bool = of_rate(False, "with rtho and marthe, leave the training loss's Hessian out")
     seed: int = of_training(None, "random seed (default: a fresh one, recorded in args.yaml)", nonnegative_int)
     data: str
     dtype: str = of_machine(
@@ -148,6 +163,11 @@ class Settings:
         """The method, with the optimizers' options that this family of scripts has flags for."""
         own = {"response_lr": self.response_lr, "linearize": self.linearize}
         return methods.make(self.method, task.model, hyper, **own, hyper_optimizer=self.hyper_optimizer, **options)
+
+    def tuned_rate(self, lr: float, lowest: float) -> TunedRate | None:
+        """The learning rate as --tune_lr asks for it, from lr on and never below the lowest; None without that flag."""
+        options = {name: getattr(self, f"lr_{name}") for name in ("hyper_lr", "alpha", "mu", "first_order")}
+        return None if self.tune_lr is None else rates.make(self.tune_lr, lr, options, lowest)
 
     def plan(self, task: Any) -> Plan:
         """How long the run trains, and how its steps alternate."""

@@ -1,0 +1,88 @@
+"""A search for the step size of a learning rate's hypergradient: short probes of one training run."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from statistics import median
+from typing import NamedTuple
+
+from stn.bilevel import evaluate
+from stn.errors import UserError
+from stn.hypergradients.policies import TunedRate
+from stn.recorder import Diverged
+from stn.training import Trainer
+
+PROBES = 8  # a factor of ten apart
+OPTIONS = ("hyper_lr", "alpha")
+
+
+class Probe(NamedTuple):
+    """value: of the option that was tried. lr: the learning rate after the probe's last step.
+
+    loss: the validation loss in nats, infinite where the probe diverged.
+    """
+
+    value: float
+    lr: float
+    loss: float
+
+
+def find_hyper_lr(
+    trainer: Trainer, steps: int = 100, option: str = "hyper_lr", tell: Callable[[Probe], object] = lambda _: None
+) -> list[Probe]:
+    """Short probes with step sizes a factor of ten apart, from the largest down, each from the trainer's present state.
+
+    Before them runs one at a constant learning rate, value 0, whose hypergradients say what the largest is: that at
+    which a step changes the learning rate ten times over, beyond which nothing changes as steps are bounded. The
+    trainer ends where it began. steps: weight steps of each. option: of the trainer's learning rate, "hyper_lr", or
+    "alpha" of MARTHE and RTHO at their hyper_lr. tell: called with each probe when it is done.
+
+    Raises UserError where the learning rate is not tuned, or all its hypergradients are 0.
+    """
+    rate = trainer.learning_rate
+    if not isinstance(rate, TunedRate):
+        raise UserError("the learning rate is not tuned: give one of stn.HD, stn.RTHO, stn.MARTHE")
+    if option not in OPTIONS or not hasattr(rate, option):
+        raise UserError(f"{type(rate).__name__} has no {option} to search for: give one of hyper_lr")
+    state, own = deepcopy(trainer.state_dict()), {name: getattr(rate, name) for name in OPTIONS if hasattr(rate, name)}
+    slopes: list[float] = []
+
+    def probe(value: float, options: Mapping[str, float]) -> Probe:
+        trainer.load_state_dict(deepcopy(state))
+        vars(rate).update(options)
+        found = Probe(value, *_train(trainer, steps, lambda: slopes.append(abs(rate.slope))))
+        tell(found)
+        return found
+
+    try:
+        probes = [probe(0.0, dict.fromkeys(own, 0.0))]
+        size = median(slopes)
+        if not 0 < size < math.inf:
+            raise UserError("the first steps' hypergradients are 0 or not finite: start at another learning rate")
+        largest = 10 * state["learning_rate"]["value"] / size
+        if option == "alpha":  # at which a step changes hyper_lr ten times over
+            largest *= own["hyper_lr"] / state["learning_rate"]["value"] ** 2
+        sizes = [largest / 10**place for place in range(PROBES)]
+        return probes + [probe(value, {**own, option: value}) for value in sizes]
+    finally:
+        trainer.load_state_dict(state)
+        vars(rate).update(own)
+
+
+def recommended(probes: Sequence[Probe]) -> Probe:
+    """That of the lowest validation loss; of equal ones the smallest."""
+    return min(probes, key=lambda probe: (probe.loss, probe.value))
+
+
+def _train(trainer: Trainer, steps: int, after_step: Callable[[], None]) -> tuple[float, float]:
+    """The learning rate and the validation loss after so many weight steps."""
+    end = trainer.train_step + steps
+    try:
+        while trainer.train_step < end:
+            trainer.alternate()
+            after_step()
+        trainer.recorder.flush()
+        loss = evaluate(trainer.task, trainer.hyper, "valid").loss
+    except Diverged:
+        loss = math.inf
+    return trainer.learning_rate.value, loss if math.isfinite(loss) else math.inf

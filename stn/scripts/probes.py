@@ -1,0 +1,54 @@
+"""--find_hyper_lr: short probes of a run, which show what step size its learning rate may be tuned with."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stn.errors import UserError
+from stn.hypergradients.search import Probe, find_hyper_lr, recommended
+from stn.kernels.memory import explaining_out_of_memory
+from stn.scripts.course import OUT_OF_MEMORY, build, unlogged
+from stn.scripts.flags import refuse_idle
+from stn.scripts.output import say
+from stn.scripts.records import read_config
+from stn.scripts.script import PROBE_STEPS, Script
+
+HEAD = f"{'step size':>12}  {'learning rate':>14}  {'validation loss':>15}"
+
+
+def search(script: Script, given: Mapping[str, Any]) -> int:
+    """Probe the run that these flags describe, print the table and the recommendation; the exit status."""
+    refuse_idle(given.keys(), dict.fromkeys(("resume", "test", "overwrite"), "--find_hyper_lr probes a new run"))
+    flags = script.settings.RATE_FLAGS
+    fixed = flags["hyper_lr"] in given
+    option = "alpha" if fixed else "hyper_lr"
+    config, checksum = read_config(script, given)
+    values, description, _ = script.prepare({flags["hyper_lr"]: 1.0, **given}, config, checksum)
+    settings, sources = script.make(values), script.sources(values)
+    with explaining_out_of_memory(OUT_OF_MEMORY):
+        _, hyper, task = build(settings, sources)
+        trainer = unlogged(settings, task, hyper)
+        if not trainer.learning_rate.tuned:
+            raise UserError("--find_hyper_lr has nothing to act on: have the learning rate tuned by hd, rtho or marthe")
+        steps = given["find_hyper_lr"] or PROBE_STEPS
+        say(f"{description}\nprobes of {steps} weight steps, each from the same start\n{HEAD}")
+        probes = find_hyper_lr(trainer, steps, option, lambda probe: say(line(probe)))
+    say(advice(probes, flags[option]))
+    return 0
+
+
+def line(probe: Probe) -> str:
+    """A probe's row of the table."""
+    loss = f"{probe.loss:15.4f}" if probe.loss < math.inf else f"{'diverged':>15}"
+    value = f"{probe.value:12.3g}" if probe.value else f"{'0 (constant)':>12}"
+    return f"{value}  {probe.lr:14.4g}  {loss}"
+
+
+def advice(probes: Sequence[Probe], flag: str) -> str:
+    """The flag that is recommended."""
+    constant, *moving = probes
+    best = recommended(moving)
+    if best.loss == math.inf:
+        return "all diverged: start at a lower learning rate"
+    words = f"recommended: --{flag} {best.value:.2g}"
+    return words if best.loss < constant.loss else f"{words}, though none beats the constant learning rate so soon"
