@@ -28,7 +28,7 @@ class DoubleBackward:
     """
 
     def __init__(self, update: Update):
-        self.update, self.failed = update, ""
+        self.update, self.failed, self.checked = update, "", False
         self.graphs: list[list[Tensor | None]] = []  # of each objective its gradients
         update.backward = self.backward
 
@@ -37,6 +37,9 @@ class DoubleBackward:
         trained = [parameter for parameter in self.update.parameters if parameter.requires_grad]
         try:
             gradients = torch.autograd.grad(objective, trained, create_graph=True, allow_unused=True)
+            if not self.checked:
+                _refuse_once_differentiable(gradients)
+                self.checked = True
         except RuntimeError as error:
             self._refuse(error)
             objective.backward()
@@ -87,6 +90,19 @@ class DoubleBackward:
             raise error
         self.failed = str(error).partition("\n")[0]
         self.stop()
+
+
+def _refuse_once_differentiable(gradients: Sequence[Tensor | None]) -> None:
+    """Raise RuntimeError where autograd would pass over an operation marked so, as it does not lead to the weights."""
+    waiting = {gradient.grad_fn for gradient in gradients if gradient is not None and gradient.grad_fn is not None}
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("an operation of it is marked as once_differentiable")
+        after = {function for function, _ in node.next_functions if function is not None} - seen
+        seen |= after
+        waiting |= after
 
 
 class CentralDifferences:
