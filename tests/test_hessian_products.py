@@ -1,3 +1,4 @@
+import math
 import random
 from copy import deepcopy
 from itertools import pairwise
@@ -261,6 +262,18 @@ def test_gradients_are_those_of_backward_and_may_be_clipped():
     assert all(map(torch.equal, step.double(direction), expected))
 
 
+def test_weights_that_share_a_gradient_are_clipped_each():
+    """Of a sum autograd gives both weights one tensor."""
+    weights = [nn.Parameter(torch.full((3,), value).double()) for value in (1.0, 2.0)]
+    double = DoubleBackward(update := Update(torch.optim.SGD(weights, 0.1)))
+    update.add((weights[0] + weights[1]).exp().sum())
+    for own in weights:
+        own.grad *= 0.5
+    for own, product in zip(weights, double([torch.ones(3).double()] * 2), strict=True):
+        assert own.grad.tolist() == pytest.approx([math.exp(3) / 2] * 3)
+        assert product.tolist() == pytest.approx([2 * math.exp(3)] * 3)
+
+
 def test_what_is_released_is_gone():
     step = step_of("self-tuning", torch.float64)
     step.double.release()
@@ -358,7 +371,7 @@ def test_noise_that_cannot_be_replayed_is_refused():
     for draw in (random.random, lambda: torch.rand(3, generator=generator)):
         model = OwnNoise(draw)
         step = Step(Regression(model), None, [(torch.randn(BATCH, 5), torch.randn(BATCH, 3))])
-        with pytest.raises(UserError, match="draws random numbers of its own, so that gradients .* differ by noise: "):
+        with pytest.raises(UserError, match=r"draws random numbers of its own, so that gradients .* differ by noise: "):
             step.differences(directions(step.parameters))
 
 
