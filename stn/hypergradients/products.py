@@ -41,7 +41,7 @@ class DoubleBackward:
                 _refuse_once_differentiable(gradients)
                 self.checked = True
         except RuntimeError as error:
-            self._refuse(error)
+            self.fail(error)
             objective.backward()
             return
         self.graphs.append([*gradients])
@@ -70,11 +70,13 @@ class DoubleBackward:
         return products
 
     def try_product(self, direction: list[Tensor]) -> list[Tensor] | None:
-        """The product, or None where an operation turns out to have no second derivative."""
+        """The product, or None where there is no second derivative, as may turn out now."""
+        if self.failed:
+            return None
         try:
             return self(direction)
         except RuntimeError as error:
-            self._refuse(error)
+            self.fail(error)
             return None
 
     def release(self) -> None:
@@ -85,7 +87,8 @@ class DoubleBackward:
         self.update.backward = Tensor.backward
         self.release()
 
-    def _refuse(self, error: RuntimeError) -> None:
+    def fail(self, error: RuntimeError) -> None:
+        """The network cannot be differentiated twice, for this reason. Raises the error where it is of another kind."""
         if isinstance(error, torch.OutOfMemoryError):
             raise error
         self.failed = str(error).partition("\n")[0]
