@@ -239,6 +239,7 @@ def test_a_slope_that_is_not_finite_moves_nothing():
     before = dict(tuner.values)
     slopes = tuner.hyper_step(problem.validation() * math.nan)
     assert math.isnan(slopes["lr"]) and tuner.values == before
+    assert not any(trajectory.tangents for trajectory in tuner.trajectories.values())
     tuner.compute_hg(problem.loss(1))  # begins anew
     problem.optimizer.step()
     assert all(math.isfinite(slope) for slope in tuner.hyper_step(problem.validation()).values())

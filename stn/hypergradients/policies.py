@@ -216,7 +216,6 @@ class MARTHE(TunedRate):
             self.way = "none"
             return
         self.way = "differences" if way == "differences" else "double_backward"
-        self.falls_back = way == "auto"
         self.double = DoubleBackward(self.update)
         if self.way == "differences":
             self.double.stop()
@@ -234,7 +233,7 @@ class MARTHE(TunedRate):
 
     def _fall_back(self) -> None:
         cause = f"the network cannot be differentiated twice ({self.double.failed})"
-        if not self.falls_back:
+        if self.products != "auto":
             raise UserError(f'{cause}: take products="differences"')
         self.way = "differences"
         self._warn("products", f"{cause}: Hessian products are central differences of gradients, in float32")
