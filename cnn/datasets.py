@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stn.datasets import builtin_images, images, mnist
+from stn.datasets import builtin_images, cifar100, images, mnist
 from stn.datasets.images import Images, ImageSets, Normalization, load_image_sets
 from stn.scripts.options import ROOT, find
 
@@ -23,7 +23,7 @@ class Source:
 
 @dataclass(frozen=True)
 class DataSet:
-    """models: the networks for it, the default one first. percent_valid: as published.
+    """models: the self-tuning networks for it, the default one first. percent_valid: as published.
 
     files: the data set itself; builtin: the images that stand in for it, of its channels and size.
     """
@@ -46,6 +46,22 @@ DATA_SETS = {
         ),
         builtin=Source(
             "built-in images",
+            lambda _: builtin_images.builtin_images(),
+            builtin_images.CLASSES,
+            images.CIFAR10_NORMALIZATION,
+        ),
+    ),
+    "cifar100": DataSet(
+        models=(),
+        percent_valid=0.2,
+        files=Source(
+            "CIFAR-100",
+            lambda data: cifar100.load_cifar100(find(data, "--data")),
+            cifar100.CIFAR100_CLASSES,
+            cifar100.CIFAR100_NORMALIZATION,
+        ),
+        builtin=Source(
+            "built-in images of 10 classes",
             lambda _: builtin_images.builtin_images(),
             builtin_images.CLASSES,
             images.CIFAR10_NORMALIZATION,
