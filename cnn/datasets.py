@@ -13,12 +13,16 @@ Pair = tuple[Images, Images]  # to train and to test on
 
 @dataclass(frozen=True)
 class Source:
-    """title: what messages call it. load: its images, from the place that the settings name."""
+    """title: what messages call it. load: its images, from the place that the settings name.
+
+    plain_normalization: of the plain networks' experiments (Donini et al. 2020), where it is another.
+    """
 
     title: str
     load: Callable[[str], Pair]
     classes: tuple[str, ...]
     normalization: Normalization
+    plain_normalization: Normalization | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ DATA_SETS = {
             lambda data: images.load_cifar10(find(data, "--data")),
             images.CIFAR10_CLASSES,
             images.CIFAR10_NORMALIZATION,
+            Normalization((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
         ),
         builtin=Source(
             "built-in images",
@@ -59,6 +64,7 @@ DATA_SETS = {
             lambda data: cifar100.load_cifar100(find(data, "--data")),
             cifar100.CIFAR100_CLASSES,
             cifar100.CIFAR100_NORMALIZATION,
+            Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
         ),
         builtin=Source(
             "built-in images of 10 classes",
@@ -98,7 +104,11 @@ def locate(name: str, data: str | None) -> tuple[str, str]:
     return str(folder), f"{own.files.title} in {folder}"
 
 
-def load(name: str, data: str, percent_valid: float) -> ImageSets:
-    """The images of a data set that lies there, split. Raises UserError where they cannot be used."""
+def load(name: str, data: str, percent_valid: float, plain: bool = False) -> ImageSets:
+    """The images of a data set that lies there, split. Raises UserError where they cannot be used.
+
+    plain: normalized for the plain networks.
+    """
     source = DATA_SETS[name].builtin if data == BUILTIN else DATA_SETS[name].files
-    return load_image_sets(*source.load(data), percent_valid, source.classes, source.normalization)
+    normalization = (plain and source.plain_normalization) or source.normalization
+    return load_image_sets(*source.load(data), percent_valid, source.classes, normalization)

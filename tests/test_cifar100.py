@@ -96,6 +96,8 @@ def test_it_is_read_where_it_is(folder, tmp_path, monkeypatch):
     sets = cnn.datasets.load("cifar100", str(folder), 0.5)
     assert [len(split) for split in (sets.train, sets.valid, sets.test)] == [1, 2, 2]
     assert (sets.classes, sets.normalization) == (CIFAR100_CLASSES, CIFAR100_NORMALIZATION)
+    plain = cnn.datasets.load("cifar100", str(folder), 0.5, plain=True).normalization
+    assert (plain.mean, plain.deviation) == ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
     own = tmp_path / "data" / "cifar100"
     own.mkdir(parents=True)
     assert cnn.datasets.locate("cifar100", None) == (str(own), f"CIFAR-100 in {own}")
