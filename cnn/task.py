@@ -15,6 +15,7 @@ from stn.bilevel import Loss, Score, StreamTask
 from stn.datasets.images import CIFAR10_NORMALIZATION, ImageSets, Normalization
 from stn.dropout import dropout
 from stn.hyperparameters import Draw
+from stn.kernels.precision import of_products
 from stn.streams import Shuffled
 
 EVALUATION_BATCH = 1000
@@ -95,9 +96,10 @@ class PlainClassification(ImageClassification):
         self.dtype = dtype
 
     def logits(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
-        if self.dtype != torch.bfloat16:
-            return self.model(images.to(self.dtype))
-        with torch.autocast(images.device.type, self.dtype):
+        dtype = of_products(self.dtype)
+        if dtype != torch.bfloat16:
+            return self.model(images.to(dtype))
+        with torch.autocast(images.device.type, dtype):
             return self.model(images).float()
 
     def prepared(self, pixels: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002

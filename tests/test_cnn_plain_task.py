@@ -19,6 +19,7 @@ from stn.datasets import builtin_images, images, mnist
 from stn.datasets.images import CIFAR10_NORMALIZATION, Images, ImageSets, Normalization
 from stn.datasets.mnist import MNIST_NORMALIZATION
 from stn.hyperparameters import Hyperparameters
+from stn.kernels.precision import full_precision
 
 NOTHING = Hyperparameters().current()
 COLOUR, GREY = (3, 32, 32), (1, 28, 28)
@@ -225,3 +226,12 @@ def test_bfloat16_is_close_to_float32(name, training):
     assert {*products} == {torch.bfloat16}
     assert 0 < (logits - expected).norm() < 0.05 * expected.norm()
     assert rounded.evaluate("test", NOTHING).loss == pytest.approx(exact.evaluate("test", NOTHING).loss, rel=0.02)
+
+
+def test_products_are_of_float32_where_they_are_to_be_subtracted():
+    exact, rounded = classification("lenet"), classification("lenet", dtype=torch.bfloat16)
+    images = torch.randn(4, *COLOUR)
+    expected = exact.logits(images, NOTHING)
+    with full_precision():
+        assert torch.equal(rounded.logits(images, NOTHING), expected)
+    assert not torch.equal(rounded.logits(images, NOTHING), expected)
