@@ -226,6 +226,15 @@ def test_probes_that_diverge_have_an_infinite_loss(trainer, monkeypatch):
     torch.testing.assert_close(state(made), before, rtol=0, atol=0)
 
 
+class Worthless(Regression):
+    def evaluate(self, *_):
+        return Score(math.nan)
+
+
+def test_a_validation_loss_that_is_no_number_is_infinite(trainer):
+    assert {probe.loss for probe in find_hyper_lr(trainer(RATES["hd"](), Worthless()), 2)} == {math.inf}
+
+
 class OnlyOnce(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):  # noqa: ARG004
@@ -266,12 +275,14 @@ def test_alpha_is_searched_for_at_the_hyper_lr(trainer):
     probes = find_hyper_lr(made, STEPS, option="alpha")
     torch.testing.assert_close(state(made), before, rtol=0, atol=0)
     assert made.learning_rate.alpha == 1e-6
-    made.on_step = lambda _: None
+    alphas = []
+    made.on_step = lambda trainer: alphas.append(trainer.learning_rate.alpha)
     # The hypergradients' size is that of the search for hyper_lr: 10 β / (η |∂E/∂η|) against 10 η / |∂E/∂η|.
     by_hyper_lr = find_hyper_lr(made, STEPS)
     rate = made.learning_rate
     assert probes[1].value == pytest.approx(by_hyper_lr[1].value * rate.hyper_lr / rate.value**2)
     assert probes[0] == by_hyper_lr[0]
+    assert {*alphas[:STEPS]} == {0.0} and {*alphas[STEPS:]} == {1e-6}
     assert [alpha for alpha, _ in seen[::STEPS]] == [probe.value for probe in probes]
     assert {hyper_lr for _, hyper_lr in seen[:STEPS]} == {0.0}
     # The smallest alpha leaves hyper_lr about as it is.

@@ -37,7 +37,7 @@ def find_hyper_lr(
     trainer ends where it began. steps: weight steps of each. option: of the trainer's learning rate, "hyper_lr", or
     "alpha" of MARTHE and RTHO at their hyper_lr. tell: called with each probe when it is done.
 
-    Raises UserError where the learning rate is not tuned, all its hypergradients are 0, or the hyper_lr beside alpha is.
+    Raises UserError where the learning rate is not tuned, its hypergradients are all 0, or alpha's hyper_lr is.
     """
     rate = trainer.learning_rate
     if not isinstance(rate, TunedRate):
