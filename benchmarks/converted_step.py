@@ -96,17 +96,10 @@ def main(argv: list[str] | None = None) -> None:
                 for number, way in enumerate(ways)
             }
             results.setdefault(network, {})[name] = timing.medians(seconds) | peaks
-            print(*timing.table(name, seconds, RATIOS), *memory_lines(peaks), sep="\n", flush=True)
+            memory = timing.relative_peak_lines(peaks, f"{PLAIN}_peak_rss_mib", dict.fromkeys(peaks, MEMORY))
+            print(*timing.table(name, seconds, RATIOS), *memory, sep="\n", flush=True)
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-
-
-def memory_lines(peaks: dict[str, float]) -> list[str]:
-    plain = peaks[f"{PLAIN}_peak_rss_mib"]
-    return [
-        f"  {name:<{timing.WIDTH}}{peak:>10,.0f}{f'{peak / plain:.2f}':>20}{f'<= {MEMORY}':>10}"
-        for name, peak in peaks.items()
-    ]
 
 
 if __name__ == "__main__":

@@ -116,6 +116,15 @@ def peak_lines(peaks: Mapping[str, float], aim_mib: float | None) -> list[str]:
     ]
 
 
+def relative_peak_lines(peaks: Mapping[str, float], below: str, aims: Mapping[str, float]) -> list[str]:
+    """Lines: peaks of `peak_memory`, each beside its ratio to that one and what to aim at."""
+    return [
+        f"  {name:<{WIDTH}}{peak:>10,.0f}{f'{peak / peaks[below]:.2f}':>20}"
+        f"{f'<= {aims[name]}' if name in aims else '':>10}".rstrip()
+        for name, peak in peaks.items()
+    ]
+
+
 def peak_memories(script: Path | str, dtype: str, **sizes: int | None) -> dict[str, float]:
     """Of the STN and of the Δ-STN."""
     names = {"peak_rss_mib": 0, "delta_peak_rss_mib": 1}

@@ -8,6 +8,7 @@ from pathlib import Path
 import cnn_step
 import converted_step
 import cost_model
+import learning_rates
 import lstm_step
 import numpy
 import pytest
@@ -228,3 +229,34 @@ def test_the_converted_networks_table(tmp_path, monkeypatch, capsys):
     assert all(printed.count(f"  {label}  ") == 4 for label in converted_step.RATIOS)
     converted_step.main(["--peak", "float32", "--network", "resnet", "--threads", "1", "--delta", "2"])
     assert float(capsys.readouterr().out) > 100
+
+
+def test_the_learning_rates_table(tmp_path, capsys):
+    flags = ["--network", "lenet", "--batch_size", "2", "--threads", "1"]
+    learning_rates.main([*flags, "--rounds", "2", "--json", str(tmp_path / "times.json")])
+    found = json.loads((tmp_path / "times.json").read_text())
+    assert found.keys() == {"lenet"} and found["lenet"].keys() == {"float32", "bfloat16"}
+    keys = {f"{rate}_{unit}" for rate in learning_rates.RATES for unit in ("step_s", "peak_rss_mib")}
+    assert all(times.keys() == keys and min(times.values()) > 0 for times in found["lenet"].values())
+    printed = capsys.readouterr().out
+    assert all(printed.count(f"  {label}  ") == 2 for label in learning_rates.RATIOS)
+    learning_rates.main([*flags, "--peak", "bfloat16", "--delta", "2"])
+    assert float(capsys.readouterr().out) > 100
+
+
+def test_hypergradients_are_computed_and_move_nothing():
+    subjects = {rate: learning_rates.Subject("lenet", torch.float32, 2, rate) for rate in learning_rates.RATES}
+    for subject in subjects.values():
+        for _ in range(3):
+            subject.step()
+    constant = subjects.pop(learning_rates.CONSTANT).task.model.state_dict()
+    for rate, subject in subjects.items():
+        assert subject.rate.slope != 0 and subject.rate.value == learning_rates.LR
+        assert getattr(subject.rate, "way", "") == {"hd": "", "marthe_first_order": "none"}.get(rate, rate[7:])
+        if rate == "hd":  # the others shuffle validation images too
+            torch.testing.assert_close(subject.task.model.state_dict(), constant)
+
+
+def test_relative_peak_lines():
+    lines = timing.relative_peak_lines({"plain": 1000.0, "tuned": 2300.4}, "plain", {"tuned": 2.2})
+    assert [line.split() for line in lines] == [["plain", "1,000", "1.00"], ["tuned", "2,300", "2.30", "<=", "2.2"]]
