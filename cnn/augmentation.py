@@ -6,6 +6,7 @@ These functions always augment: do not call them at evaluation. Dropout of the i
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stn.dropout import is_zero
@@ -103,6 +104,26 @@ def input_scaling(images: Tensor, strength: Strength) -> Tensor:
         return images
     most = 1 + _strength(strength, images)
     return images * _wide(_uniform(1 / most, most, images))
+
+
+def cropped(images: Tensor, padding: int = 4) -> Tensor:
+    """Crop each of images (B, C, H, W), of any type, to its own size at a random place of it padded with zeros."""
+    rows, columns = (torch.randint(2 * padding + 1, (len(images),), device=images.device) for _ in range(2))
+    return crop(F.pad(images, (padding,) * 4), rows, columns, *images.shape[2:])
+
+
+def crop(images: Tensor, rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+    """The part of each image (B, C, H, W) that starts at its own row and column (B,): (B, C, height, width)."""
+    batch, channels = (torch.arange(size, device=images.device) for size in images.shape[:2])
+    in_rows = rows[:, None] + torch.arange(height, device=images.device)
+    in_columns = columns[:, None] + torch.arange(width, device=images.device)
+    return images[_wide(batch), channels[:, None, None], in_rows[:, None, :, None], in_columns[:, None, None, :]]
+
+
+def flipped(images: Tensor) -> Tensor:
+    """Flip each of images (B, C, H, W), of any type, from left to right with probability one half."""
+    chosen = torch.rand(len(images), device=images.device) < 0.5
+    return torch.where(_wide(chosen), images.flip(3), images)
 
 
 def _blend(images: Tensor, operation: Tensor, factor: Tensor) -> Tensor:

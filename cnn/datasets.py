@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stn.datasets import builtin_images, images, mnist
+from stn.datasets import builtin_images, cifar100, images, mnist
 from stn.datasets.images import Images, ImageSets, Normalization, load_image_sets
 from stn.scripts.options import ROOT, find
 
@@ -13,17 +13,21 @@ Pair = tuple[Images, Images]  # to train and to test on
 
 @dataclass(frozen=True)
 class Source:
-    """title: what messages call it. load: its images, from the place that the settings name."""
+    """title: what messages call it. load: its images, from the place that the settings name.
+
+    plain_normalization: of the plain networks' experiments (Donini et al. 2020), where it is another.
+    """
 
     title: str
     load: Callable[[str], Pair]
     classes: tuple[str, ...]
     normalization: Normalization
+    plain_normalization: Normalization | None = None
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """models: the networks for it, the default one first. percent_valid: as published.
+    """models: the self-tuning networks for it, the default one first. percent_valid: as published.
 
     files: the data set itself; builtin: the images that stand in for it, of its channels and size.
     """
@@ -43,9 +47,27 @@ DATA_SETS = {
             lambda data: images.load_cifar10(find(data, "--data")),
             images.CIFAR10_CLASSES,
             images.CIFAR10_NORMALIZATION,
+            Normalization((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
         ),
         builtin=Source(
             "built-in images",
+            lambda _: builtin_images.builtin_images(),
+            builtin_images.CLASSES,
+            images.CIFAR10_NORMALIZATION,
+        ),
+    ),
+    "cifar100": DataSet(
+        models=(),
+        percent_valid=0.2,
+        files=Source(
+            "CIFAR-100",
+            lambda data: cifar100.load_cifar100(find(data, "--data")),
+            cifar100.CIFAR100_CLASSES,
+            cifar100.CIFAR100_NORMALIZATION,
+            Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+        ),
+        builtin=Source(
+            "built-in images of 10 classes",
             lambda _: builtin_images.builtin_images(),
             builtin_images.CLASSES,
             images.CIFAR10_NORMALIZATION,
@@ -82,7 +104,11 @@ def locate(name: str, data: str | None) -> tuple[str, str]:
     return str(folder), f"{own.files.title} in {folder}"
 
 
-def load(name: str, data: str, percent_valid: float) -> ImageSets:
-    """The images of a data set that lies there, split. Raises UserError where they cannot be used."""
+def load(name: str, data: str, percent_valid: float, plain: bool = False) -> ImageSets:
+    """The images of a data set that lies there, split. Raises UserError where they cannot be used.
+
+    plain: normalized for the plain networks.
+    """
     source = DATA_SETS[name].builtin if data == BUILTIN else DATA_SETS[name].files
-    return load_image_sets(*source.load(data), percent_valid, source.classes, source.normalization)
+    normalization = (plain and source.plain_normalization) or source.normalization
+    return load_image_sets(*source.load(data), percent_valid, source.classes, normalization)

@@ -84,7 +84,9 @@ class ImageSettings(Settings):
     )
 
     dataset: str = of_machine(
-        "cifar10", "the data set; --model mlp is for mnist, and either implies the other", one_of(*DATA_SETS)
+        "cifar10",
+        "the data set; --model mlp is for mnist, and either implies the other",
+        one_of(*dict.fromkeys(DATASET_OF.values())),
     )
     data: str = data_flag("the data set's files", "data/cifar10 or data/mnist", "images")
     percent_valid: float = of_machine(

@@ -1,14 +1,16 @@
-"""Image classification as a task for the training loop: shuffled mini-batches, augmented where they train."""
+"""Image classification as tasks for the training loop: shuffled mini-batches, augmented where they train."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnn.augmentation import cutout, input_scaling, jitter
+from cnn.augmentation import cropped, cutout, flipped, input_scaling, jitter
 from cnn.hyperparameters import AUGMENTATION
+from cnn.models import PLAIN
+from cnn.models.plain import PlainClassifier
 from stn.bilevel import Loss, Score, StreamTask
 from stn.datasets.images import CIFAR10_NORMALIZATION, ImageSets, Normalization
 from stn.dropout import dropout
@@ -41,9 +43,13 @@ class ImageClassification(StreamTask):
         return Batch(*super().batch(split))
 
     def predict(self, batch: Batch, draw: Draw) -> Tensor:
-        """Logits (B, 10)."""
+        """Logits (B, classes)."""
         draw = draw.first(len(batch.labels))
-        return self.model(self.prepared(batch.pixels, draw), draw)
+        return self.logits(self.prepared(batch.pixels, draw), draw)
+
+    def logits(self, images: Tensor, draw: Draw) -> Tensor:
+        """The network's, of its input (B, C, H, W)."""
+        return self.model(images, draw)
 
     def prepared(self, pixels: Tensor, draw: Draw) -> Tensor:
         """The network's input, augmented in training if the draw has hyperparameters of that."""
@@ -62,10 +68,52 @@ class ImageClassification(StreamTask):
         for pixels, labels in zip(
             images.pixels.split(EVALUATION_BATCH), images.labels.split(EVALUATION_BATCH), strict=True
         ):
-            logits = self.model(normalized(scaled(pixels), self.normalization), draw)
+            logits = self.logits(normalized(scaled(pixels), self.normalization), draw)
             loss = loss + F.cross_entropy(logits, labels, reduction="sum")
             right = right + (logits.argmax(1) == labels).sum()
         return Score(loss.item() / len(images), right.item() / len(images))
+
+
+class PlainClassification(ImageClassification):
+    """The same with a network that responds to no hyperparameters, as in the experiments of Donini et al. 2020.
+
+    In training, images in colour are cropped at random from a black margin of 4 pixels and flipped with probability one
+    half. A network with batch normalization counts each forward pass in training into its running statistics.
+
+    dtype: of the network's products: that of its weights, or bfloat16 by autocast, with weights and logits in float32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sets: ImageSets,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__(model, sets, batch_size, device)
+        self.dtype = dtype
+
+    def logits(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+        if self.dtype != torch.bfloat16:
+            return self.model(images.to(self.dtype))
+        with torch.autocast(images.device.type, self.dtype):
+            return self.model(images).float()
+
+    def prepared(self, pixels: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+        """The network's input, augmented in training if the images are in colour."""
+        in_colour = pixels.shape[1] == 3
+        if self.model.training and in_colour:
+            pixels = flipped(cropped(pixels))
+        return normalized(scaled(pixels), self.normalization)
+
+
+def plain_network(name: str, sets: ImageSets, **architecture: Any) -> PlainClassifier:
+    """The network of this name in `cnn.models.PLAIN`, for the classes and the shape of these images.
+
+    architecture: its further arguments, such as `width`.
+    """
+    return PLAIN[name](len(sets.classes), tuple(sets.train.pixels.shape[1:]), **architecture)
 
 
 def augmented(pixels: Tensor, draw: Draw) -> Tensor:

@@ -14,8 +14,11 @@ from cnn.augmentation import (
     SATURATION,
     adjust,
     adjust_hue,
+    crop,
+    cropped,
     cut,
     cutout,
+    flipped,
     input_scaling,
     jitter,
     random_orders,
@@ -363,3 +366,37 @@ def test_nothing_waits_for_the_device():
     for strength in (0.3, torch.rand(64, device="meta"), torch.rand((), device="meta")):
         for name, result in all_of(images, strength):
             assert result.device.type == "meta" and result.shape == images.shape, name
+
+
+# Crops and flips
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
+def test_each_image_is_cropped_at_its_own_place(dtype):
+    images = torch.randint(256, (5, 2, 9, 11)).to(dtype)
+    rows, columns = torch.tensor([0, 1, 2, 3, 0]), torch.tensor([4, 0, 2, 1, 0])
+    expected = [
+        image[:, row : row + 6, column : column + 7] for image, row, column in zip(images, rows, columns, strict=True)
+    ]
+    assert torch.equal(crop(images, rows, columns, 6, 7), torch.stack(expected))
+
+
+def test_crops_are_uniform_over_all_places():
+    """The place of one bright pixel, which no crop by up to 2 pixels loses."""
+    count = 20_000
+    images = torch.zeros(1, 1, 6, 7)
+    images[0, 0, 3, 2] = 1
+    found = cropped(images.expand(count, 1, 6, 7), padding=2)
+    assert found.shape == (count, 1, 6, 7) and (found.sum((1, 2, 3)) == 1).all()
+    shares = found.mean((0, 1))[1:6, 0:5]
+    assert shares.sum() == pytest.approx(1)
+    assert (shares - 1 / 25).abs().max() < 5 * (0.04 * 0.96 / count) ** 0.5
+
+
+def test_half_of_the_images_are_flipped():
+    count = 10_000
+    images = torch.arange(12.0).reshape(1, 3, 2, 2).expand(count, 3, 2, 2)
+    found = flipped(images)
+    turned = (found == images.flip(3)).all(3).all(2).all(1)
+    assert torch.equal(found[~turned], images[~turned])
+    assert turned.double().mean().item() == pytest.approx(0.5, abs=5 * 0.5 / count**0.5)

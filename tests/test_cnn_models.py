@@ -4,8 +4,7 @@ import torch
 from cnn_runs import layers_of, load_into, tuned
 from torch.testing import assert_close
 
-import cnn.models
-from cnn.models import MLP, MODELS, AlexNet, SmallCNN
+from cnn.models import MLP, MODELS, AlexNet, SmallCNN, alexnet, convnet, mlp
 from stn.hyperparameters import Hyperparameters
 from stn.schedules import Constant
 
@@ -24,8 +23,8 @@ def narrow(monkeypatch):
 def rates(monkeypatch):
     """What is dropped, as the networks ask for it: (kind, shape of the input, rate)."""
     asked = []
-    for kind in ("channel_dropout", "dropout"):
-        monkeypatch.setattr(cnn.models, kind, lambda x, rate, kind=kind: asked.append((kind, x.shape, rate)) or x)
+    for module, kind in ((convnet, "channel_dropout"), (alexnet, "dropout"), (mlp, "dropout")):
+        monkeypatch.setattr(module, kind, lambda x, rate, kind=kind: asked.append((kind, x.shape, rate)) or x)
     return asked
 
 
@@ -254,7 +253,7 @@ def test_dropout_rates_of_the_perceptron_are_the_draws(rates):
 
 def test_what_the_perceptron_drops_is_what_its_layers_see(monkeypatch):
     """With expectations in place of random masks, in plain layers."""
-    monkeypatch.setattr(cnn.models, "dropout", lambda x, rate: x * (1 - rate[:, None]))
+    monkeypatch.setattr(mlp, "dropout", lambda x, rate: x * (1 - rate[:, None]))
     hyper = tuned("mlp")
     model, draw, x = MLP(hyper.num_tuned).train(), hyper.perturbed(BATCH), images("mlp")
     expected = []

@@ -330,6 +330,7 @@ def test_help_names_every_flag(capsys):
         ("--hue 1", ("--hue 1", "from 0 to below 1")),
         *((f"--{name} inf", (f"--{name}", "inf")) for name in ("inscale", "saturation", "brightness", "contrast")),
         ("--dataset svhn", ("--dataset", "svhn", "cifar10, mnist")),
+        ("--dataset cifar100", ("--dataset: 'cifar100' is none of cifar10, mnist",)),
         ("--dataset mnist", ("--model small is not for --dataset mnist", "give --dataset cifar10, or --model mlp")),
         *((f"--model mlp --{flag} 0.1", (f"--{flag} has", "another network than --model mlp")) for flag in ("dropout",
           "dropout0", "hue", "indropout", "inscale")),

@@ -654,6 +654,7 @@ def test_a_run_of_the_other_script(run, finished):
           "or --model mlp")),
         ("--tune_all --model alexnet --dataset mnist", ("--model alexnet is not for --dataset mnist",)),
         ("--tune_all --dataset svhn", ("--dataset", "svhn", "cifar10, mnist")),
+        ("--tune_all --dataset cifar100", ("--dataset: 'cifar100' is none of cifar10, mnist",)),
         ("--tune_hue --start_sat 0.1", ("--start_sat", "add --tune_sat,")),
         ("--tune_cutlength --start_cutholes 2", ("--start_cutholes", "add --tune_cutholes,")),
         ("--tune_all --percent_valid 0.999", ("--percent_valid 0.999", "training")),

@@ -49,7 +49,7 @@ def error_of(function, *arguments):
 
 
 def read_binary(path):
-    return images._parse(path.read_bytes())
+    return images.parse_binary(path.read_bytes())
 
 
 def assert_equal(some, others):

@@ -13,7 +13,7 @@ from torch import nn
 
 import stn
 from cnn import hypertrain
-from cnn.models import SmallCNN
+from cnn.models import MLP, PLAIN, AlexNet, SmallCNN
 from lstm import train
 from lstm.model import AWDLSTM
 from lstm.task import LanguageModeling
@@ -124,6 +124,23 @@ def test_a_run_of_an_image_classifier_needs_no_model_file(tmp_path):
     model, hyper = stn.load_model(folder)
     assert isinstance(model, SmallCNN) and len(hyper.columns) == 11
     assert model(torch.zeros(2, 3, 32, 32), hyper.current()).shape == (2, 10)
+
+
+@pytest.mark.parametrize("network", [AlexNet, SmallCNN, MLP])
+def test_networks_recorded_before_each_had_a_file_are_made_again(tmp_path, network, monkeypatch):
+    monkeypatch.setattr(AlexNet, "FULLY_CONNECTED", (1024, 8, 8))
+    monkeypatch.setattr(network, "__module__", "cnn.models")
+    model, hyper = network(0, torch.bfloat16), Hyperparameters()
+    found, _ = stn.load_model(save(tmp_path, model, hyper))
+    assert type(found) is network and found.dtype == torch.bfloat16
+    assert same(found.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["lenet", "mlp"])
+def test_plain_networks_are_made_again(tmp_path, name):
+    model = PLAIN[name](100, (1, 28, 28))
+    found, _ = stn.load_model(save(tmp_path, model, Hyperparameters()))
+    assert found.arguments == model.arguments and same(found.state_dict(), model.state_dict())
 
 
 def test_what_is_no_model(tmp_path, trained):

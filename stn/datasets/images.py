@@ -88,7 +88,7 @@ def load_cifar10(folder: Path) -> tuple[Images, Images]:
     """
     files = {name: (CIFAR10_ROWS * ROW_BYTES, digest) for name, digest in CIFAR10_SHA256.items()}
     *train, test = read_published(folder, files, _REMEDY)
-    return _parse(b"".join(train)), _parse(test)
+    return parse_binary(b"".join(train)), parse_binary(test)
 
 
 def read_published(folder: Path, files: Mapping[str, tuple[int, str]], remedy: str) -> Iterator[bytes]:
@@ -96,16 +96,27 @@ def read_published(folder: Path, files: Mapping[str, tuple[int, str]], remedy: s
 
     Raises UserError, which ends in the remedy, where the folder or a file is not there or not the published one.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: {remedy}")
-    for name, (size, digest) in files.items():
-        content = read(path := folder / name, "a file of images", remedy)
-        if len(content) != size:
-            raise UserError(f"{path} has {len(content)} bytes instead of {size}: {remedy}")
+    sizes = {name: size for name, (size, _) in files.items()}
+    for path, content in read_sized(folder, sizes, remedy):
+        _, digest = files[path.name]
         if hashlib.sha256(content).hexdigest() != digest:
             raise UserError(f"{path} is not the published file (its SHA-256 differs): {remedy}")
         yield content
+
+
+def read_sized(folder: Path, sizes: Mapping[str, int], remedy: str) -> Iterator[tuple[Path, bytes]]:
+    """The files of a data set, one after another; `sizes`: by name, the bytes that each has to have.
+
+    Raises UserError, which ends in the remedy, where the folder or a file is not there or of another size.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: {remedy}")
+    for name, size in sizes.items():
+        content = read(path := folder / name, "a file of images", remedy)
+        if len(content) != size:
+            raise UserError(f"{path} has {len(content)} bytes instead of {size}: {remedy}")
+        yield path, content
 
 
 def load_image_sets(
@@ -151,7 +162,8 @@ def _rows(images: Images) -> numpy.ndarray:
     return torch.cat((labels, images.pixels.flatten(1)), dim=1).numpy()
 
 
-def _parse(content: bytes) -> Images:
-    rows = numpy.frombuffer(content, dtype=numpy.uint8).reshape(-1, ROW_BYTES)
-    pixels, labels = rows[:, 1:].reshape(-1, *SHAPE).copy(), rows[:, 0].astype(numpy.int64)
+def parse_binary(content: bytes, label_bytes: int = 1) -> Images:
+    """The images of a file. label_bytes: of each row, the labels before the pixels, of which the last counts."""
+    rows = numpy.frombuffer(content, dtype=numpy.uint8).reshape(-1, label_bytes + math.prod(SHAPE))
+    pixels, labels = rows[:, label_bytes:].reshape(-1, *SHAPE).copy(), rows[:, label_bytes - 1].astype(numpy.int64)
     return Images(torch.from_numpy(pixels), torch.from_numpy(labels))

@@ -1,0 +1,43 @@
+"""The multilayer perceptron of the Δ-STN's experiments."""
+
+from functools import partial
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnn.models.convnet import CLASSES
+from stn.dropout import dropout
+from stn.hyperparameters import Draw
+from stn.layers import HyperLinear, check_tensor
+
+
+class MLP(nn.Module):
+    """The multilayer perceptron for MNIST of Bae & Grosse 2020: two hidden layers of 1200 rectifiers.
+
+    In training it reads `fcdropout0`, `fcdropout1` and `fcdropout2`, the dropout rates of the layers' inputs. Its
+    arguments, and `arguments`, are as of the convolutional networks.
+    """
+
+    SIZES = (28 * 28, 1200, 1200)
+
+    def __init__(self, num_hyper: int, dtype: torch.dtype | None = None, *, elementary_scale: bool = False):
+        super().__init__()
+        self.arguments = {"num_hyper": num_hyper, "dtype": dtype, "elementary_scale": elementary_scale}
+        self.dtype = dtype or torch.get_default_dtype()
+        linear = partial(HyperLinear, num_hyper=num_hyper, elementary_scale=elementary_scale)
+        self.hidden = nn.ModuleList(linear(*sizes) for sizes in pairwise(self.SIZES))
+        self.classifier = linear(self.SIZES[-1], CLASSES)
+
+    def forward(self, images: Tensor, draw: Draw) -> Tensor:
+        """images (B, 1, 28, 28), normalized -> logits (B, 10). Raises TypeError or ValueError for other images."""
+        check_tensor(type(self).__name__, "images", images, "B", 1, 28, 28)
+        x = images.to(self.dtype).flatten(1)
+        for layer, linear in enumerate(self.hidden):
+            x = F.relu(linear(self.dropped(x, draw, layer), draw.h))
+        return self.classifier(self.dropped(x, draw, len(self.hidden)), draw.h).to(self.classifier.weight.dtype)
+
+    def dropped(self, x: Tensor, draw: Draw, layer: int) -> Tensor:
+        """The input (B, F) of a layer, with dropout in training."""
+        return dropout(x, draw[f"fcdropout{layer}"]) if self.training else x
