@@ -18,7 +18,7 @@ EACH = ("step", "epoch")
 class LearningRate:
     """A constant learning rate; the others derive from it. lowest: training ends below it.
 
-    tuned: whether it is learned, so that the tables follow it from step to step.
+    tuned: whether it is learned, or replays one that was, so that the tables follow it from step to step.
     """
 
     tuned = False
@@ -31,7 +31,11 @@ class LearningRate:
         return task
 
     def columns(self) -> dict[str, float]:
-        """What the tables say of it, by column: `lr`, and of a tuned one `hyper_lr` and where it has one `mu`."""
+        """What the tables say of it, by column, always the same ones.
+
+        `lr`, which the next weight step takes; of a tuned one `hyper_lr`, the step size of its hypergradient steps, 0
+        where it is replayed; and where it has one `mu`, their discount.
+        """
         return {"lr": self.value}
 
     @property
