@@ -37,6 +37,9 @@ class LearningRate:
     def __init__(self, value: float, lowest: float = 0.0):
         self.value, self.lowest = value, lowest
 
+    def __str__(self) -> str:
+        return f"{self.value:g}"
+
     def attach(self, task: Task, hyper: Hyperparameters, method: Method) -> Task:  # noqa: ARG002
         """Training begins with these; the task as weight steps are to see it."""
         return task
@@ -105,6 +108,9 @@ class Replayed(LearningRate):
     def __init__(self, schedule: Schedule):
         self.schedule, self.lowest = schedule, 0.0
         self.steps = self.epochs = 0
+
+    def __str__(self) -> str:
+        return str(self.schedule)
 
     @property
     def value(self) -> float:
