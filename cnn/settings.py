@@ -22,7 +22,7 @@ from stn.datasets.images import ImageSets
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels.memory import explaining_out_of_memory
-from stn.learning_rates import NonMonotonicDecay
+from stn.learning_rates import LearningRate, NonMonotonicDecay, Replayed
 from stn.recorder import Progress, Recorder
 from stn.runs.find import last_started
 from stn.runs.folder import RunFolder, claimed
@@ -55,6 +55,7 @@ class ImageSettings(Settings):
     unit = "images"
     cpu_flag = "no_cuda"
     PLACES = ("logdir", "dir", "subdir")
+    RATE_FLAGS = ("train_lr", "lr_decay", "nonmono", "milestones")
     DERIVED = (*Settings.DERIVED, "label")
 
     model: str = of_model("alexnet", "the network", one_of(*MODELS))
@@ -141,16 +142,21 @@ class ImageSettings(Settings):
         alternation = self.warmup_epochs * steps_of_an_epoch, self.train_steps, self.valid_steps
         return Plan(self.total_epochs, *alternation, self.patience, self.checkpoint_seconds)
 
+    def learning_rate(self, task: ImageClassification) -> LearningRate:  # noqa: ARG002
+        if self.lr_schedule is not None:
+            return Replayed(self.lr_schedule)
+        if self.tune_lr is not None:
+            return self.tuned_rate(self.train_lr, self.min_lr)
+        return NonMonotonicDecay(self.train_lr, 1 / self.lr_decay, self.nonmono, self.milestones, self.min_lr)
+
     def trainer(
         self, task: ImageClassification, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop
     ) -> Trainer:
         rates = {"lr": self.train_lr, "momentum": self.momentum, "hyper_lr": self.valid_lr, "scale_lr": self.scale_lr}
         scales = {"tune_scales": self.tune_scales, "entropy_weight": self.entropy_weight}
         method = self.method_of(task, hyper, **rates, **scales)
-        divisor = 1 / self.lr_decay
-        learning_rate = NonMonotonicDecay(self.train_lr, divisor, self.nonmono, self.milestones, self.min_lr)
         recorder = Recorder(task, hyper, run, progress, self.log_interval, self.log_interval, average=True)
-        return Trainer(task, hyper, method, learning_rate, recorder, self.plan(task), stop)
+        return Trainer(task, hyper, method, self.learning_rate(task), recorder, self.plan(task), stop)
 
     @property
     def model_file(self) -> str | None:

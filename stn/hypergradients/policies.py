@@ -47,6 +47,10 @@ class TunedRate(LearningRate):
         self.hyper_lr, self.floor, self.slope = hyper_lr, lowest, 0.0
         self.warned: set[str] = set()
 
+    def __str__(self) -> str:
+        first, *others = (f"{name} {value:g}" for name, value in self.columns().items())
+        return f"{first}, tuned by {type(self).__name__} with {' and '.join(others)}"
+
     def attach(self, task: Task, hyper: Hyperparameters, method: Method) -> Task:
         self.hyper, self.method, self.update = hyper, method, method.main_update
         refuse_misfits(self.update.optimizer, self.update.parameters, ["lr"])

@@ -19,7 +19,7 @@ HEAD = f"{'step size':>12}  {'learning rate':>14}  {'validation loss':>15}"
 def search(script: Script, given: Mapping[str, Any]) -> int:
     """Probe the run that these flags describe, print the table and the recommendation; the exit status."""
     refuse_idle(given.keys(), dict.fromkeys(("resume", "test", "overwrite"), "--find_hyper_lr probes a new run"))
-    flags = script.settings.RATE_FLAGS
+    flags = script.settings.STEP_FLAGS
     fixed = flags["hyper_lr"] in given
     option = "alpha" if fixed else "hyper_lr"
     config, checksum = read_config(script, given)

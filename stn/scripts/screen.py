@@ -71,6 +71,8 @@ class Screen:
         self.say(f"{weights:,} weights; tuned: {', '.join(hyper.columns) or 'nothing'}")
         for schedule, names in changing_schedules(hyper).items():
             self.say(f"{', '.join(names)}: {schedule}")
+        if trainer.learning_rate.tuned:
+            self.say(f"learning rate: {trainer.learning_rate}")
         if not self.warm:
             steps, (_, length) = trainer.plan.warmup_steps, trainer.task.position
             self.say(f"warm-up until weight step {steps}, in epoch {steps // length}; tuning starts after it")

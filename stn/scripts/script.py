@@ -10,6 +10,7 @@ import torch
 
 from stn.errors import UserError
 from stn.kernels import precision
+from stn.schedules import Schedule
 from stn.scripts.declared import Sources, Table, Values
 from stn.scripts.flags import TUNED_RATE, Flag, parse, refuse_idle
 from stn.scripts.options import OneLineParser, find, named, positive_int
@@ -25,8 +26,9 @@ class Script:
     table: the experiment's hyperparameters. settings: the family's. setting_flags: those of its flags that the script
     has. hyper_flags: its own, of hyperparameters and their sources. resolve: completes and checks the flags of a new
     run, from the values of all and the names of those that were given. sources: each hyperparameter's source, from
-    these values. implied: what flags imply for others that neither the command line nor a config decides. constants:
-    settings that the script has no flag for.
+    these values. lr_schedule: what the learning rate follows, where they name a schedule of it. implied: what flags
+    imply for others that neither the command line nor a config decides. constants: settings that the script has no
+    flag for.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Script:
     hyper_flags: Sequence[Flag]
     resolve: Callable[[dict[str, Any], set[str]], dict[str, Any]]
     sources: Callable[[Values], Sources]
+    lr_schedule: Callable[[Values], Schedule | None] = lambda _: None
     implied: Callable[[Values], Values] = lambda _: {}
     constants: Mapping[str, Any] = field(default_factory=dict)
 
@@ -53,7 +56,7 @@ class Script:
         resume = f"continue an unfinished run {newest}; only {may_differ} may differ"
         test = f"train nothing: evaluate the best model of the run that --resume names {newest}"
         config = "take the settings of an earlier run, by its folder or args.yaml, where no flag says otherwise"
-        hyper_lr, alpha = (self.settings.RATE_FLAGS[name] for name in ("hyper_lr", "alpha"))
+        hyper_lr, alpha = (self.settings.STEP_FLAGS[name] for name in ("hyper_lr", "alpha"))
         probing = (
             f"train nothing for good: probe values of --{hyper_lr}, or of --{alpha} where that is given, for STEPS "
             f"({PROBE_STEPS} where not given) weight steps each, and recommend one"
@@ -91,10 +94,10 @@ class Script:
         return {flag.name: flag.default for flag in (*self.flags.values(), *self.course_flags)}
 
     def make(self, values: Values) -> Settings:
-        """The settings that these values stand for."""
+        """The settings that these values stand for. Raises UserError as `sources` does for a schedule that changed."""
         names = [*(flag.name for flag in self.setting_flags), *self.settings.DERIVED]
         own = {name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names}
-        return self.settings(**self.constants, **own)
+        return self.settings(**self.constants, **own, lr_schedule=self.lr_schedule(values))
 
     def prepare(
         self, given: Mapping[str, Any], config: Values | None = None, data_checksum: str | None = None

@@ -16,9 +16,11 @@ from stn.errors import UserError
 from stn.hypergradients.policies import TunedRate
 from stn.hyperparameters import Hyperparameters
 from stn.kernels import precision
+from stn.learning_rates import LearningRate
 from stn.methods import HYPER_OPTIMIZERS, BestResponseMethod
 from stn.recorder import Progress
 from stn.runs.folder import RunFolder
+from stn.schedules import Schedule
 from stn.scripts import methods, rates
 from stn.scripts.declared import Values
 from stn.scripts.flags import MACHINE, MODEL, TRAINING, TUNED_RATE, TUNING, flag, flags_of
@@ -52,8 +54,10 @@ class Settings:
     """A run's settings, which flags of the same names set; a family of scripts adds its own.
 
     Where it is None, the number of threads, the seed and the device are chosen here, as is the type where it is "auto".
-    device, data_checksum: what the run computes on, and the data that it was started on, None for a new one. Raises
-    UserError for a value that its flag would not take, or a device that is not there.
+    device, data_checksum: what the run computes on, and the data that it was started on, None for a new one.
+    lr_schedule: what the learning rate follows in place of its flags, if anything.
+
+    Raises UserError for a value that its flag would not take, or a device that is not there.
     """
 
     family: ClassVar[str]  # the scripts' folder, which tells those of one name apart: "lstm", "cnn"
@@ -63,8 +67,9 @@ class Settings:
     overwrites: ClassVar[bool] = False  # whether a new run may lie where one is
     PLACES: ClassVar[tuple[str, ...]]  # settings that say where runs lie
     DERIVED: ClassVar[tuple[str, ...]] = ("device", "data_checksum")  # settings that no flag sets, in args.yaml
-    # The flags of a tuned learning rate's steps, which --find_hyper_lr searches for.
-    RATE_FLAGS: ClassVar[Mapping[str, str]] = {"hyper_lr": "lr_hyper_lr", "alpha": "lr_alpha"}
+    RATE_FLAGS: ClassVar[tuple[str, ...]]  # settings of the weights' learning rate, the first one, and of its decay
+    # The settings of a tuned learning rate's steps, which --find_hyper_lr searches for.
+    STEP_FLAGS: ClassVar[Mapping[str, str]] = {"hyper_lr": "lr_hyper_lr", "alpha": "lr_alpha"}
 
     nonmono: int = of_training(
         5,
@@ -113,6 +118,7 @@ class Settings:
     checkpoint_seconds: float = of_machine(60.0, "seconds between checkpoints", nonnegative, may_change=True)
     device: str | None = None
     data_checksum: str | None = None
+    lr_schedule: Schedule | None = None
 
     def __post_init__(self):
         for own in flags_of(type(self)):
@@ -164,10 +170,13 @@ class Settings:
         own = {"response_lr": self.response_lr, "linearize": self.linearize}
         return methods.make(self.method, task.model, hyper, **own, hyper_optimizer=self.hyper_optimizer, **options)
 
-    def tuned_rate(self, lr: float, lowest: float) -> TunedRate | None:
-        """The learning rate as --tune_lr asks for it, from lr on and never below the lowest; None without that flag."""
+    def tuned_rate(self, lr: float, lowest: float) -> TunedRate:
+        """The learning rate as --tune_lr asks for it, from lr on and never below the lowest."""
         options = {name: getattr(self, f"lr_{name}") for name in ("hyper_lr", "alpha", "mu", "first_order")}
-        return None if self.tune_lr is None else rates.make(self.tune_lr, lr, options, lowest)
+        return rates.make(self.tune_lr, lr, options, lowest)
+
+    def learning_rate(self, task: Any) -> LearningRate:
+        """That of the weights' optimizer, as `lr_schedule` or else the flags say."""
 
     def plan(self, task: Any) -> Plan:
         """How long the run trains, and how its steps alternate."""
