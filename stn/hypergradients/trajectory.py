@@ -34,9 +34,10 @@ class Trajectory:
     ):
         self.optimizer, self.option, self.clip, self.clip_value = optimizer, option, clip, clip_value
         followed = set(parameters)
-        self.groups = {
-            parameter: (group, {option: share})
-            for group, share in zip(optimizer.param_groups, shares(optimizer, option), strict=True)
+        self.shares = shares(optimizer, option)
+        self.groups = {  # each weight's group by its number: an optimizer that loads its state has new ones
+            parameter: number
+            for number, group in enumerate(optimizer.param_groups)
             for parameter in group["params"]
             if parameter in followed
         }
@@ -61,7 +62,8 @@ class Trajectory:
         grad_tangents = self._gradients_tangents(norm, updated, product)
         update = update_of(self.optimizer)
         for parameter, grad_tangent in zip(updated, grad_tangents, strict=True):
-            group, direction = self.groups[parameter]
+            number = self.groups[parameter]
+            group, direction = self.optimizer.param_groups[number], {self.option: self.shares[number]}
             tangent = self.tangents.get(parameter) or no_tangent(self.optimizer, parameter)
             state = self.optimizer.state.get(parameter, {})
             self.tangents[parameter] = update(group, direction, state, parameter, parameter.grad, tangent, grad_tangent)
