@@ -190,8 +190,8 @@ def test_a_replay_goes_by_weight_step():
 
 
 def test_a_replay_goes_by_epoch():
-    learning_rate = Replayed(Replay("epoch", [0, 1], [8.0, 4.0]))
-    assert follow(learning_rate, 3 * STEPS) == [8.0] * STEPS + [4.0] * 2 * STEPS
+    learning_rate = Replayed(Replay("epoch", [0, 2], [8.0, 4.0]))
+    assert follow(learning_rate, 4 * STEPS) == [8.0] * 2 * STEPS + [4.0] * 2 * STEPS
 
 
 def test_a_replay_never_ends_the_training_and_is_followed_in_the_tables():

@@ -29,6 +29,8 @@ from torch import nn
 from lstm import train, train_basic
 from lstm.hyperparameters import TABLE
 from lstm.model import AWDLSTM
+from lstm.settings import LanguageModelSettings
+from stn.learning_rates import LearningRate
 from stn.methods import STN
 from stn.schedules import read_schedule
 from stn.scripts.declared import possible_ranges
@@ -353,6 +355,33 @@ def test_a_tuned_learning_rate_is_replayed_by_epoch(replaying, rates, tmp_path):
     assert [float(row["lr"]) for row in rows(table)] == [1.0, 0.5, 1e-5, 1e-5]
     replay = read_schedule(table, possible_ranges(TABLE))["lr"]  # it can be replayed in turn
     assert [replay.at(0, epoch) for epoch in range(4)] == [1.0, 0.5, 1e-5, 1e-5]
+
+
+class Learned(LearningRate):
+    """A tuned one by script: a tenth less after each weight step."""
+
+    tuned = True
+
+    def columns(self):
+        return {"lr": self.value, "hyper_lr": 0.1}
+
+    def after_step(self):
+        self.value *= 0.9
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_run_replays_what_another_learned(run, replaying, rates, tmp_path, monkeypatch, again):
+    """From its second weight step on, since tables begin after the first; and a replay of the replay does, too."""
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModelSettings, "learning_rate", lambda *_: Learned(1.0))
+        assert run("--log-interval 1 --prefix learned")[0] == 0
+    learned, found = [*rates], only_run(tmp_path)
+    for prefix in ["replayed", "replayed_again"][: 1 + again]:
+        rates.clear()
+        assert replaying((found / "val.csv").read_text(), f"--log-interval 1 --prefix {prefix}")[0] == 0
+        (found,) = (tmp_path / "logs").glob(f"*-{prefix}")
+    assert learned == pytest.approx([0.9**step for step in range(len(learned))]) and len(learned) > 10
+    assert rates[1:] == learned[1:]
 
 
 @pytest.mark.parametrize("text", [BY_STEP, BY_EPOCH], ids=["step", "epoch"])
