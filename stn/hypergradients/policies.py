@@ -199,8 +199,8 @@ class MARTHE(TunedRate):
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        if state["way"] != self.way:
-            self._choose(state["way"])
+        if state["way"] == "differences" != self.way:
+            self._choose("differences")
 
     _numbers = (*TunedRate._numbers, "mu", "past")
 
