@@ -23,13 +23,13 @@ def search(script: Script, given: Mapping[str, Any]) -> int:
     fixed = flags["hyper_lr"] in given
     option = "alpha" if fixed else "hyper_lr"
     config, checksum = read_config(script, given)
+    if not script.settings.tunes_rate({**script.defaults(), **config, **given}):
+        raise UserError("--find_hyper_lr has nothing to act on: have the learning rate tuned by hd, rtho or marthe")
     values, description, _ = script.prepare({flags["hyper_lr"]: 1.0, **given}, config, checksum)
     settings, sources = script.make(values), script.sources(values)
     with explaining_out_of_memory(OUT_OF_MEMORY):
         _, hyper, task = build(settings, sources)
         trainer = unlogged(settings, task, hyper)
-        if not trainer.learning_rate.tuned:
-            raise UserError("--find_hyper_lr has nothing to act on: have the learning rate tuned by hd, rtho or marthe")
         steps = given["find_hyper_lr"] or PROBE_STEPS
         say(f"{description}\nprobes of {steps} weight steps, each from the same start\n{HEAD}")
         probes = find_hyper_lr(trainer, steps, option, lambda probe: say(line(probe)))

@@ -138,6 +138,11 @@ class Settings:
             object.__setattr__(self, name, value)  # the one way into a frozen class
 
     @classmethod
+    def tunes_rate(cls, values: Values) -> bool:
+        """Whether these flags have the learning rate tuned."""
+        return values["tune_lr"] is not None
+
+    @classmethod
     def locate(cls, values: Values) -> tuple[str, str]:
         """Where the data lies that these flags name, and what to call it."""
 
