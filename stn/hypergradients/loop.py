@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stn.hypergradients.gradients import gradients_of
 from stn.hypergradients.products import CentralDifferences, DoubleBackward
 from stn.hypergradients.replay import kept_random_state, random_state, set_random_state
 from stn.hypergradients.steps import bounded_step
@@ -16,8 +17,7 @@ from stn.methods import Update
 from stn.normalization import held_statistics
 from stn.optimizers import set_option, shares, value_of
 
-FLOOR = 1e-6  # of its first value: no option is tuned below it
-HIGHEST = {"momentum": 1.0}
+FLOOR = 1e-6  # of its first value: no option is tuned below it, nor is 1 less the momentum
 
 
 class OptimizerTuner:
@@ -62,8 +62,10 @@ class OptimizerTuner:
         self.update = Update(optimizer, clip, clip_value=clip_value)
         self.parameters = self.update.parameters
         refuse_misfits(optimizer, self.parameters, [*hyper_lrs])
+        self.differences = CentralDifferences(self.parameters, self._again)
         self.values = {option: value_of(optimizer, option) for option in hyper_lrs}
         self.floors = {option: FLOOR * value for option, value in self.values.items()}
+        self.ceilings = {"momentum": 1 - FLOOR * (1 - self.values.get("momentum", 0.0))}
         self.shares = {option: shares(optimizer, option) for option in hyper_lrs}
         self.trajectories = {
             option: Trajectory(optimizer, self.parameters, option, clip, clip_value) for option in hyper_lrs
@@ -79,34 +81,30 @@ class OptimizerTuner:
         self.update.begin()
         exact = not self.first_order and self.mu > 0
         if callable(loss):
-            before = random_state()
+            self.step = loss, random_state()
             self.update.add(loss())
-            products = CentralDifferences(self.parameters, lambda: self._again(loss, before)) if exact else None
+            products = self.differences if exact else None
         else:
-            products = DoubleBackward(self.update) if exact else None
+            products = _Exact(self.update).try_product if exact else None
             self.update.add(loss)
-            if products is not None and products.failed:
-                raise ValueError(f"{products.failed}: give compute_hg a function that computes the loss")
         norm = self.update.clipped()
         for trajectory in self.trajectories.values():
             trajectory.advance(norm, products, self.mu)
-        if isinstance(products, DoubleBackward):
-            products.stop()
+        self.update.backward = Tensor.backward  # and so let go of the graph
 
     def hyper_step(self, loss: Tensor) -> dict[str, float]:
         """Move the options against the hypergradients of a validation loss; these, by option.
 
         Call it after `optimizer.step()`. A hypergradient that is not finite moves nothing, and its past is forgotten.
         """
-        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        gradients = {own: part for own, part in zip(self.parameters, found, strict=True) if part is not None}
+        gradients = gradients_of(loss, self.parameters)
         slopes = {option: trajectory.slope(gradients) for option, trajectory in self.trajectories.items()}
         for option, slope in slopes.items():
             if not math.isfinite(slope):
                 self.trajectories[option].reset()
                 continue
             change = -self.hyper_lrs[option] * slope
-            bounds = self.floors[option], HIGHEST.get(option, math.inf)
+            bounds = self.floors[option], self.ceilings.get(option, math.inf)
             self.values[option] = bounded_step(self.values[option], change, *bounds)
             set_option(self.update.optimizer, option, self.values[option], self.shares[option])
         return slopes
@@ -121,10 +119,18 @@ class OptimizerTuner:
         for option, trajectory in self.trajectories.items():
             trajectory.load_state_dict(state["trajectories"][option])
 
-    def _again(self, loss: Callable[[], Tensor], random: list[Tensor]) -> list[Tensor]:
+    def _again(self) -> list[Tensor]:
+        """The step's gradients, at the weights as they are now."""
+        loss, random = self.step
         with kept_random_state(), held_statistics(self.net):
             set_random_state(random)
-            found = torch.autograd.grad(loss(), self.parameters, allow_unused=True)
-        return [
-            torch.zeros_like(own) if part is None else part for own, part in zip(self.parameters, found, strict=True)
-        ]
+            found = gradients_of(loss(), self.parameters)
+        return [found[own] if own in found else torch.zeros_like(own) for own in self.parameters]
+
+
+class _Exact(DoubleBackward):
+    """Products that no differences take the place of."""
+
+    def fail(self, error: RuntimeError) -> None:
+        super().fail(error)
+        raise ValueError(f"{self.failed}: give compute_hg a function that computes the loss") from error

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from stn.bilevel import Task
 from stn.errors import UserError
+from stn.hypergradients.gradients import gradients_of
 from stn.hypergradients.products import CentralDifferences, DoubleBackward
 from stn.hypergradients.replay import Recorded
 from stn.hypergradients.steps import bounded_step
@@ -191,10 +192,9 @@ class MARTHE(TunedRate):
         batch = self.task.batch(self.reader)
         prediction = self.task.predict(batch, draw)
         objective = self.task.loss(prediction, batch, draw).objective
-        trained = [parameter for parameter in self.update.parameters if parameter.requires_grad]
-        found = torch.autograd.grad(objective, trained, allow_unused=True)
+        gradients = gradients_of(objective, self.update.parameters)
         self.task.carry(batch, prediction)
-        return {own: gradient for own, gradient in zip(trained, found, strict=True) if gradient is not None}
+        return gradients
 
     def columns(self) -> dict[str, float]:
         return {**super().columns(), "mu": self.mu}
@@ -221,7 +221,6 @@ class MARTHE(TunedRate):
         if self.way == "none":
             return
         self.way = way.replace("auto", "double_backward")
-        self.falls_back = way == "auto"
         self.double = DoubleBackward(self.update)
         if self.way == "differences":
             self.double.stop()
@@ -231,7 +230,7 @@ class MARTHE(TunedRate):
 
     def _product(self, direction: list[Tensor]) -> list[Tensor]:
         if self.way == "double_backward":
-            product = None if self.double.failed else self.double.try_product(direction)
+            product = self.double.try_product(direction)
             if product is not None:
                 return product
             self._fall_back()
@@ -239,7 +238,7 @@ class MARTHE(TunedRate):
 
     def _fall_back(self) -> None:
         cause = f"the network cannot be differentiated twice ({self.double.failed})"
-        if not self.falls_back:
+        if self.products != "auto":
             raise UserError(f'{cause}: take products="differences"')
         self.way = "differences"
         self._warn("products", f"{cause}: Hessian products are central differences of gradients, in float32")

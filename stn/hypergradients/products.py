@@ -28,7 +28,7 @@ class DoubleBackward:
     """
 
     def __init__(self, update: Update):
-        self.update, self.failed = update, ""
+        self.update, self.failed, self.checked = update, "", False
         self.graphs: list[list[Tensor | None]] = []  # of each objective its gradients
         update.backward = self.backward
 
@@ -37,8 +37,11 @@ class DoubleBackward:
         trained = [parameter for parameter in self.update.parameters if parameter.requires_grad]
         try:
             gradients = torch.autograd.grad(objective, trained, create_graph=True, allow_unused=True)
+            if not self.checked:
+                _refuse_once_differentiable(gradients)
+                self.checked = True
         except RuntimeError as error:
-            self._refuse(error)
+            self.fail(error)
             objective.backward()
             return
         self.graphs.append([*gradients])
@@ -67,11 +70,13 @@ class DoubleBackward:
         return products
 
     def try_product(self, direction: list[Tensor]) -> list[Tensor] | None:
-        """The product, or None where an operation turns out to have no second derivative."""
+        """The product, or None where there is no second derivative, as may turn out now."""
+        if self.failed:
+            return None
         try:
             return self(direction)
         except RuntimeError as error:
-            self._refuse(error)
+            self.fail(error)
             return None
 
     def release(self) -> None:
@@ -82,11 +87,25 @@ class DoubleBackward:
         self.update.backward = Tensor.backward
         self.release()
 
-    def _refuse(self, error: RuntimeError) -> None:
+    def fail(self, error: RuntimeError) -> None:
+        """The network cannot be differentiated twice, for this reason. Raises the error where it is of another kind."""
         if isinstance(error, torch.OutOfMemoryError):
             raise error
         self.failed = str(error).partition("\n")[0]
         self.stop()
+
+
+def _refuse_once_differentiable(gradients: Sequence[Tensor | None]) -> None:
+    """Raise RuntimeError where autograd would pass over an operation marked so, as it does not lead to the weights."""
+    waiting = {gradient.grad_fn for gradient in gradients if gradient is not None and gradient.grad_fn is not None}
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("an operation of it is marked as once_differentiable")
+        after = {function for function, _ in node.next_functions if function is not None} - seen
+        seen |= after
+        waiting |= after
 
 
 class CentralDifferences:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stn.bilevel import Task
+from stn.hypergradients.gradients import gradients_of
 from stn.hyperparameters import Draw
 from stn.kernels.precision import full_precision
 from stn.normalization import held_statistics
@@ -47,18 +48,14 @@ class Recorded:
 
         A parameter on which it does not depend has zeros. Random numbers and running statistics stay as they are.
         """
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        total = [torch.zeros_like(parameter) for parameter in trained]
+        total = {parameter: torch.zeros_like(parameter) for parameter in parameters}
         with kept_random_state(), held_statistics(self.model), full_precision():
             for batch, draw, random in self.passes:
                 set_random_state(random)
                 objective = self.task.loss(self.task.predict(batch, draw), batch, draw).objective
-                found = torch.autograd.grad(objective / len(self.passes), trained, allow_unused=True)
-                for own, part in zip(total, found, strict=True):
-                    if part is not None:
-                        own += part
-        found = iter(total)
-        return [next(found) if own.requires_grad else torch.zeros_like(own) for own in parameters]
+                for own, part in gradients_of(objective / len(self.passes), parameters).items():
+                    total[own] += part
+        return [*total.values()]
 
 
 def random_state() -> list[Tensor]:

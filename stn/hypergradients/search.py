@@ -39,13 +39,16 @@ def find_hyper_lr(
     trainer ends where it began. steps: weight steps of each. option: of the trainer's learning rate, "hyper_lr", or
     "alpha" of MARTHE and RTHO at their hyper_lr. tell: called with each probe when it is done.
 
-    Raises UserError where the learning rate is not tuned, or all its hypergradients are 0.
+    Raises UserError where the learning rate is not tuned, all its hypergradients are 0, or the hyper_lr beside alpha is.
     """
     rate = trainer.learning_rate
     if not isinstance(rate, TunedRate):
         raise UserError("the learning rate is not tuned: give one of stn.HD, stn.RTHO, stn.MARTHE")
     if option not in OPTIONS or not hasattr(rate, option):
         raise UserError(f"{type(rate).__name__} has no {option} to search for: give one of hyper_lr")
+    if option == "alpha" and rate.hyper_lr == 0:
+        raise UserError("the hyper_lr that alpha is to change is 0: start it above 0")
+    trainer.recorder.flush()
     state, own = deepcopy(trainer.state_dict()), {name: getattr(rate, name) for name in OPTIONS if hasattr(rate, name)}
     slopes: list[float] = []
 

@@ -34,11 +34,11 @@ class Trajectory:
     ):
         self.optimizer, self.option, self.clip, self.clip_value = optimizer, option, clip, clip_value
         followed = set(parameters)
-        self.shares = shares(optimizer, option)
-        self.groups = {  # each weight's group by its number: an optimizer that loads its state has new ones
-            parameter: number
-            for number, group in enumerate(optimizer.param_groups)
-            for parameter in group["params"]
+        # By place, as an optimizer that loads a state has other groups from then on.
+        self.places = {
+            parameter: (place, {option: share})
+            for place, share in enumerate(shares(optimizer, option))
+            for parameter in optimizer.param_groups[place]["params"]
             if parameter in followed
         }
         self.tangents: dict[nn.Parameter, Tangent] = {}
@@ -58,12 +58,12 @@ class Trajectory:
         for tangent in self.tangents.values() if discount != 1 else ():
             for part in tangent.values():
                 part.mul_(discount)
-        updated = [parameter for parameter in self.groups if parameter.grad is not None]
+        updated = [parameter for parameter in self.places if parameter.grad is not None]
         grad_tangents = self._gradients_tangents(norm, updated, product)
         update = update_of(self.optimizer)
         for parameter, grad_tangent in zip(updated, grad_tangents, strict=True):
-            number = self.groups[parameter]
-            group, direction = self.optimizer.param_groups[number], {self.option: self.shares[number]}
+            place, direction = self.places[parameter]
+            group = self.optimizer.param_groups[place]
             tangent = self.tangents.get(parameter) or no_tangent(self.optimizer, parameter)
             state = self.optimizer.state.get(parameter, {})
             self.tangents[parameter] = update(group, direction, state, parameter, parameter.grad, tangent, grad_tangent)
@@ -82,12 +82,12 @@ class Trajectory:
     ) -> list[Tensor]:
         if product is None or not self.tangents:
             return [torch.zeros_like(parameter) for parameter in updated]
-        zero = [parameter not in self.tangents for parameter in self.groups]
+        zero = [parameter not in self.tangents for parameter in self.places]
         direction = [
             torch.zeros_like(parameter) if none else self.tangents[parameter][WEIGHT]
-            for parameter, none in zip(self.groups, zero, strict=True)
+            for parameter, none in zip(self.places, zero, strict=True)
         ]
-        found = dict(zip(self.groups, product(direction), strict=True))
+        found = dict(zip(self.places, product(direction), strict=True))
         return self._clipped(norm, updated, [found[parameter] for parameter in updated])
 
     def _clipped(self, norm: Tensor, updated: Sequence[nn.Parameter], tangents: list[Tensor]) -> list[Tensor]:
@@ -111,11 +111,11 @@ class Trajectory:
         return tangents
 
     def state_dict(self) -> dict:
-        return {"tangents": [self.tangents.get(parameter) for parameter in self.groups]}
+        return {"tangents": [self.tangents.get(parameter) for parameter in self.places]}
 
     def load_state_dict(self, state: dict) -> None:
         self.tangents = {
             parameter: {name: part.to(parameter.device) for name, part in tangent.items()}
-            for parameter, tangent in zip(self.groups, state["tangents"], strict=True)
+            for parameter, tangent in zip(self.places, state["tangents"], strict=True)
             if tangent is not None
         }
