@@ -67,45 +67,9 @@ class Settings:
     overwrites: ClassVar[bool] = False  # whether a new run may lie where one is
     PLACES: ClassVar[tuple[str, ...]]  # settings that say where runs lie
     DERIVED: ClassVar[tuple[str, ...]] = ("device", "data_checksum")  # settings that no flag sets, in args.yaml
-    RATE_FLAGS: ClassVar[tuple[str, ...]]  # settings of the weights' learning rate, the first one, and of its decay
     # The settings of a tuned learning rate's steps, which --find_hyper_lr searches for.
-    STEP_FLAGS: ClassVar[Mapping[str, str]] = {"hyper_lr": "lr_hyper_lr", "alpha": "lr_alpha"}
+    STEP_FLAGS: ClassVar[Mapping[str, str]]
 
-    nonmono: int = of_training(
-        5,
-        "decay the learning rate when the validation loss is no better than it was more than this many epochs ago",
-        nonnegative_int,
-    )
-    patience: int = of_training(
-        20, "epochs without a lower validation loss before training stops", positive_int, **LONGER
-    )
-    method: str = of_tuning(
-        "stn",
-        "how weights and hyperparameters learn: stn (MacKay et al. 2019) or delta_stn (Bae & Grosse 2020)",
-        one_of(*METHODS),
-        switches={"delta_stn": ("delta_stn", "the same as --method delta_stn")},
-    )
-    linearize: bool = of_tuning(
-        True,
-        "with delta_stn, train the response on a linearized prediction (the default)",
-        switches={"no_linearize": (False, "with delta_stn, train the response on the network's own prediction")},
-    )
-    response_lr: float = of_tuning(
-        None, "with delta_stn, learning rate of the response (default: that of the other weights)", positive
-    )
-    hyper_optimizer: str = of_tuning("adam", "optimizer of hyperparameters and scales", one_of(*HYPER_OPTIMIZERS))
-    tune_lr: str = of_rate(
-        None,
-        "tune the weights' learning rate, in place of its decay: hd (Baydin et al. 2018), by the training loss's "
-        "hypergradient, rtho (Franceschi et al. 2017) or marthe (Donini et al. 2020), by the validation loss's",
-        one_of(*rates.RATES),
-    )
-    lr_hyper_lr: float = of_rate(None, "step size of the learning rate's hypergradient", nonnegative)
-    lr_alpha: float = of_rate(
-        0.0, "with rtho and marthe, step size of --lr_hyper_lr's own hypergradient, 0 to keep it", nonnegative
-    )
-    lr_mu: float = of_rate(0.99999, "with marthe, the discount of the past, at most 1; below 0 it adapts", discount)
-    lr_first_order: bool = of_rate(False, "with rtho and marthe, leave the training loss's Hessian out")
     seed: int = of_training(None, "random seed (default: a fresh one, recorded in args.yaml)", nonnegative_int)
     data: str
     dtype: str = of_machine(
@@ -165,16 +129,6 @@ class Settings:
     def task(self, data: Any, num_hyper: int) -> Task:
         """Model and task, on the device. Raises UserError where they do not fit into memory."""
 
-    def method_of(self, task: Task, hyper: Hyperparameters, **options: Any) -> BestResponseMethod:
-        """The method, with the optimizers' options that this family of scripts has flags for."""
-        own = {"response_lr": self.response_lr, "linearize": self.linearize}
-        return methods.make(self.method, task.model, hyper, **own, hyper_optimizer=self.hyper_optimizer, **options)
-
-    def tuned_rate(self, lr: float, lowest: float) -> TunedRate:
-        """The learning rate as --tune_lr asks for it, from lr on and never below the lowest."""
-        options = {name: getattr(self, f"lr_{name}") for name in ("hyper_lr", "alpha", "mu", "first_order")}
-        return rates.make(self.tune_lr, lr, options, lowest)
-
     def learning_rate(self, task: Any) -> LearningRate:
         """That of the weights' optimizer, as `lr_schedule` or else the flags say."""
 
@@ -186,7 +140,61 @@ class Settings:
 
     @property
     def model_file(self) -> str | None:
-        """The name under which the best model is saved in the run's folder, if it is to be."""
+        """Where the best model is saved, if it is to be: a name in the run's folder, or an absolute path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTuningSettings(Settings):
+    """Of scripts that tune hyperparameters by a best response, and of their baselines."""
+
+    RATE_FLAGS: ClassVar[tuple[str, ...]]  # settings of the weights' learning rate, the first one, and of its decay
+    STEP_FLAGS: ClassVar[Mapping[str, str]] = {"hyper_lr": "lr_hyper_lr", "alpha": "lr_alpha"}
+
+    nonmono: int = of_training(
+        5,
+        "decay the learning rate when the validation loss is no better than it was more than this many epochs ago",
+        nonnegative_int,
+    )
+    patience: int = of_training(
+        20, "epochs without a lower validation loss before training stops", positive_int, **LONGER
+    )
+    method: str = of_tuning(
+        "stn",
+        "how weights and hyperparameters learn: stn (MacKay et al. 2019) or delta_stn (Bae & Grosse 2020)",
+        one_of(*METHODS),
+        switches={"delta_stn": ("delta_stn", "the same as --method delta_stn")},
+    )
+    linearize: bool = of_tuning(
+        True,
+        "with delta_stn, train the response on a linearized prediction (the default)",
+        switches={"no_linearize": (False, "with delta_stn, train the response on the network's own prediction")},
+    )
+    response_lr: float = of_tuning(
+        None, "with delta_stn, learning rate of the response (default: that of the other weights)", positive
+    )
+    hyper_optimizer: str = of_tuning("adam", "optimizer of hyperparameters and scales", one_of(*HYPER_OPTIMIZERS))
+    tune_lr: str = of_rate(
+        None,
+        "tune the weights' learning rate, in place of its decay: hd (Baydin et al. 2018), by the training loss's "
+        "hypergradient, rtho (Franceschi et al. 2017) or marthe (Donini et al. 2020), by the validation loss's",
+        one_of(*rates.RATES),
+    )
+    lr_hyper_lr: float = of_rate(None, "step size of the learning rate's hypergradient", nonnegative)
+    lr_alpha: float = of_rate(
+        0.0, "with rtho and marthe, step size of --lr_hyper_lr's own hypergradient, 0 to keep it", nonnegative
+    )
+    lr_mu: float = of_rate(0.99999, "with marthe, the discount of the past, at most 1; below 0 it adapts", discount)
+    lr_first_order: bool = of_rate(False, "with rtho and marthe, leave the training loss's Hessian out")
+
+    def method_of(self, task: Task, hyper: Hyperparameters, **options: Any) -> BestResponseMethod:
+        """The method, with the optimizers' options that this family of scripts has flags for."""
+        own = {"response_lr": self.response_lr, "linearize": self.linearize}
+        return methods.make(self.method, task.model, hyper, **own, hyper_optimizer=self.hyper_optimizer, **options)
+
+    def tuned_rate(self, lr: float, lowest: float) -> TunedRate:
+        """The learning rate as --tune_lr asks for it, from lr on and never below the lowest."""
+        options = {name: getattr(self, f"lr_{name}") for name in ("hyper_lr", "alpha", "mu", "first_order")}
+        return rates.make(self.tune_lr, lr, options, lowest)
 
 
 def choose_device(disable_cuda: bool, gpu: int) -> torch.device:
