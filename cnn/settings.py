@@ -211,7 +211,7 @@ def refuse_misfit(values: Values) -> None:
 
 def run_names(values: Values, given: set[str]) -> Values:
     """How a new run's folder is called: by its flags, in a subfolder by the date unless one is given."""
-    placing = {"logdir", "dir", "subdir", "data", "threads"}
+    placing = {"logdir", "dir", "subdir", "model_loc", "data", "threads"}
     words = [values["label"]] if "label" in values else []  # of the run that this one follows
     for name in sorted(given - placing):
         value = str(values[name])

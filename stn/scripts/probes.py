@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stn.errors import UserError
+from stn.hypergradients.policies import TunedRate
 from stn.hypergradients.search import Probe, find_hyper_lr, recommended
 from stn.kernels.memory import explaining_out_of_memory
 from stn.scripts.course import OUT_OF_MEMORY, build, unlogged
@@ -23,17 +24,17 @@ def search(script: Script, given: Mapping[str, Any]) -> int:
     fixed = flags["hyper_lr"] in given
     option = "alpha" if fixed else "hyper_lr"
     config, checksum = read_config(script, given)
-    values, description, _ = script.prepare({flags["hyper_lr"]: 1.0, **given}, config, checksum)
+    values, description, _ = script.prepare(given, {**config, flags["hyper_lr"]: 1.0}, checksum)
     settings, sources = script.make(values), script.sources(values)
     with explaining_out_of_memory(OUT_OF_MEMORY):
         _, hyper, task = build(settings, sources)
         trainer = unlogged(settings, task, hyper)
-        if not trainer.learning_rate.tuned:
+        if not isinstance(trainer.learning_rate, TunedRate):
             raise UserError("--find_hyper_lr has nothing to act on: have the learning rate tuned by hd, rtho or marthe")
         steps = given["find_hyper_lr"] or PROBE_STEPS
         say(f"{description}\nprobes of {steps} weight steps, each from the same start\n{HEAD}")
         probes = find_hyper_lr(trainer, steps, option, lambda probe: say(line(probe)))
-    say(advice(probes, flags[option]))
+    say(advice(probes, script.spelled(flags[option])))
     return 0
 
 
@@ -50,5 +51,5 @@ def advice(probes: Sequence[Probe], flag: str) -> str:
     best = recommended(moving)
     if best.loss == math.inf:
         return "all diverged: start at a lower learning rate"
-    words = f"recommended: --{flag} {best.value:.2g}"
+    words = f"recommended: {flag} {best.value:.2g}"
     return words if best.loss < constant.loss else f"{words}, though none beats the constant learning rate so soon"
