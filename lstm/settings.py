@@ -24,7 +24,7 @@ from stn.runs.find import newest_run, run_names
 from stn.runs.folder import RunFolder, claimed
 from stn.scripts.declared import Values
 from stn.scripts.options import ROOT, factor, find, nonnegative, nonnegative_int, positive, positive_int
-from stn.scripts.settings import LONGER, Settings, data_flag, of_machine, of_model, of_training, of_tuning
+from stn.scripts.settings import LONGER, SelfTuningSettings, data_flag, of_machine, of_model, of_training, of_tuning
 from stn.training import Plan, Stop, Trainer
 
 PTB = ROOT / "data" / "penn"
@@ -38,7 +38,7 @@ def model_name(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelSettings(Settings):
+class LanguageModelSettings(SelfTuningSettings):
     """Of lstm/train.py and lstm/train_basic.py. Raises UserError for a learning rate at which training stops."""
 
     family = "lstm"

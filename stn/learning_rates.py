@@ -29,7 +29,7 @@ LOWEST_OF_COSINE = 1e-4  # of the first value
 class LearningRate:
     """A constant learning rate; the others derive from it. lowest: training ends below it.
 
-    tuned: whether it is learned, or replays one that was, so that the tables follow it from step to step.
+    tuned: whether it is learned, or replays what a run recorded.
     """
 
     tuned = False
@@ -51,6 +51,11 @@ class LearningRate:
         where it is replayed; and where it has one `mu`, their discount.
         """
         return {"lr": self.value}
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the tables of steps follow it, as it changes from step to step."""
+        return self.tuned
 
     @property
     def too_low(self) -> bool:
@@ -101,7 +106,7 @@ class NonMonotonicDecay(LearningRate):
 
 
 class Replayed(LearningRate):
-    """One that was tuned in an earlier run: it follows what that recorded, and never ends the training."""
+    """One that an earlier run recorded, tuned as a rule: it follows what that recorded, and never ends the training."""
 
     tuned = True
 
@@ -179,6 +184,10 @@ class TorchSchedule(Scheduled):
         super().__init__(optimizer, [make(optimizer)], each)
         self.lowest = lowest
         optimizer.step()  # torch warns of a scheduler whose optimizer takes no step
+
+    @property
+    def by_step(self) -> bool:
+        return self.each == "step"
 
     def apply(self, method: Method) -> None:
         method.set_learning_rate(self.value)

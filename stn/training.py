@@ -136,7 +136,7 @@ class Trainer:
         self._record("valid", step)
 
     def _record(self, kind: str, step: Step, ends_epoch: bool = False) -> None:
-        rates = self.learning_rate.columns() if self.learning_rate.tuned else {}
+        rates = self.learning_rate.columns() if self.learning_rate.by_step else {}
         self.recorder.step(kind, step, self.global_step, self.train_step, rates, ends_epoch)
 
     def end_epoch(self) -> None:
