@@ -20,7 +20,7 @@ from cnn.settings import ImageSettings, fitting, model_of, refuse_misfit, run_na
 from stn.errors import UserError
 from stn.hyperparameters import Feed
 from stn.schedules import Constant
-from stn.scripts import command, methods
+from stn.scripts import command, methods, rates
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, one_of
@@ -93,6 +93,7 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """
     refuse_misfit(values)
     methods.refuse_idle_flags(values, given)
+    rates.refuse_misfits(values, given, ImageSettings.RATE_FLAGS[1:])
     values = {**values, **run_names(values, given)}
     if "recipe" in given:  # and not the values of a run that this one follows
         brought = SCRIPT.defaults() | recipes.implied(values["recipe"], values["model"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,7 +22,7 @@ from stn.datasets.images import ImageSets
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels.memory import explaining_out_of_memory
-from stn.learning_rates import NonMonotonicDecay
+from stn.learning_rates import LearningRate, NonMonotonicDecay, Replayed
 from stn.recorder import Progress, Recorder
 from stn.runs.find import last_started
 from stn.runs.folder import RunFolder, claimed
@@ -38,24 +38,80 @@ from stn.scripts.options import (
     rate,
     share,
 )
-from stn.scripts.settings import LONGER, Settings, data_flag, of_machine, of_model, of_training, of_tuning
+from stn.scripts.settings import (
+    LONGER,
+    SelfTuningSettings,
+    Settings,
+    data_flag,
+    of_machine,
+    of_model,
+    of_training,
+    of_tuning,
+)
 from stn.training import Plan, Stop, Trainer
 
 LONGEST_LABEL = 150  # characters of a folder's name that tell a run's flags
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSettings(Settings):
-    """Of cnn/hypertrain.py and cnn/train_basic.py. Raises UserError for a learning rate at which training stops.
+class ImageRunSettings(Settings):
+    """Of every script that trains an image classifier: its images, and where its runs lie.
 
-    min_lr: training stops below it. label: tells the run's flags in its folder's name.
+    label: tells the run's flags in its folder's name.
     """
 
+    plain: ClassVar[bool] = False  # whether images are normalized for the plain networks
     family = "cnn"
     unit = "images"
     cpu_flag = "no_cuda"
     PLACES = ("logdir", "dir", "subdir")
     DERIVED = (*Settings.DERIVED, "label")
+
+    batch_size: int = of_training(128, "images in a mini-batch", positive_int, "-bsz")
+    dataset: str
+    data: str = data_flag("the data set's files", "data/cifar10 or data/mnist", "images")
+    percent_valid: float = of_machine(
+        0.2, "fraction of the training images that validate, the last of the file; of mnist 0.15", share, "-pval"
+    )
+    no_cuda: bool = of_machine(False, "use the CPU even where there is a GPU", may_change=True)
+    log_interval: int = of_machine(50, "steps that a log entry is the mean of", positive_int, may_change=True)
+    logdir: str = of_machine("logs", "folder of all runs", str)
+    dir: str = of_machine("hyper-training", "folder in --logdir", str)
+    subdir: str = of_machine("", "folder in --dir (default: the date)", str)
+    label: str
+
+    @classmethod
+    def locate(cls, values: Values) -> tuple[str, str]:
+        return datasets.locate(values["dataset"], values["data"])
+
+    @classmethod
+    def newest_run(cls, values: Values, unfinished: bool) -> Path:
+        remedy = "check --logdir and the folders in it, or name the run's"
+        return last_started(_parent(values["logdir"], values["dir"], values["subdir"]), unfinished, remedy)
+
+    def new_folder(self, same: Callable[[Mapping[str, Any]], bool]) -> AbstractContextManager[Path]:  # noqa: ARG002
+        # The time tells runs of one configuration apart.
+        name = f"{self.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"
+        names = chain([name], (f"{name}_{number}" for number in count(2)))
+        return claimed(_parent(self.logdir, self.dir, self.subdir), names)
+
+    def read_data(self) -> ImageSets:
+        sets = datasets.load(self.dataset, self.data, self.percent_valid, self.plain)
+        for name, split, change in (("training", sets.train, "lower"), ("validation", sets.valid, "raise")):
+            if self.batch_size > len(split):
+                cause = f"--batch_size {self.batch_size} is more than the {len(split)} {name} images"
+                raise UserError(f"{cause}: lower it, or {change} --percent_valid")
+        return sets
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(ImageRunSettings, SelfTuningSettings):
+    """Of cnn/hypertrain.py and cnn/train_basic.py. Raises UserError for a learning rate at which training stops.
+
+    min_lr: training stops below it.
+    """
+
+    RATE_FLAGS = ("train_lr", "lr_decay", "nonmono", "milestones")
 
     model: str = of_model("alexnet", "the network", one_of(*MODELS))
     elementary_scale: bool = of_model(
@@ -64,7 +120,6 @@ class ImageSettings(Settings):
         "hypertrain.py's default with --method stn",
         switches={"no_elementary_scale": (False, "no such scalars")},
     )
-    batch_size: int = of_training(128, "images in a mini-batch", positive_int, "-bsz")
     total_epochs: int = of_training(500, "epochs, warm-up included", positive_int, "-totep", **LONGER)
     train_lr: float = of_training(0.01, "learning rate of the weights' SGD", positive, "-tlr")
     momentum: float = of_training(0.9, "momentum of the weights' SGD", rate, "-mom")
@@ -88,46 +143,13 @@ class ImageSettings(Settings):
         "the data set; --model mlp is for mnist, and either implies the other",
         one_of(*dict.fromkeys(DATASET_OF.values())),
     )
-    data: str = data_flag("the data set's files", "data/cifar10 or data/mnist", "images")
-    percent_valid: float = of_machine(
-        0.2, "fraction of the training images that validate, the last of the file; of mnist 0.15", share, "-pval"
-    )
-    no_cuda: bool = of_machine(False, "use the CPU even where there is a GPU", may_change=True)
     save: bool = of_machine(False, "keep the best model as model.pt; all else is logged in any case")
-    log_interval: int = of_machine(50, "steps that a log entry is the mean of", positive_int, may_change=True)
-    logdir: str = of_machine("logs", "folder of all runs", str)
-    dir: str = of_machine("hyper-training", "folder in --logdir", str)
-    subdir: str = of_machine("", "folder in --dir (default: the date)", str)
-    label: str
     min_lr: float = 1e-5  # as published, of hypertrain.py
 
     def __post_init__(self):
         super().__post_init__()
         if self.train_lr < self.min_lr:
             raise UserError(f"--train_lr {self.train_lr:g} is below {self.min_lr:g}, where training stops: raise it")
-
-    @classmethod
-    def locate(cls, values: Values) -> tuple[str, str]:
-        return datasets.locate(values["dataset"], values["data"])
-
-    @classmethod
-    def newest_run(cls, values: Values, unfinished: bool) -> Path:
-        remedy = "check --logdir and the folders in it, or name the run's"
-        return last_started(_parent(values["logdir"], values["dir"], values["subdir"]), unfinished, remedy)
-
-    def new_folder(self, same: Callable[[Mapping[str, Any]], bool]) -> AbstractContextManager[Path]:  # noqa: ARG002
-        # The time tells runs of one configuration apart.
-        name = f"{self.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"
-        names = chain([name], (f"{name}_{number}" for number in count(2)))
-        return claimed(_parent(self.logdir, self.dir, self.subdir), names)
-
-    def read_data(self) -> ImageSets:
-        sets = datasets.load(self.dataset, self.data, self.percent_valid)
-        for name, split, change in (("training", sets.train, "lower"), ("validation", sets.valid, "raise")):
-            if self.batch_size > len(split):
-                cause = f"--batch_size {self.batch_size} is more than the {len(split)} {name} images"
-                raise UserError(f"{cause}: lower it, or {change} --percent_valid")
-        return sets
 
     def task(self, data: ImageSets, num_hyper: int) -> ImageClassification:
         remedy = "try --model small" if self.dataset == "cifar10" else "free memory, or use another device"
@@ -141,16 +163,21 @@ class ImageSettings(Settings):
         alternation = self.warmup_epochs * steps_of_an_epoch, self.train_steps, self.valid_steps
         return Plan(self.total_epochs, *alternation, self.patience, self.checkpoint_seconds)
 
+    def learning_rate(self, task: ImageClassification) -> LearningRate:  # noqa: ARG002
+        if self.lr_schedule is not None:
+            return Replayed(self.lr_schedule)
+        if self.tune_lr is not None:
+            return self.tuned_rate(self.train_lr, self.min_lr)
+        return NonMonotonicDecay(self.train_lr, 1 / self.lr_decay, self.nonmono, self.milestones, self.min_lr)
+
     def trainer(
         self, task: ImageClassification, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop
     ) -> Trainer:
         rates = {"lr": self.train_lr, "momentum": self.momentum, "hyper_lr": self.valid_lr, "scale_lr": self.scale_lr}
         scales = {"tune_scales": self.tune_scales, "entropy_weight": self.entropy_weight}
         method = self.method_of(task, hyper, **rates, **scales)
-        divisor = 1 / self.lr_decay
-        learning_rate = NonMonotonicDecay(self.train_lr, divisor, self.nonmono, self.milestones, self.min_lr)
         recorder = Recorder(task, hyper, run, progress, self.log_interval, self.log_interval, average=True)
-        return Trainer(task, hyper, method, learning_rate, recorder, self.plan(task), stop)
+        return Trainer(task, hyper, method, self.learning_rate(task), recorder, self.plan(task), stop)
 
     @property
     def model_file(self) -> str | None:
@@ -184,7 +211,7 @@ def refuse_misfit(values: Values) -> None:
 
 def run_names(values: Values, given: set[str]) -> Values:
     """How a new run's folder is called: by its flags, in a subfolder by the date unless one is given."""
-    placing = {"logdir", "dir", "subdir", "data", "threads"}
+    placing = {"logdir", "dir", "subdir", "model_loc", "data", "threads"}
     words = [values["label"]] if "label" in values else []  # of the run that this one follows
     for name in sorted(given - placing):
         value = str(values[name])

@@ -18,8 +18,8 @@ from typing import Any
 from cnn.hyperparameters import LAYERS, TABLE, names_of
 from cnn.settings import ImageSettings, fitting, refuse_misfit, run_names
 from stn.errors import UserError
-from stn.schedules import Constant
-from stn.scripts import command, replay
+from stn.schedules import LEARNING_RATE, Constant
+from stn.scripts import command, rates, replay
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, VALUES, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, nonnegative_int, rate
@@ -61,6 +61,9 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         if values[flag] > 0 and overruled:
             warnings.warn(f"--{flag} {values[flag]:g} overrules --{', --'.join(sorted(overruled))}", stacklevel=2)
     setter = {name: next((flag for flag in setters(name) if flag in given), None) for name in TABLE}
+    rates.refuse_misfits(values, given, ImageSettings.RATE_FLAGS[1:])
+    setting = ("tune_lr", *ImageSettings.RATE_FLAGS)
+    setter[LEARNING_RATE] = next((flag for flag in setting if flag in given), None)
     scheduled, schedule = replay.find_schedule(values, TABLE, setter.get)
     usable = names_of(model, shared_dropout="dropout" in scheduled)
     if useless := [name for name in scheduled if name not in usable]:
@@ -139,6 +142,7 @@ SCRIPT = Script(
     resolve=resolve,
     implied=fitting,
     sources=sources,
+    lr_schedule=partial(replay.replayed_lr, table=TABLE),
     constants={"min_lr": MIN_LR},
 )
 main = partial(command.run, SCRIPT)

@@ -18,13 +18,13 @@ from stn.datasets.text import Corpus, load_corpus
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels.memory import explaining_out_of_memory
-from stn.learning_rates import NonMonotonicDecay
+from stn.learning_rates import LearningRate, NonMonotonicDecay, Replayed
 from stn.recorder import Progress, Recorder
 from stn.runs.find import newest_run, run_names
 from stn.runs.folder import RunFolder, claimed
 from stn.scripts.declared import Values
 from stn.scripts.options import ROOT, factor, find, nonnegative, nonnegative_int, positive, positive_int
-from stn.scripts.settings import LONGER, Settings, data_flag, of_machine, of_model, of_training, of_tuning
+from stn.scripts.settings import LONGER, SelfTuningSettings, data_flag, of_machine, of_model, of_training, of_tuning
 from stn.training import Plan, Stop, Trainer
 
 PTB = ROOT / "data" / "penn"
@@ -38,7 +38,7 @@ def model_name(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelSettings(Settings):
+class LanguageModelSettings(SelfTuningSettings):
     """Of lstm/train.py and lstm/train_basic.py. Raises UserError for a learning rate at which training stops."""
 
     family = "lstm"
@@ -46,6 +46,7 @@ class LanguageModelSettings(Settings):
     newest = "the newest of this --save_dir and --prefix"
     overwrites = True
     PLACES = ("save_dir", "prefix")
+    RATE_FLAGS = ("lr", "lr_decay", "nonmono")
 
     emsize: int = of_model(650, "size of word embeddings", positive_int)
     nhid: int = of_model(650, "hidden units per layer", positive_int)
@@ -121,15 +122,21 @@ class LanguageModelSettings(Settings):
         alternation = self.warmup_steps, self.train_steps, self.val_steps
         return Plan(self.epochs, *alternation, self.patience, self.checkpoint_seconds)
 
+    def learning_rate(self, task: LanguageModeling) -> LearningRate:  # noqa: ARG002
+        if self.lr_schedule is not None:
+            return Replayed(self.lr_schedule)
+        if self.tune_lr is not None:
+            return self.tuned_rate(self.lr, MIN_LR)
+        return NonMonotonicDecay(self.lr, self.lr_decay, self.nonmono, lowest=MIN_LR)
+
     def trainer(
         self, task: LanguageModeling, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop
     ) -> Trainer:
         rates = {"lr": self.lr, "weight_decay": self.wdecay, "hyper_lr": self.hyper_lr, "scale_lr": self.scale_lr}
         scales = {"tune_scales": self.tune_scales, "entropy_weight": self.entropy_weight}
         method = self.method_of(task, hyper, clip=self.clip or math.inf, **rates, **scales)
-        learning_rate = NonMonotonicDecay(self.lr, self.lr_decay, self.nonmono, lowest=MIN_LR)
         recorder = Recorder(task, hyper, run, progress, self.train_log_interval, self.val_log_interval)
-        return Trainer(task, hyper, method, learning_rate, recorder, self.plan(task), stop)
+        return Trainer(task, hyper, method, self.learning_rate(task), recorder, self.plan(task), stop)
 
     @property
     def model_file(self) -> str:

@@ -16,7 +16,7 @@ from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_fla
 from lstm.settings import LanguageModelSettings
 from stn.hyperparameters import Feed
 from stn.schedules import Constant
-from stn.scripts import command, methods
+from stn.scripts import command, methods, rates
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import TUNING, WHAT_TO_TUNE, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, one_of
@@ -59,6 +59,7 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         idle = {flag.name: remedy for flag in SCRIPT.flags.values() if flag.group == TUNING}
     refuse_idle(given, idle)
     methods.refuse_idle_flags(values, given)
+    rates.refuse_misfits(values, given, LanguageModelSettings.RATE_FLAGS[1:])
     if methods.is_delta_stn(values):
         refuse_idle(given, dict.fromkeys(TRANSFORMS, "leave out --method delta_stn"))
         values |= dict.fromkeys(TRANSFORMS, "centred")

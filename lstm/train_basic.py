@@ -20,8 +20,8 @@ import numpy
 
 from lstm.hyperparameters import TABLE, choice_flags, chosen, is_rate, value_flags
 from lstm.settings import LanguageModelSettings
-from stn.schedules import Constant, Gaussian, Schedule, Sinusoid
-from stn.scripts import command, replay
+from stn.schedules import LEARNING_RATE, Constant, Gaussian, Schedule, Sinusoid
+from stn.scripts import command, rates, replay
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import BASELINE, TUNING, Flag, flags_of, refuse_idle
 from stn.scripts.options import nonnegative, one_of, positive
@@ -60,6 +60,9 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         idle |= dict.fromkeys(("perturb_type", *NOISE[kind]), "add --perturb_dropouto, or another --perturb_…")
     refuse_idle(given, idle)
     fixed = {name: name for name in given} | {name: f"perturb_{name}" for name in perturbed}
+    rates.refuse_misfits(values, given, LanguageModelSettings.RATE_FLAGS[1:])
+    setting = ("tune_lr", *LanguageModelSettings.RATE_FLAGS)
+    fixed[LEARNING_RATE] = next((flag for flag in setting if flag in given), None)
     _, schedule = replay.find_schedule(values, TABLE, fixed.get)
     return {**values, **schedule}
 
@@ -88,5 +91,6 @@ SCRIPT = Script(
     hyper_flags=[*value_flags(), *baseline_flags()],
     resolve=resolve,
     sources=sources,
+    lr_schedule=partial(replay.replayed_lr, table=TABLE),
 )
 main = partial(command.run, SCRIPT)

@@ -1,24 +1,35 @@
-"""The weights' learning rate: constant, decayed where the validation loss makes no progress, or one of PyTorch's own.
+"""The weights' learning rate: constant, decayed by a rule of PyTorch's or where the validation loss makes no progress,
+or replayed.
 
 The loop asks after each step and each evaluation; what a learning rate remembers is in the checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+import torch
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import (
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LRScheduler,
+    ReduceLROnPlateau,
+    StepLR,
+)
 
 from stn.bilevel import Task
 from stn.hyperparameters import Hyperparameters
 from stn.methods import Method
+from stn.schedules import Schedule
 
 EACH = ("step", "epoch")
+LOWEST_OF_COSINE = 1e-4  # of the first value
 
 
 class LearningRate:
     """A constant learning rate; the others derive from it. lowest: training ends below it.
 
-    tuned: whether it is learned, so that the tables follow it from step to step.
+    tuned: whether it is learned, or replays what a run recorded.
     """
 
     tuned = False
@@ -27,15 +38,24 @@ class LearningRate:
         self.value, self.lowest = value, lowest
 
     def __str__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value:g}' for name, value in self.columns().items())})"
+        return f"{self.value:g}"
 
     def attach(self, task: Task, hyper: Hyperparameters, method: Method) -> Task:  # noqa: ARG002
         """Training begins with these; the task as weight steps are to see it."""
         return task
 
     def columns(self) -> dict[str, float]:
-        """What the tables say of it, by column: `lr`, and of a tuned one `hyper_lr` and where it has one `mu`."""
+        """What the tables say of it, by column, always the same ones.
+
+        `lr`, which the next weight step takes; of a tuned one `hyper_lr`, the step size of its hypergradient steps, 0
+        where it is replayed; and where it has one `mu`, their discount.
+        """
         return {"lr": self.value}
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the tables of steps follow it, as it changes from step to step."""
+        return self.tuned
 
     @property
     def too_low(self) -> bool:
@@ -85,6 +105,35 @@ class NonMonotonicDecay(LearningRate):
         return {"value": self.value, "losses": list(self.losses), "epochs": self.epochs}
 
 
+class Replayed(LearningRate):
+    """One that an earlier run recorded, tuned as a rule: it follows what that recorded, and never ends the training."""
+
+    tuned = True
+
+    def __init__(self, schedule: Schedule):
+        self.schedule, self.lowest = schedule, 0.0
+        self.steps = self.epochs = 0
+
+    def __str__(self) -> str:
+        return str(self.schedule)
+
+    @property
+    def value(self) -> float:
+        return self.schedule.at(self.steps, self.epochs)
+
+    def columns(self) -> dict[str, float]:
+        return {"lr": self.value, "hyper_lr": 0.0}
+
+    def after_step(self) -> None:
+        self.steps += 1
+
+    def after_evaluation(self, loss: float, epochs: int) -> None:  # noqa: ARG002
+        self.epochs = epochs
+
+    def state_dict(self) -> dict:
+        return {"steps": self.steps, "epochs": self.epochs}
+
+
 class Scheduled(LearningRate):
     """Those of an optimizer that the user built, as they are, or as one of torch's schedulers changes them.
 
@@ -122,3 +171,49 @@ class Scheduled(LearningRate):
     def load_state_dict(self, state: dict) -> None:
         for scheduler, own in zip(self.schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(own)
+
+
+class TorchSchedule(Scheduled):
+    """One that goes from `value` as a scheduler of torch's says, stepped after each weight "step" or each "epoch".
+
+    make: the scheduler of an optimizer, which here has but a placeholder of a weight.
+    """
+
+    def __init__(self, value: float, make: Callable[[Optimizer], LRScheduler], each: str = "epoch", lowest: float = 0):
+        optimizer = SGD([torch.zeros((), requires_grad=True)], value)
+        super().__init__(optimizer, [make(optimizer)], each)
+        self.lowest = lowest
+        optimizer.step()  # torch warns of a scheduler whose optimizer takes no step
+
+    @property
+    def by_step(self) -> bool:
+        return self.each == "step"
+
+    def apply(self, method: Method) -> None:
+        method.set_learning_rate(self.value)
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        super().load_state_dict(state)
+
+
+def staircase(value: float, epochs: int, factor: float, lowest: float = 0.0) -> TorchSchedule:
+    """Multiplied by `factor` after every so many epochs."""
+    return TorchSchedule(value, partial(StepLR, step_size=epochs, gamma=factor), lowest=lowest)
+
+
+def exponential(value: float, factor: float, lowest: float = 0.0) -> TorchSchedule:
+    """Multiplied by `factor` after each epoch."""
+    return TorchSchedule(value, partial(ExponentialLR, gamma=factor), lowest=lowest)
+
+
+def warm_restarts(value: float, steps: int, growth: int = 1) -> TorchSchedule:
+    """Falls along half a cosine from `value` to LOWEST_OF_COSINE of it, and starts again: Loshchilov & Hutter 2017.
+
+    steps: weight steps of the first such period. growth: how many times as long as the one before each other is.
+    """
+    cosine = partial(CosineAnnealingWarmRestarts, T_0=steps, T_mult=growth, eta_min=LOWEST_OF_COSINE * value)
+    return TorchSchedule(value, cosine, each="step")

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -13,8 +15,10 @@ from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs.folder import RunFolder
 
 FETCHED_STEPS = 10  # how many steps' numbers are fetched from the device at once
+NO_RATES: Mapping[str, float] = MappingProxyType({})
 # Names of the tables' other columns.
-RESERVED = {"epoch", "time", "global_step", "train_step", "lr", "entropy", "best_epoch", "best_time", *MEASURES}
+RESERVED = {"epoch", "time", "global_step", "train_step", "entropy", "best_epoch", "best_time", *MEASURES}
+RESERVED |= {"lr", "hyper_lr", "mu"}
 RESERVED |= {f"{split}_{measure}" for split in ("train", "val", "test") for measure in MEASURES}
 
 
@@ -57,6 +61,7 @@ class _Record(NamedTuple):
     targets: int
     ends_epoch: bool
     has_accuracy: bool
+    rates: Mapping[str, float]
     numbers: Tensor  # on the device: loss, penalty, health, accuracy, entropy, then the hyperparameters' log values
 
 
@@ -64,8 +69,9 @@ class Recorder:
     """Writes a run's tables and TensorBoard scalars, and tells `progress`.
 
     train_interval, valid_interval: how many steps of a kind lie between two log entries. average: log the means over
-    these intervals, of both kinds of step; otherwise the values of each such hyperparameter step. The run's settings
-    say from here on which columns are hyperparameters, and their ranges.
+    these intervals, of both kinds of step; otherwise the values of each such hyperparameter step, and before the first
+    one, where the learning rate is tuned, of each such weight step. The run's settings say from here on which columns
+    are hyperparameters, and their ranges.
 
     Raises UserError for a hyperparameter with the name of another column.
     """
@@ -104,10 +110,19 @@ class Recorder:
         """Wall-clock seconds of training, over all the processes that had a part in this run."""
         return self.elapsed_before + time.perf_counter() - self.started
 
-    def step(self, kind: str, step: Step, global_step: int, train_step: int, ends_epoch: bool = False) -> None:
+    def step(
+        self,
+        kind: str,
+        step: Step,
+        global_step: int,
+        train_step: int,
+        rates: Mapping[str, float] = NO_RATES,
+        ends_epoch: bool = False,
+    ) -> None:
         """Keep a step's numbers on the device until some have gathered, so that steps do not wait for it.
 
         kind: "train" or "valid". global_step, train_step: steps of both kinds and weight steps, this one included.
+        rates: the columns of a learning rate that is tuned, as the next weight step takes it; none of another.
         """
         has_accuracy = step.accuracy is not None
         accuracy = step.accuracy if has_accuracy else step.data.new_zeros(())
@@ -115,7 +130,8 @@ class Recorder:
         scalars = torch.stack([step.data, step.penalty, step.health, accuracy, entropy])
         numbers = torch.cat([scalars, self.hyper.log_values()])
         steps = global_step, train_step
-        self.pending.append(_Record(kind, *steps, self.elapsed, step.targets, ends_epoch, has_accuracy, numbers))
+        told = self.elapsed, step.targets, ends_epoch, has_accuracy, rates
+        self.pending.append(_Record(kind, *steps, *told, numbers))
         if len(self.pending) >= FETCHED_STEPS:
             self.flush()
 
@@ -141,15 +157,18 @@ class Recorder:
                 self._log_step(record, score, penalty, entropy)
         self._show_progress(records[-1].train_step)
 
-    def epoch(self, score: Score, global_step: int, lr: float, best: bool) -> dict[str, float]:
-        """Log the epoch that has just ended, with its validation score; its row of epoch.csv."""
+    def epoch(self, score: Score, global_step: int, rates: Mapping[str, float], best: bool) -> dict[str, float]:
+        """Log the epoch that has just ended, with its validation score; its row of epoch.csv.
+
+        rates: the learning rate's columns.
+        """
         train, valid = (part.measures(self.task.likelihood) for part in (self.ended_score.mean(), score))
         row = {
             "epoch": self.task.epochs - 1,
             "time": self.elapsed,
             **{f"{split}_{name}": of[name] for name in valid for split, of in (("train", train), ("val", valid))},
             **self.values,
-            "lr": lr,
+            **rates,
         }
         self.run.log("epoch", row)
         if best:
@@ -192,12 +211,14 @@ class Recorder:
         self.run.scalars(record.global_step, {f"{record.kind}/{name}": value for name, value in scalars.items()})
         if record.kind == "valid" or not self.hyper.num_tuned:
             self.run.scalars(record.global_step, {f"hyper/{name}": value for name, value in self.values.items()})
+        if record.kind == "train":
+            self.run.scalars(record.global_step, {f"rates/{name}": value for name, value in record.rates.items()})
         if self.average:
             self._log_average(record, entropy)
-        elif record.kind == "valid":
+        elif record.kind == "valid" or (record.rates and record.global_step == record.train_step):
             steps = {"global_step": record.global_step, "time": record.time}
             values = {name: self.values[name] for name in self.hyper.names}
-            self.run.log("val", {**steps, **values, "train_step": record.train_step})
+            self.run.log("val", {**steps, **values, **record.rates, "train_step": record.train_step})
 
     def _log_average(self, record: _Record, entropy: float) -> None:
         """A row of the table of the step's kind: the mean since the row before, and of "valid" the hyperparameters."""
@@ -205,7 +226,7 @@ class Recorder:
         row = {"global_step": record.global_step, "time": record.time, **score.measures(self.task.likelihood)}
         if record.kind == "valid":
             row |= {"entropy": entropy, **self.values}
-        self.run.log(record.kind, {**row, "train_step": record.train_step})
+        self.run.log(record.kind, {**row, **record.rates, "train_step": record.train_step})
 
     def _show_progress(self, train_step: int) -> None:
         seconds, score = self.elapsed - self.epoch_started, self.epoch_score.mean()

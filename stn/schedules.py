@@ -1,4 +1,4 @@
-"""Where a hyperparameter's value comes from when it is not tuned: it follows a schedule known beforehand.
+"""Where a value comes from that is not tuned, a hyperparameter's or the learning rate's: a schedule known beforehand.
 
 A schedule is a pure function of where training is, so that a run can be repeated, and resumed, from its seed alone.
 """
@@ -15,9 +15,10 @@ import numpy
 
 from stn.errors import UserError
 
+LEARNING_RATE, HYPER_LR = "lr", "hyper_lr"  # a table that has the latter, too, is of a learning rate that was tuned
 # The columns of a run's tables that are no hyperparameters, besides the perturbation's scales, <name>_scale.
 BOOKKEEPING = frozenset(
-    {"global_step", "train_step", "epoch", "time", "loss", "acc", "entropy", "lr", "mu", "hyper_lr"}
+    {"global_step", "train_step", "epoch", "time", "loss", "ppl", "acc", "entropy", LEARNING_RATE, "mu", HYPER_LR}
     | {f"{split}_{measure}" for split in ("train", "val", "valid", "test") for measure in ("loss", "ppl", "acc")}
 )
 SCALE = "_scale"
@@ -113,10 +114,13 @@ class Replay:
 def read_schedule(path: Path, ranges: Mapping[str, tuple[float, float]]) -> dict[str, Replay]:
     """What a run's epoch.csv (by epoch), val.csv or valid.csv (by weight step) recorded of those in `ranges`.
 
-    ranges: where each hyperparameter's values must lie, [low, high). A table's other known columns are skipped. Raises
-    UserError that names the file, and the line, where it cannot be read or is not such a table.
+    And of the learning rate, as LEARNING_RATE, if it was tuned; train.csv, too, has that. ranges: where each
+    hyperparameter's values must lie, [low, high). A table's other known columns are skipped. Raises UserError that
+    names the file, and the line, where it cannot be read or is not such a table.
     """
     header, lines = _read_csv(path)
+    if HYPER_LR in header:
+        ranges = {**ranges, LEARNING_RATE: (0.0, math.inf)}
     skipped = BOOKKEEPING | {name + SCALE for name in ranges}
     if unknown := [name for name in header if name not in ranges and name not in skipped]:
         raise UserError(

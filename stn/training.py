@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stn.bilevel import Task, evaluate
+from stn.bilevel import Step, Task, evaluate
 from stn.errors import UserError, one_line
 from stn.hyperparameters import Hyperparameters
 from stn.learning_rates import LearningRate
@@ -127,13 +127,17 @@ class Trainer:
         self.learning_rate.after_step()
         self.train_step += 1
         self.global_step += 1
-        self.recorder.step("train", step, self.global_step, self.train_step, ends_epoch=self.task.epochs > epochs)
+        self._record("train", step, ends_epoch=self.task.epochs > epochs)
         self.on_step(self)
 
     def hyper_step(self) -> None:
         step = self.method.hyper_step(self.task, self.hyper)
         self.global_step += 1
-        self.recorder.step("valid", step, self.global_step, self.train_step)
+        self._record("valid", step)
+
+    def _record(self, kind: str, step: Step, ends_epoch: bool = False) -> None:
+        rates = self.learning_rate.columns() if self.learning_rate.by_step else {}
+        self.recorder.step(kind, step, self.global_step, self.train_step, rates, ends_epoch)
 
     def end_epoch(self) -> None:
         """Evaluate, log, remember the best model, and let the learning rate follow the validation loss."""
@@ -142,7 +146,7 @@ class Trainer:
         if not math.isfinite(score.loss):
             raise self.recorder.diverged("validation", score.loss, self.global_step)
         best = score.loss < self.best_loss
-        row = self.recorder.epoch(score, self.global_step, self.learning_rate.value, best)
+        row = self.recorder.epoch(score, self.global_step, self.learning_rate.columns(), best)
         self.epoch = self.task.epochs
         self.learning_rate.after_evaluation(score.loss, self.epoch)
         self.epochs_since_best += 1

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -207,6 +208,26 @@ def test_a_smaller_networks_schedule_leaves_the_others_to_their_flags(recorded):
     values = values_of(train_basic, f"--load_schedule {recorded / 'epoch.csv'} --dropout3 0.5")
     found = {name: source.at(0, 0) for name, source in train_basic.sources(values).items()}
     assert found == {**DEFAULTS, **{name: float(schedule[name]) for name in SMALL_NAMES}, "dropout3": 0.5}
+
+
+def test_a_tuned_learning_rate_is_replayed(run, tmp_path):
+    """It comes below where training would end without."""
+    table = tmp_path / "train.csv"
+    table.write_text("global_step,loss,acc,lr,hyper_lr,train_step\n1,2,0.5,0.5,0.1,2\n2,2,0.5,1e-9,0.1,6\n")
+    status, out, _ = run(f"--load_schedule {table} --total_epochs 3 --log_interval 1")
+    assert status == 0 and "\nlearning rate: replayed by step from" in out
+    found = rows(only_run(tmp_path) / "train.csv")
+    expected = numpy.interp(range(1, len(found) + 1), [2, 6], [0.5, 1e-9])
+    assert len(found) == 15 and [float(row["lr"]) for row in found] == pytest.approx(expected)
+    assert len(rows(only_run(tmp_path) / "epoch.csv")) == 3
+
+
+@pytest.mark.parametrize("flag", ["train_lr 1", "lr_decay 0.5", "nonmono 3", "milestones 1"])
+def test_a_replayed_learning_rate_has_no_flags(run, tmp_path, flag):
+    table = tmp_path / "epoch.csv"
+    table.write_text("epoch,lr,hyper_lr\n0,0.5,0.1\n")
+    refused(run(f"--load_schedule {table} --{flag}"), f"--{flag.split()[0]} contradicts", "which sets lr")
+    assert not (tmp_path / "logs").exists()
 
 
 def test_a_replay_needs_no_more_than_its_own_folder(run, recorded, tmp_path):

@@ -9,8 +9,10 @@ from figure_runs import (
     EPOCH_CSV,
     EPOCH_HEADER,
     EPOCHS,
+    STEPS,
     VAL_CSV,
     VAL_HEADER,
+    assert_apart,
     assert_in_view,
     assert_legible,
     band,
@@ -22,6 +24,7 @@ from figure_runs import (
     spans,
     table,
     write_fixed,
+    write_image_run,
     write_run,
 )
 from figure_runs import draw as draw_as
@@ -233,6 +236,96 @@ def test_every_letter_is_legible(make_run, fixed):
 
 def test_all_is_in_view(make_run):
     assert_in_view(draw(make_run()).figure)
+
+
+# Learning rates
+
+
+LEARNED_HEADER = "global_step,time,alpha,dropouto,lr,hyper_lr,mu,train_step"
+
+
+@pytest.fixture
+def learned(make_run):
+    """learned(rates, discounts): a run whose tuned learning rate had these values after 2, 4 and 6 weight steps."""
+
+    def make(rates=(30.0, 20.0, 10.0), discounts=(0.9, 0.9, 0.9), **settings):
+        rows = zip(STEPS, rates, discounts, strict=True)
+        val = table(LEARNED_HEADER, [(*row[:4], rate, 1e-3, discount, row[4]) for row, rate, discount in rows])
+        epoch = table(f"{EPOCH_HEADER},hyper_lr,mu", [(*row[:8], 15.0 - row[0], 1e-3, 0.9) for row in EPOCHS])
+        return make_run(**{"name": "learned", "epoch": epoch, "val": val, **settings})
+
+    return make
+
+
+def test_a_tuned_learning_rate_has_the_last_panel(learned):
+    figure, _ = draw_as(partial(schedules, order=["dropouto"]), learned())
+    assert names(figure) == ["dropouto", "alpha", "learning rate"]
+    (line,) = panel(figure, "learning rate").lines
+    assert points(line) == [(2, 30), (4, 20), (6, 10)]
+    assert panel(figure, "learning rate").get_yscale() == "linear"
+
+
+def test_a_discount_that_changes_has_one_too(learned):
+    figure, _ = draw(learned(discounts=(0.9, 0.95, 0.99)))
+    assert names(figure)[-2:] == ["learning rate", "discount μ"]
+    assert points(panel(figure, "discount μ").lines[0]) == [(2, 0.9), (4, 0.95), (6, 0.99)]
+
+
+@pytest.mark.parametrize(("last", "scale"), [(3.0, "linear"), (2.9, "log"), (1e-7, "log")])
+def test_learning_rates_that_differ_widely_have_a_logarithmic_axis(learned, last, scale):
+    figure, _ = draw(learned((30.0, 20.0, last)))
+    axes = panel(figure, "learning rate")
+    assert axes.get_yscale() == scale
+    figure.draw_without_rendering()
+    labels = [text.get_text() for text in axes.get_yticklabels(which="both") if text.get_text()]
+    assert len(labels) > 1 and not any("$" in label for label in labels)
+    assert_in_view(figure)
+
+
+def test_beside_a_tuned_learning_rate_others_are_drawn_as_steps(learned, make_run):
+    """The second run's epochs end after 60, 120 and 180 s; its weight steps are known from its own table."""
+    steps = table(VAL_HEADER, [(30, 60.0, 2.0, 0.5, 20), (60, 120.0, 2.0, 0.4, 40), (90, 180.0, 2.0, 0.3, 60)])
+    epoch = table(EPOCH_HEADER, [(*row[:8], 32.0 / 4 ** row[0]) for row in EPOCHS])
+    figure, _ = draw(learned(), make_run("decayed", epoch=epoch, val=steps))
+    _, line = panel(figure, "learning rate").lines
+    assert points(line) == [(0, 32), (20, 32), (40, 8), (60, 2)] and line.get_drawstyle() == "steps-pre"
+    assert_in_view(figure)
+
+
+def test_a_decay_in_a_run_without_steps_goes_by_epoch(learned, fixed, make_run):
+    figure, _ = draw(learned(), fixed)
+    assert panel(figure, "learning rate").get_xlabel() == "weight step"  # its learning rate is constant
+    epoch = table(EPOCH_HEADER, [(*row[:7], 0.5, 32.0 / 4 ** row[0]) for row in EPOCHS])
+    figure, _ = draw(learned(name="other"), make_run("decayed", epoch=epoch, val=None))
+    first, second = panel(figure, "learning rate").lines
+    assert points(first) == [(0, 15), (1, 14), (2, 13)] and points(second) == [(0, 32), (1, 8), (2, 2)]
+    assert panel(figure, "learning rate").get_xlabel() == "epoch"
+    assert second.get_linestyle() != ":" and second.get_linewidth() == first.get_linewidth()  # it moves
+
+
+def test_an_image_classifiers_learning_rate_is_in_its_train_csv(tmp_path):
+    path = write_image_run(tmp_path / "logs", names=["hue"], tuned=[], off=[])
+    rows = [(2, 1.0, 2.0, 0.5, 0.5, 0.1, 2), (4, 2.0, 2.0, 0.5, 0.25, 0.1, 4)]
+    (path / "train.csv").write_text(table("global_step,time,loss,acc,lr,hyper_lr,train_step", rows))
+    text = (path / "epoch.csv").read_text()
+    constant = table("epoch,time,val_loss,hue,lr,hyper_lr", [(0, 60, 2, 0.5, 0.5, 0.1), (1, 120, 2, 0.5, 0.25, 0.1)])
+    (path / "epoch.csv").write_text(constant)
+    figure, _ = draw(path)
+    assert names(figure) == ["hue", "learning rate"] and panel(figure, "hue").get_xlabel() == "weight step"
+    assert points(panel(figure, "learning rate").lines[0]) == [(2, 0.5), (4, 0.25)]
+    (path / "epoch.csv").write_text(text)  # where a hyperparameter moves that has no steps
+    assert panel(draw(path).figure, "hue").get_xlabel() == "epoch"
+
+
+def test_a_run_of_no_hyperparameters_shows_its_learning_rate(learned):
+    figure, skipped = draw(learned(hyperparameters=[]))
+    assert names(figure) == ["learning rate"] and skipped == []
+
+
+def test_panels_of_learning_rates_are_legible(learned, make_run):
+    figure, _ = draw(learned((30.0, 20.0, 1e-5), (0.5, 0.75, 0.9)), make_run())
+    assert_legible(figure)
+    assert_apart(figure)
 
 
 # The band of the perturbation

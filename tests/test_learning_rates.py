@@ -1,8 +1,19 @@
 import json
+import math
+import warnings
 
 import pytest
 
-from stn.learning_rates import LearningRate, NonMonotonicDecay
+from stn.learning_rates import (
+    LearningRate,
+    NonMonotonicDecay,
+    Replayed,
+    TorchSchedule,
+    exponential,
+    staircase,
+    warm_restarts,
+)
+from stn.schedules import Replay
 
 # Losses of the epochs, and the learning rates in force during each, from 8, halved.
 NONMONO = [
@@ -95,7 +106,114 @@ def test_it_becomes_too_low_where_it_falls_below_the_lowest():
     assert found == [(8, False), (2, False), (0.5, True)]
 
 
+# Rules of decay
+
+STEPS = 6  # weight steps in an epoch
+
+
+def follow(learning_rate, last, first=0):
+    """The value at each weight step from `first` to before `last`."""
+    found = []
+    for step in range(first, last):
+        found.append(learning_rate.value)
+        learning_rate.after_step()
+        if (step + 1) % STEPS == 0:
+            learning_rate.after_evaluation(1.0, (step + 1) // STEPS)
+    return found
+
+
+def cosine(step, first, growth):
+    """Loshchilov & Hutter 2017, equation 5, from 8 to 8e-4, with the period that the step lies in found by trial."""
+    period = first
+    while step >= period:
+        step, period = step - period, period * growth
+    return 8e-4 + (8 - 8e-4) * (1 + math.cos(math.pi * step / period)) / 2
+
+
+RULES = {
+    "staircase": (lambda: staircase(8.0, 3, 0.5), lambda step: 8 * 0.5 ** (step // STEPS // 3)),
+    "exponential": (lambda: exponential(8.0, 0.9), lambda step: 8 * 0.9 ** (step // STEPS)),
+    "warm restarts": (lambda: warm_restarts(8.0, 2 * STEPS), lambda step: cosine(step, 2 * STEPS, 1)),
+    "growing periods": (lambda: warm_restarts(8.0, STEPS, 2), lambda step: cosine(step, STEPS, 2)),
+}
+
+
+@pytest.mark.parametrize(("make", "closed"), RULES.values(), ids=RULES.keys())
+def test_rules_follow_their_closed_forms(make, closed):
+    with warnings.catch_warnings(action="error"):
+        found = follow(make(), 9 * STEPS)
+    assert found == pytest.approx([closed(step) for step in range(9 * STEPS)], rel=1e-9)
+
+
+@pytest.mark.parametrize("make", [make for make, _ in RULES.values()], ids=RULES.keys())
+@pytest.mark.parametrize("stop", [0, 1, STEPS, 2 * STEPS + 3, 5 * STEPS])
+def test_a_restored_rule_goes_on_as_the_first(make, stop):
+    whole, part, rest = make(), make(), make()
+    expected = follow(whole, 9 * STEPS)
+    follow(part, stop)
+    rest.load_state_dict(json.loads(json.dumps(part.state_dict())))  # plain numbers
+    assert follow(rest, 9 * STEPS, stop) == expected[stop:]
+
+
+def test_a_rule_sets_the_methods_learning_rate():
+    class Method:
+        def set_learning_rate(self, value):
+            self.value = value
+
+    method, rule = Method(), exponential(8.0, 0.5)
+    rule.after_evaluation(1.0, 1)
+    rule.apply(method)
+    assert method.value == 4.0
+
+
+def test_a_rule_ends_the_training_below_its_lowest():
+    rule, found = exponential(8.0, 0.5, lowest=4.0), []
+    for epochs in (1, 2):
+        rule.after_evaluation(1.0, epochs)
+        found.append(rule.too_low)
+    assert found == [False, True]
+    assert not warm_restarts(1e-9, 3).too_low
+
+
+def test_a_rule_is_stepped_each_step_or_epoch_and_nothing_else():
+    with pytest.raises(ValueError, match="cannot be stepped each 'batch'"):
+        TorchSchedule(1.0, lambda optimizer: None, each="batch")  # noqa: ARG005
+
+
+# Replay
+
+
+def test_a_replay_goes_by_weight_step():
+    """Its value belongs to the weight step after so many, is interpolated between, and held at the end."""
+    learning_rate = Replayed(Replay("step", [0, 2, 5], [8.0, 4.0, 1.0]))
+    assert follow(learning_rate, 12) == [8, 6, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_replay_goes_by_epoch():
+    learning_rate = Replayed(Replay("epoch", [0, 2], [8.0, 4.0]))
+    assert follow(learning_rate, 4 * STEPS) == [8.0] * 2 * STEPS + [4.0] * 2 * STEPS
+
+
+def test_a_replay_never_ends_the_training_and_is_followed_in_the_tables():
+    learning_rate = Replayed(Replay("epoch", [0], [1e-12]))
+    assert not learning_rate.too_low and learning_rate.tuned
+    assert learning_rate.columns() == {"lr": 1e-12, "hyper_lr": 0.0}
+
+
 # Checkpoints
+
+
+@pytest.mark.parametrize("stop", [0, 1, STEPS, STEPS + 2])
+@pytest.mark.parametrize("by", ["step", "epoch"])
+def test_a_restored_replay_goes_on_as_the_first(by, stop):
+    def new():
+        return Replayed(Replay(by, [0, 1, 2, 9], [8.0, 4.0, 2.0, 1.0]))
+
+    whole, part, rest = new(), new(), new()
+    expected = follow(whole, 3 * STEPS)
+    follow(part, stop)
+    rest.load_state_dict(json.loads(json.dumps(part.state_dict())))
+    assert follow(rest, 3 * STEPS, stop) == expected[stop:]
 
 
 @pytest.mark.parametrize("stop", range(10))

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from stn import recorder
 from stn.bilevel import Loss, Score, Step
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters, Tuned
+from stn.learning_rates import LearningRate
 from stn.recorder import FETCHED_STEPS, Diverged, Recorder
 from stn.runs.folder import RunFolder
 from stn.schedules import Constant
@@ -46,7 +48,7 @@ class Steps:
         self.counts[kind] += 1
         loss, penalty, health = (torch.tensor(float(number)) for number in (loss, penalty, health))
         step = Step(loss, penalty, health, targets, accuracy if accuracy is None else torch.tensor(accuracy))
-        self.recorder.step(kind, step, sum(self.counts.values()), self.counts["train"], ends_epoch)
+        self.recorder.step(kind, step, sum(self.counts.values()), self.counts["train"], ends_epoch=ends_epoch)
 
 
 # Fetching
@@ -114,7 +116,7 @@ def test_a_run_that_diverges_later_says_where_its_best_model_is(recording, folde
         steps("train", ends_epoch=True)
         kept.flush()
         kept.task.counts["w"] = 3 * (epoch + 1)
-        kept.epoch(Score(3.0 - epoch), epoch, 1.0, best)
+        kept.epoch(Score(3.0 - epoch), epoch, {"lr": 1.0}, best)
     if resumed:
         state, kept = kept.state_dict(), recording()
         kept.load_state_dict(state)
@@ -127,7 +129,9 @@ def test_what_library_runs_record_of_their_hyperparameters(recording):
     assert kept.run.settings == {"hyperparameters": ["rate", "other"], "ranges": {"rate": [0, 1]}}
 
 
-@pytest.mark.parametrize("name", ["time", "epoch", "lr", "val_acc", "train_loss", "train_step", "rate_scale"])
+@pytest.mark.parametrize(
+    "name", ["time", "epoch", "lr", "hyper_lr", "mu", "val_acc", "train_loss", "train_step", "rate_scale"]
+)
 def test_a_hyperparameter_with_the_name_of_another_column_is_refused(folder, name):
     hyper = Hyperparameters(rate=Tuned(0.5, range=(0, 1)), **{name: Constant(1.0)})
     with RunFolder.create(folder, {}) as run, pytest.raises(UserError, match=f"cannot be called {name}"):
@@ -199,7 +203,7 @@ def test_an_epoch_is_told_as_it_is_logged(recording, folder):
     steps("train", 3.0, 10, accuracy=0.1, ends_epoch=True)
     steps.recorder.task.counts["w"] = 3
     steps.recorder.flush()
-    steps.recorder.epoch(Score(2.0, 0.25), 2, 0.125, best=True)
+    steps.recorder.epoch(Score(2.0, 0.25), 2, {"lr": 0.125}, best=True)
     (row,) = rows(folder, "epoch")
     screen = steps.recorder.progress
     assert screen.best == [True] and screen.rows == [row]
@@ -224,7 +228,7 @@ def test_an_epochs_speed_is_without_the_evaluations(recording, folder, monkeypat
         steps("train", targets=40, ends_epoch=True)
         now[0] += 100.0  # the evaluation
         kept.flush()
-        kept.epoch(Score(2.0), number, 1.0, best=False)
+        kept.epoch(Score(2.0), number, {"lr": 1.0}, best=False)
     kept.run.close()
     assert [value for _, value in scalars(folder)["epoch/targets_per_second"]] == [10.0, 10.0]
     assert column(folder, "epoch", "time") == [104.0, 208.0]
@@ -305,6 +309,105 @@ def test_rows_of_means_hold_the_values_and_the_entropy_of_their_last_step(traine
     assert row["entropy"] == pytest.approx(normal.entropy().item(), rel=1e-5)
     last = rows(folder, "epoch")[-1]
     assert row["rate_scale"] == last["rate_scale"] != 1 and row["rate"] == last["rate"] != 0.5
+
+
+# A tuned learning rate
+
+
+class Learned(LearningRate):
+    """A tuned one by script: 1/2 and then half as much after each weight step; its step size and discount grow."""
+
+    tuned = True
+
+    def __init__(self, value=0.5):
+        super().__init__(value)
+
+    def columns(self):
+        return {"lr": self.value, "hyper_lr": 1 - self.value, "mu": 1 - self.value**2}
+
+    def after_step(self):
+        self.value /= 2
+
+
+def rates_of(rows):
+    return [(row["train_step"], row["lr"]) for row in rows]
+
+
+def test_a_tuned_learning_rate_is_in_the_tables_of_steps_and_epochs(trainer, folder):
+    """As it was after so many weight steps, for the next one; step n is taken at 1/2^n."""
+    trainer(Scripted(), epochs=2, learning_rate=Learned()).train()
+    values = ["rate", "other"]
+    assert list(rows(folder, "val")[0]) == ["global_step", "time", *values, "lr", "hyper_lr", "mu", "train_step"]
+    # After each weight step before the first hyperparameter step, then after each hyperparameter step.
+    assert rates_of(rows(folder, "val")) == [(n, 0.5 ** (n + 1)) for n in (1, 2, 2, 4, 6)]
+    assert column(folder, "val", "global_step") == [1, 2, 3, 6, 9]
+    last = rows(folder, "epoch")[-1]
+    assert [*last][-3:] == ["lr", "hyper_lr", "mu"]
+    assert (last["lr"], last["hyper_lr"], last["mu"]) == (0.5**7, 1 - 0.5**7, 1 - 0.5**14)
+
+
+def test_a_step_is_taken_at_the_learning_rate_recorded_before_it(trainer, folder):
+    """The scripted task's gradient is -1, so that its weight is the sum of the learning rates."""
+    made = trainer(Scripted(), tuned=False, epochs=2, learning_rate=Learned())
+    weights = []
+    made.on_step = lambda trainer: weights.append(trainer.task.model.weight.item())
+    made.train()
+    steps = [after - before for before, after in pairwise(weights)]
+    assert steps == column(folder, "val", "lr")[:-1]
+
+
+def test_without_tuned_hyperparameters_the_learning_rate_is_logged_at_the_weight_steps_interval(trainer, folder):
+    trainer(Scripted(), tuned=False, epochs=3, learning_rate=Learned(), log={"train_interval": 2}).train()
+    assert rates_of(rows(folder, "val")) == [(n, 0.5 ** (n + 1)) for n in (2, 4, 6, 8)]
+
+
+def test_in_the_warm_up_the_learning_rate_is_logged_too(trainer, folder):
+    log = {"train_interval": 2, "valid_interval": 2}
+    trainer(Scripted(), epochs=4, warmup_steps=4, learning_rate=Learned(), log=log).train()
+    # Weight steps 2, 4 and 6, then the second hyperparameter step and the fourth.
+    assert column(folder, "val", "train_step") == [2, 4, 6, 8, 12]
+    assert column(folder, "val", "global_step") == [2, 4, 6, 10, 16]
+    assert column(folder, "val", "rate")[:3] == [0.5] * 3 and column(folder, "val", "rate")[3] != 0.5
+
+
+def test_with_means_both_tables_of_steps_follow_it(trainer, folder):
+    trainer(Graded(), epochs=2, learning_rate=Learned(), log={"average": True, "train_interval": 2}).train()
+    names = ["lr", "hyper_lr", "mu", "train_step"]
+    assert [*rows(folder, "train")[0]] == ["global_step", "time", "loss", "acc", *names]
+    assert [*rows(folder, "valid")[0]][-5:] == ["rate_scale", *names]
+    for table in ("train", "valid"):
+        assert rates_of(rows(folder, table)) == [(n, 0.5 ** (n + 1)) for n in (2, 4, 6)]
+    assert rows(folder, "val") == []
+
+
+def test_a_tuned_learning_rates_scalars(trainer, folder):
+    made = trainer(Scripted(), epochs=2, learning_rate=Learned(), log={"train_interval": 3})
+    made.train()
+    made.recorder.run.close()
+    found = scalars(folder)
+    for name in ("lr", "hyper_lr", "mu"):
+        assert [step for step, _ in found[f"rates/{name}"]] == [4, 8]  # after the third weight step and the sixth
+        assert [step for step, _ in found[f"epoch/{name}"]] == [6, 9]
+    assert [value for _, value in found["rates/lr"]] == [0.5**4, 0.5**7]
+
+
+def test_another_learning_rate_has_no_such_scalars(trainer, folder):
+    made = trainer(Scripted(), epochs=1)
+    made.train()
+    made.recorder.run.close()
+    assert not any(tag.startswith("rates/") for tag in scalars(folder))
+
+
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("stop_at", range(6))
+def test_a_tuned_learning_rates_rows_go_on_after_a_stop(trainer, folder, stop_at, average):
+    settings = {"epochs": 4, "warmup_steps": 2, "log": {"average": average, "train_interval": 2}}
+    tables = ("train", "valid", "val", "epoch")
+    trainer(Scripted(), learning_rate=Learned(), **settings).train()
+    expected = without_time(folder, *tables)
+    trainer(Scripted(), learning_rate=Learned(), stop=stop_before(stop_at), **settings).train()
+    trainer(Scripted(), learning_rate=Learned(9.0), resume=True, **settings).train()
+    assert without_time(folder, *tables) == expected
 
 
 # Stop and resume

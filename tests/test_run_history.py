@@ -80,6 +80,62 @@ def test_ranges_that_are_none_are_refused(made, ranges):
     refused(lambda: read_run(made(hyperparameters=["a"], ranges=ranges)), "args.yaml", "ranges", "mend it")
 
 
+def rates(run, by):
+    return {name: (x.tolist(), values.tolist()) for name, (x, values) in run.rates(by).items()}
+
+
+EPOCHS = "epoch,time,val_loss,a,lr{more}\n0,1,2,0,8{one}\n1,3,2,0,4{two}\n"
+DECAYED = EPOCHS.format(more="", one="", two="")
+LEARNED = EPOCHS.format(more=",hyper_lr,mu", one=",0.1,0.5", two=",0.1,0.75")
+
+
+@pytest.mark.parametrize("table", ["val", "train"])
+def test_a_tuned_learning_rate_goes_by_the_table_of_its_steps(made, table):
+    """A language model has it in val.csv, an image classifier in train.csv."""
+    path = made(hyperparameters=["a"])
+    (path / "epoch.csv").write_text(LEARNED)
+    (path / "val.csv").rename(path / "valid.csv")
+    (path / f"{table}.csv").write_text("train_step,time,lr,hyper_lr,mu\n2,1,7,0.1,0.5\n4,2,6,0.1,0.25\n")
+    run = read_run(path)
+    assert run.tunes_rate
+    assert rates(run, "train_step") == {"lr": ([2, 4], [7, 6]), "mu": ([2, 4], [0.5, 0.25])}
+    assert rates(run, "epoch") == {"lr": ([0, 1], [8, 4]), "mu": ([0, 1], [0.5, 0.75])}
+
+
+def test_another_learning_rate_is_placed_by_the_time_of_the_epochs(made):
+    path = made(hyperparameters=["a"])
+    (path / "epoch.csv").write_text(DECAYED)
+    (path / "val.csv").write_text("train_step,time,a\n4,2,0\n8,4,0\n")
+    run = read_run(path)
+    assert not run.tunes_rate
+    assert rates(run, "train_step") == {"lr": ([0, 2, 6], [8, 8, 4])}  # after 1 s and 3 s
+    assert rates(run, "epoch") == {"lr": ([0, 1], [8, 4])}
+    (path / "val.csv").unlink()
+    assert rates(read_run(path), "train_step") == {"lr": ([0, 1], [8, 4])}
+
+
+def test_a_run_without_rows_has_no_learning_rate(made):
+    path = made(hyperparameters=["a"])
+    (path / "epoch.csv").unlink()
+    assert rates(read_run(path), "epoch") == rates(read_run(path), "train_step") == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "by", "end"),
+    [
+        ({"warmup_steps": 4}, "train_step", 4),
+        ({"warmup_steps": 4}, "epoch", 1.5),
+        ({"train_steps": 2, "valid_steps": 1}, "train_step", 4),
+    ],
+)
+def test_rows_of_a_learning_rate_before_the_tuning_are_no_hyperparameter_steps(made, settings, by, end):
+    path = made(hyperparameters=["a"], ranges={"a": [0, 1]}, **settings)
+    (path / "epoch.csv").write_text(LEARNED + "2,5,2,0,4,0.1,0.75\n")
+    header = "global_step,time,a,lr,hyper_lr,mu,train_step"
+    (path / "val.csv").write_text(f"{header}\n2,1,0,7,0.1,0.5,2\n4,2,0,7,0.1,0.5,4\n7,4,0,7,0.1,0.5,6\n")
+    assert read_run(path).warm_up(by) == end
+
+
 AXES = [("epoch", "epoch"), ("epoch", "time"), ("val", "train_step"), ("val", "time")]
 
 

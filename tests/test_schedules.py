@@ -116,8 +116,8 @@ def table(tmp_path):
 
 
 def test_reads_an_epoch_csv(table):
-    header = "epoch,time,train_loss,val_loss,train_ppl,val_ppl,alpha,dropouto,alpha_scale,dropouto_scale,lr,mu,hyper_lr"
-    path = table(f"{header}\n0,1,2,3,4,inf,1.5,0.25,9,9,30,9,9\n1,1,2,3,4,5,2.5,0.5,9,9,30,9,9\n")
+    header = "epoch,time,train_loss,val_loss,train_ppl,val_ppl,alpha,dropouto,alpha_scale,dropouto_scale,lr"
+    path = table(f"{header}\n0,1,2,3,4,inf,1.5,0.25,9,9,30\n1,1,2,3,4,5,2.5,0.5,9,9,30\n")
     schedules = read_schedule(path, RANGES)
     assert {name: [schedule.at(0, epoch) for epoch in range(3)] for name, schedule in schedules.items()} == {
         "alpha": [1.5, 2.5, 2.5],
@@ -129,6 +129,21 @@ def test_reads_a_val_csv_where_the_last_of_several_hyperparameter_steps_counts(t
     path = table("global_step,time,dropouto,train_step\n2,1,0.3,1\n4,1,0.1,2\n5,1,0.2,2\n8,1,0.4,4\n")
     schedule = read_schedule(path, RANGES)["dropouto"]
     assert values(schedule, 6) == pytest.approx([0.3, 0.3, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_reads_a_tuned_learning_rate_by_epoch(table):
+    """One that is merely decayed is left out, as the test above has it."""
+    path = table("epoch,alpha,lr,hyper_lr,mu\n0,1.5,0.5,1e-3,0.9\n1,2.5,0.25,1e-3,0.8\n")
+    schedules = read_schedule(path, RANGES)
+    assert {*schedules} == {"alpha", "lr"}
+    assert [schedules["lr"].at(0, epoch) for epoch in range(3)] == [0.5, 0.25, 0.25]
+
+
+def test_reads_a_tuned_learning_rate_alone_by_weight_step(table):
+    path = table("global_step,time,loss,acc,lr,hyper_lr,mu,train_step\n2,1,3,0.5,0.5,1e-3,0.9,2\n4,2,3,0.5,0.1,0,1,4\n")
+    schedules = read_schedule(path, RANGES)
+    assert {*schedules} == {"lr"} and schedules["lr"].by == "step"
+    assert values(schedules["lr"], 6) == pytest.approx([0.5, 0.5, 0.5, 0.3, 0.1, 0.1])
 
 
 def test_a_byte_order_mark_does_no_harm(table):
@@ -168,6 +183,9 @@ def test_numbers_read_back_exactly(table):
         ("epoch,dropout\n0,0.5\n", "column 'dropout', which is no hyperparameter here"),
         ("epoch,alpha,gamma_scale\n0,1,1\n", "column 'gamma_scale'"),
         ("epoch,lr\n0,30\n", "no column of any hyperparameter"),
+        ("epoch,lr,hyper_lr\n0,-1,1\n", "line 2: lr '-1' is not a number in [0, inf)"),
+        ("epoch,lr,hyper_lr\n0,inf,1\n", "line 2: lr 'inf' is not"),
+        ("epoch,hyper_lr,mu\n0,1,1\n", "no column of any hyperparameter"),
         *(
             (text, word)
             for text in ("epoch,lr\n0,30\n", b"\xff", 'epoch,alpha\n0,"1\n')

@@ -16,6 +16,7 @@ from cnn_runs import ALEXNET_NAMES
 
 from stn.bilevel import Score
 from stn.hyperparameters import Hyperparameters, Tuned
+from stn.learning_rates import LearningRate
 from stn.recorder import Status
 from stn.schedules import Constant
 from stn.scripts import screen as screens
@@ -57,6 +58,7 @@ def started(sources=None, train_step=0, epoch=0, **plan):
         hyper=Hyperparameters(**(sources or {"rate": Tuned(0.25, (0, 1)), "other": Constant(2.0)})),
         task=SimpleNamespace(position=(0, 100), likelihood=True, model=SimpleNamespace(parameters=list)),
         plan=Plan(**{"epochs": 3, **plan}),
+        learning_rate=LearningRate(1.0),
         recorder=SimpleNamespace(epoch_started=0.0),
         train_step=train_step,
         epoch=epoch,

@@ -46,7 +46,7 @@ def other_value(flag):
     """A flag on the command line with another value than its default."""
     if flag.check is None:
         return [f"--{next(iter(flag.switches)) if flag.default else flag.name}"]
-    words = "7 0.5 small mnist bfloat16 sinusoid sigmoid softplus mine.pt delta_stn rmsprop"
+    words = "7 0.5 small mnist bfloat16 sinusoid sigmoid softplus mine.pt delta_stn rmsprop marthe"
     for word in words.split():
         with suppress(ArgumentTypeError):
             if flag.check(word) != flag.default:

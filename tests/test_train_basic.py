@@ -29,6 +29,11 @@ from torch import nn
 from lstm import train, train_basic
 from lstm.hyperparameters import TABLE
 from lstm.model import AWDLSTM
+from lstm.settings import LanguageModelSettings
+from stn.learning_rates import LearningRate
+from stn.methods import STN
+from stn.schedules import read_schedule
+from stn.scripts.declared import possible_ranges
 from stn.scripts.signals import PARENT
 
 ROOT = Path(__file__).parent.parent
@@ -298,6 +303,110 @@ def test_replay_of_some_leaves_the_others_to_their_flags(run, used, tmp_path):
     assert status == 0 and "dropouto: replayed" in out
     assert {(step["dropouto"], step["dropouth"]) for step in used} == {(0.25, 0.4)}
     assert len({step["wdrop"] for step in used}) == len(used)
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """The learning rate of each weight step, as the method takes it."""
+    found = []
+    weight_step = STN.weight_step
+
+    def recording(method, task, hyper):
+        found.append(method.updates["weights"].optimizer.param_groups[0]["lr"])
+        return weight_step(method, task, hyper)
+
+    monkeypatch.setattr(STN, "weight_step", recording)
+    return found
+
+
+@pytest.fixture
+def replaying(tmp_path, corpus, capsys):
+    """replaying(text, flags): a run at the learning rate that a table of this text recorded, with no flag for it."""
+
+    def command(text, flags=""):
+        (tmp_path / "rates.csv").write_text(text)
+        sizes = SMALL.replace("--lr 1 ", "").split()
+        given = ["--data", corpus, *sizes, "--save_dir", tmp_path / "logs", "--load_schedule", tmp_path / "rates.csv"]
+        return execute(train_basic, [*given, *flags.split()], capsys)
+
+    return command
+
+
+BY_STEP = "train_step,dropouto,lr,hyper_lr,mu\n2,0.25,1.0,0.1,0.9\n4,0.25,0.5,0.1,0.9\n8,0.5,1e-5,0.1,0.9\n"
+BY_EPOCH = "epoch,lr,hyper_lr\n0,1.0,0.1\n1,0.5,0.1\n2,1e-5,0.1\n"  # below where other runs stop
+
+
+def test_a_tuned_learning_rate_is_replayed_by_step(replaying, rates, used, tmp_path):
+    status, out, _ = replaying(BY_STEP, "--log-interval 1")
+    assert status == 0 and "\nlearning rate: replayed by step from" in out
+    expected = numpy.interp(range(len(rates)), [2, 4, 8], [1.0, 0.5, 1e-5])
+    assert len(rates) > 10 and rates == pytest.approx(expected) and used[3]["dropouto"] == 0.25
+    found = rows(only_run(tmp_path) / "val.csv")
+    assert [float(row["lr"]) for row in found[:-1]] == rates[1:]
+    assert {row["hyper_lr"] for row in found} == {"0.0"}
+
+
+def test_a_tuned_learning_rate_is_replayed_by_epoch(replaying, rates, tmp_path):
+    status, _, _ = replaying(BY_EPOCH, "--epochs 4")
+    assert status == 0
+    length = len(rates) // 4
+    assert rates == [1.0] * length + [0.5] * length + [1e-5] * 2 * length
+    table = only_run(tmp_path) / "epoch.csv"
+    assert [float(row["lr"]) for row in rows(table)] == [1.0, 0.5, 1e-5, 1e-5]
+    replay = read_schedule(table, possible_ranges(TABLE))["lr"]  # it can be replayed in turn
+    assert [replay.at(0, epoch) for epoch in range(4)] == [1.0, 0.5, 1e-5, 1e-5]
+
+
+class Learned(LearningRate):
+    """A tuned one by script: a tenth less after each weight step."""
+
+    tuned = True
+
+    def columns(self):
+        return {"lr": self.value, "hyper_lr": 0.1}
+
+    def after_step(self):
+        self.value *= 0.9
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_run_replays_what_another_learned(run, replaying, rates, tmp_path, monkeypatch, again):
+    """From its second weight step on, since tables begin after the first; and a replay of the replay does, too."""
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModelSettings, "learning_rate", lambda *_: Learned(1.0))
+        assert run("--log-interval 1 --prefix learned")[0] == 0
+    learned, found = [*rates], only_run(tmp_path)
+    for prefix in ["replayed", "replayed_again"][: 1 + again]:
+        rates.clear()
+        assert replaying((found / "val.csv").read_text(), f"--log-interval 1 --prefix {prefix}")[0] == 0
+        (found,) = (tmp_path / "logs").glob(f"*-{prefix}")
+    assert learned == pytest.approx([0.9**step for step in range(len(learned))]) and len(learned) > 10
+    assert rates[1:] == learned[1:]
+
+
+@pytest.mark.parametrize("text", [BY_STEP, BY_EPOCH], ids=["step", "epoch"])
+def test_a_replayed_learning_rate_resumes_as_if_it_had_not_stopped(run, replaying, rates, tmp_path, text):
+    assert replaying(text, "--epochs 3 --prefix whole --seed 1")[0] == 0
+    expected = [*rates]
+    rates.clear()
+    assert replaying(text, "--epochs 1 --prefix parts --seed 1")[0] == 0
+    (tmp_path / "rates.csv").unlink()
+    parts, whole = sorted((tmp_path / "logs").glob("*/"))
+    assert run(f"--resume {parts} --epochs 3")[0] == 0
+    assert rates == expected
+    assert without_time(parts / "epoch.csv") == without_time(whole / "epoch.csv")
+
+
+@pytest.mark.parametrize("flag", ["lr 1", "lr_decay 2", "nonmono 3"])
+def test_a_replayed_learning_rate_has_no_flags(replaying, tmp_path, flag):
+    words = f"--{flag.split()[0]} contradicts --load_schedule, which sets lr"
+    refused(replaying(BY_STEP, f"--{flag}"), words, script="train_basic.py")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_decayed_learning_rate_is_not_replayed(replaying, rates):
+    assert replaying("epoch,dropouto,lr\n0,0.5,7\n", "--lr 0.5")[0] == 0
+    assert {*rates} == {0.5}
 
 
 def test_a_replay_needs_no_more_than_its_own_folder(run, recorded, tmp_path):

@@ -76,18 +76,16 @@ class Walk:
         self.steps = dict(state["steps"])
 
 
-class Told:
+class Told(LearningRate):
     """A learning rate that grows by 1 with each step and by 100 with each evaluation, and keeps what it is told."""
 
     def __init__(self, most=math.inf):
-        self.value, self.most, self.told = 0.0, most, []
+        super().__init__(0.0)
+        self.most, self.told = most, []
 
     @property
     def too_low(self):
         return self.value >= self.most
-
-    def apply(self, method):
-        method.set_learning_rate(self.value)
 
     def after_step(self):
         self.value += 1
@@ -99,9 +97,6 @@ class Told:
 
     def state_dict(self):
         return {"value": self.value, "told": list(self.told)}
-
-    def load_state_dict(self, state):
-        self.value, self.told = state["value"], list(state["told"])
 
 
 # Alternation and counting

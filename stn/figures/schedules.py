@@ -9,7 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from stn.figures.drawing import Drawing, Styles, count, groups, line_styles, run_keys, select, shared_style
 from stn.figures.style import (
@@ -30,10 +30,13 @@ from stn.figures.style import (
     wrapped,
 )
 from stn.runs.folder import ARGS
-from stn.runs.history import Run, words_for
+from stn.runs.history import DISCOUNT, Run, words_for
+from stn.schedules import LEARNING_RATE
 
 INITIAL_LABEL = 30  # characters of a line in the legend of initial values
 NARROWEST = 0.01  # of a panel's width: a warm-up that is shorter cannot be seen
+RATES = {LEARNING_RATE: "learning rate", DISCOUNT: "discount μ"}  # and what figures call them
+WIDE_RANGE = 10  # a learning rate's largest value over its smallest, from which on its axis is logarithmic
 WARM_UP_END = {"linewidth": 0.7, "linestyle": (0, (1, 1))}
 
 
@@ -43,16 +46,18 @@ def schedules(runs: Sequence[Run], order: Sequence[str] = ()) -> Drawing:
 
     A shaded band reaches one scale of a tuned one's perturbation below and above its value; from MANY runs on there are
     thin lines without bands. The warm-up is marked. Where a value changed in a run without steps, all are drawn against
-    epochs. What is off in all runs has no panel. order: the hyperparameters whose panels come first. Raises UserError
-    where no run has a row yet.
+    epochs. What is off in all runs has no panel. Where a run tunes its learning rate, all runs' have one, too, and a
+    discount that changed has. order: the hyperparameters whose panels come first. Raises UserError where no run has a
+    row yet.
     """
     by = schedule_axis(runs)
-    drawn, skipped = select(runs, lambda run: run.curves(by), partial(without_curves, by=by))
+    drawn, skipped = select(runs, partial(lines, by=by, rates=rates_shown(runs)), partial(without_curves, by=by))
+    rates = rate_names(drawn, by)
     on = [name for run in drawn for name in run.on(by)]
-    names = dict.fromkeys(on or [name for run in drawn for name in run.curves(by)])
-    names = sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+    names = dict.fromkeys(on or [name for run in drawn for name in run.curves(by) if not rates])
+    names = [*sorted(names, key=lambda name: order.index(name) if name in order else len(order)), *rates]
     figure, panels, spare = grid(len(names))
-    set_titles(figure, panels, [words_for(name, drawn) for name in names])
+    set_titles(figure, panels, [RATES.get(name) or words_for(name, drawn) for name in names])
     styles = moving_styles(runs, by)
     marks = draw_schedules(dict(zip(names, panels, strict=True)), drawn, by, styles)
     legend(figure, spare, [*run_keys(drawn, runs, styles), *marks])
@@ -118,8 +123,29 @@ def without_steps(run: Run, name: str) -> str:
 def schedule_axis(runs: Iterable[Run]) -> str:
     """The axis of some runs' schedules: "train_step", or "epoch" where a run without steps changes a value."""
     runs = list(runs)
-    unknown = [run for run in runs if run.steps.empty and _changes(run, "epoch")]
-    return "epoch" if unknown or all(run.steps.empty for run in runs) else "train_step"
+    rates = rates_shown(runs)
+    placed = [bool(len(run.steps) or (rates and len(run.clock))) for run in runs]
+    unknown = [run for run in runs if run.steps.empty and _change(run.curves("epoch"))]
+    unknown += [run for run in runs if rates and run.clock.empty and _change(run.rates("epoch"))]
+    return "epoch" if unknown or not any(placed) else "train_step"
+
+
+def rates_shown(runs: Iterable[Run]) -> bool:
+    """Whether a figure of these runs shows their learning rates: where one tunes it."""
+    return any(run.tunes_rate for run in runs)
+
+
+def rate_names(runs: Sequence[Run], by: str) -> list[str]:
+    """The panels of the learning rate and its discount."""
+    if not rates_shown(runs):
+        return []
+    adapted = any(DISCOUNT in run.rates(by) and not _constant(run.rates(by)[DISCOUNT][1]) for run in runs)
+    return [LEARNING_RATE, *([DISCOUNT] if adapted else [])]
+
+
+def lines(run: Run, by: str, rates: bool) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
+    """The x and values of a run's hyperparameters, and if so asked of its learning rate and discount."""
+    return {**run.curves(by), **(run.rates(by) if rates else {})}
 
 
 def draw_schedules(panels: Mapping[str, Axes], drawn: Sequence[Run], by: str, styles: Styles) -> list[Artist]:
@@ -129,12 +155,16 @@ def draw_schedules(panels: Mapping[str, Axes], drawn: Sequence[Run], by: str, st
     """
     for name, panel in panels.items():
         for run in drawn:
-            if name not in run.curves(by):
+            own = lines(run, by, rates=name in RATES)
+            if name not in own:
                 continue
-            x, values = run.curves(by)[name]
+            x, values = own[name]
             if len(styles) < MANY and (band := run.band(name, by)):
                 panel.fill_between(x, *band, color=styles[run]["color"], **BAND)
-            draw_values(panel, x, values, **styles[run] | (CONSTANT if _constant(values) else {}))
+            held = {} if name not in RATES or run.tunes_rate else {"drawstyle": "steps-pre"}  # for an epoch
+            draw_values(panel, x, values, **styles[run] | held | (CONSTANT if _constant(values) else {}))
+        if name == LEARNING_RATE:
+            scale_rates(panel)
     scale_panels(panels.values(), drawn, by)
     banded = any(panel.collections for panel in panels.values())
     color = shared_style(drawn, styles)["color"]
@@ -179,36 +209,52 @@ def mark_warm_up(panels: Iterable[Axes], drawn: Iterable[Run], by: str, styles: 
 
 def scale_panels(panels: Iterable[Axes], runs: Iterable[Run], by: str) -> None:
     """Limits and ticks of panels of schedules, and the name of the axis that they share."""
-    having = [run for run in runs if by == "epoch" or not run.steps.empty]  # a constant has no length
-    longest = max(x[-1] for run in having for x, _ in run.curves(by).values())
+    runs = list(runs)
+    found = [run.curves(by) for run in runs if by == "epoch" or len(run.steps)]  # a constant has no length
+    found += [run.rates(by) for run in runs if rates_shown(runs) and (by == "epoch" or len(run.clock))]
+    longest = max(x[-1] for curves in found for x, _ in curves.values())
     lowest = {}
     for panel in panels:
         panel.margins(y=0.08)
         panel.set_xlim(0, 1.02 * longest or 1)  # from 0, so that the warm-up shows
-        low, high = panel.dataLim.intervaly
-        if low >= 0:
-            panel.set_ylim(0, 1.08 * high) if high else panel.set_ylim(-0.04, 1)
+        if panel.get_yscale() == "linear":
+            low, high = panel.dataLim.intervaly
+            if low >= 0:
+                panel.set_ylim(0, 1.08 * high) if high else panel.set_ylim(-0.04, 1)
+            panel.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 2.5, 5, 10)))
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-        panel.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 2.5, 5, 10)))
         lowest[panel.get_subplotspec().colspan.start] = panel
     for panel in lowest.values():
         panel.set_xlabel("weight step" if by == "train_step" else "epoch")
 
 
+def scale_rates(panel: Axes) -> None:
+    """A logarithmic axis for learning rates that differ widely."""
+    values = numpy.concatenate([line.get_ydata() for line in panel.lines])
+    values = values[values > 0]
+    if not len(values) or values.max() <= WIDE_RANGE * values.min():
+        return
+    panel.set_yscale("log")
+    few = values.max() < WIDE_RANGE**2 * values.min()  # decades
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6))
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("e-0", "e-"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
+
+
 def moving_styles(runs: Sequence[Run], by: str) -> dict[Run, dict]:
     """How each run is drawn. Dashes go to the names of those that move: a lone one among constants is solid."""
-    dashes = cycle(DASHES)
+    dashes, rates = cycle(DASHES), rates_shown(runs)
     styles = line_styles(runs)
     for group in groups(runs).values():
-        moves = any(_changes(run, by) for run in group)
+        moves = any(_change(lines(run, by, rates)) for run in group)
         line = {"linestyle": next(dashes)} if moves else CONSTANT
         styles |= {run: styles[run] | line for run in group}
     return styles
 
 
-def _changes(run: Run, by: str) -> bool:
-    return any(not _constant(values) for _, values in run.curves(by).values())
+def _change(curves: Mapping[str, tuple[numpy.ndarray, numpy.ndarray]]) -> bool:
+    return any(not _constant(values) for _, values in curves.values())
 
 
 def _constant(values: numpy.ndarray) -> bool:

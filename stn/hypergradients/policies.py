@@ -48,6 +48,10 @@ class TunedRate(LearningRate):
         self.hyper_lr, self.floor, self.slope = hyper_lr, lowest, 0.0
         self.warned: set[str] = set()
 
+    def __str__(self) -> str:
+        first, *others = (f"{name} {value:g}" for name, value in self.columns().items())
+        return f"{first}, tuned by {type(self).__name__} with {', '.join(others)}"
+
     def attach(self, task: Task, hyper: Hyperparameters, method: Method) -> Task:
         self.hyper, self.method, self.update = hyper, method, method.main_update
         refuse_misfits(self.update.optimizer, self.update.parameters, ["lr"])
@@ -151,6 +155,11 @@ class MARTHE(TunedRate):
             raise ValueError(f"products is {products!r}: give one of {', '.join(PRODUCTS)}")
         self.mu, self.adapts, self.past = max(mu, 0.0), mu < 0, 0.0
         self.alpha, self.first_order, self.products = alpha, first_order, products
+        self.way = "none" if first_order or mu == 0 else products.replace("auto", "double_backward")
+
+    def __str__(self) -> str:
+        ways = {"none": "without Hessian products", "double_backward": "Hessian products by double backward"}
+        return f"{super().__str__()}, {ways.get(self.way, 'Hessian products by differences of gradients')}"
 
     def attach(self, task: Task, hyper: Hyperparameters, method: Method) -> Task:
         super().attach(task, hyper, method)
@@ -162,7 +171,7 @@ class MARTHE(TunedRate):
 
     def apply(self, method: Method) -> None:
         super().apply(method)
-        if self._needs_products():
+        if self.way != "none":
             self.recorded.begin()
 
     def after_step(self) -> None:
@@ -195,27 +204,23 @@ class MARTHE(TunedRate):
 
     def load_state_dict(self, state: dict) -> None:
         super().load_state_dict(state)
-        if state["way"] != self.way:
-            self._choose(state["way"])
+        if state["way"] == "differences" != self.way:
+            self._choose("differences")
 
     _numbers = (*TunedRate._numbers, "mu", "past")
 
     def _before_update(self, parameters: list[nn.Parameter]) -> None:
         self.gradients = {own: own.grad for own in parameters if own.grad is not None}
-        self.trajectory.advance(self.update.norm, self._product if self._needs_products() else None, self.mu)
-        if self._needs_products():
+        self.trajectory.advance(self.update.norm, self._product if self.way != "none" else None, self.mu)
+        if self.way != "none":
             self.double.release()
             self.recorded.end()
 
-    def _needs_products(self) -> bool:
-        return not self.first_order and self.way != "none"
-
     def _choose(self, way: str) -> None:
         """Take products that way from here on; "auto" begins with double backward."""
-        if self.first_order or (self.mu == 0 and not self.adapts):
-            self.way = "none"
+        if self.way == "none":
             return
-        self.way = "differences" if way == "differences" else "double_backward"
+        self.way = way.replace("auto", "double_backward")
         self.double = DoubleBackward(self.update)
         if self.way == "differences":
             self.double.stop()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from statistics import median
+from statistics import fmean, median
 from typing import NamedTuple
 
 from stn.bilevel import evaluate
@@ -13,13 +13,15 @@ from stn.recorder import Diverged
 from stn.training import Trainer
 
 PROBES = 8  # a factor of ten apart
+EVALUATIONS = 5  # in the second half of a probe, about
 OPTIONS = ("hyper_lr", "alpha")
 
 
 class Probe(NamedTuple):
     """value: of the option that was tried. lr: the learning rate after the probe's last step.
 
-    loss: the validation loss in nats, infinite where the probe diverged.
+    loss: the validation loss in nats, infinite where the probe diverged: the mean of some evaluations in its second
+    half, as a single one fluctuates with the learning rate.
     """
 
     value: float
@@ -78,14 +80,17 @@ def recommended(probes: Sequence[Probe]) -> Probe:
 
 
 def _train(trainer: Trainer, steps: int, after_step: Callable[[], None]) -> tuple[float, float]:
-    """The learning rate and the validation loss after so many weight steps."""
-    end = trainer.train_step + steps
+    """The learning rate after so many weight steps, and the mean validation loss at places of their second half."""
+    first, losses = trainer.train_step, []
     try:
-        while trainer.train_step < end:
-            trainer.alternate()
-            after_step()
-        trainer.recorder.flush()
-        loss = evaluate(trainer.task, trainer.hyper, "valid").loss
+        for done in range(1, steps + 1):
+            while trainer.train_step < first + done:
+                trainer.alternate()
+                after_step()
+            if (steps - done) % max(1, steps // (2 * EVALUATIONS)) == 0 and steps - done < steps / 2:
+                trainer.recorder.flush()
+                losses.append(evaluate(trainer.task, trainer.hyper, "valid").loss)
+        loss = fmean(losses)
     except Diverged:
         loss = math.inf
     return trainer.learning_rate.value, loss if math.isfinite(loss) else math.inf

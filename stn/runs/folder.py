@@ -205,7 +205,7 @@ class RunFolder:
         self._events.result(self.settings, {name: row[name] for name in row if name.startswith(("val_", "test_"))})
 
     def save_model(self, state: Mapping[str, Any], name: str = MODEL) -> None:
-        """Write a model's state to a file of this name in the folder."""
+        """Write a model's state to a file of this name in the folder, or at an absolute path."""
         write_atomically(self.path / name, lambda file: checkpoints.save(dict(state), file))
 
     def close(self) -> None:

@@ -21,9 +21,10 @@ from stn.files import cause
 from stn.hyperparameters import neighbourhood
 from stn.runs.checkpoints import NEW_RUN
 from stn.runs.folder import ARGS, read_settings, read_status
-from stn.schedules import SCALE
+from stn.schedules import HYPER_LR, LEARNING_RATE, SCALE
 
 AXES = ("epoch", "time", "global_step", "train_step")  # columns that hold numbers of 0 or more
+DISCOUNT = "mu"  # of a tuned learning rate's hypergradients
 LARGEST = 1e30  # what is drawn: beyond it the arithmetic of a figure, some of it in float32, overflows
 LEAVE_OUT = "leave that run out"
 FLAGS_AND_TIME = re.compile(r"(.*)_(\d\d:\d\d:\d\d)")  # how an image classifier's folder is named
@@ -37,7 +38,7 @@ class Run:
     epoch, steps: the whole rows of epoch.csv and of val.csv (an image classifier's valid.csv), every column a number,
     NaN for a score that is infinite or beyond LARGEST; empty where there are none. words: what people call the
     hyperparameters, as far as that is known. name: what people call the run; without one, figures tell it by its path.
-    finished: it trains no more.
+    finished: it trains no more. train: the rows of an image classifier's train.csv.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Run:
     words: Mapping[str, str] = field(default_factory=dict)
     name: str | None = None
     finished: bool = False
+    train: pandas.DataFrame = field(default_factory=pandas.DataFrame)
 
     def best(self) -> int:
         """Index in `epoch` of the row with the lowest validation loss; 0 where none is finite."""
@@ -66,6 +68,33 @@ class Run:
         table, x = (self.epoch, "epoch") if by == "epoch" or self.steps.empty else (self.steps, by)
         names = [name for name in self.hyperparameters if name in table and len(table)]
         return {name: (table[x].to_numpy(), table[name].to_numpy()) for name in names}
+
+    @property
+    def tunes_rate(self) -> bool:
+        """Whether it tunes its learning rate, or replays one that was tuned."""
+        return any(HYPER_LR in table for table in (self.epoch, self.steps, self.train))
+
+    @property
+    def clock(self) -> pandas.DataFrame:
+        """The table that says which weight steps were taken when; empty where there is none."""
+        return self.steps if self.train.empty else self.train
+
+    def rates(self, by: str) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
+        """The learning rate, and of one that is tuned its discount if it has one, like `curves`.
+
+        One that is not tuned is in epoch.csv alone. By "train_step" the epochs' ends are found by their time.
+        """
+        if by == "train_step" and LEARNING_RATE in self.clock:
+            table, x = self.clock, self.clock["train_step"].to_numpy()
+        elif self.epoch.empty:
+            return {}
+        elif by == "epoch" or self.clock.empty:
+            table, x = self.epoch, self.epoch["epoch"].to_numpy()
+        else:
+            times, steps = ([0, *self.clock[name]] for name in ("time", "train_step"))
+            ends = numpy.interp(self.epoch["time"], times, steps)
+            table, x = self.epoch.iloc[[0, *range(len(ends))]], numpy.array([0, *ends])  # from the first step on
+        return {name: (x, table[name].to_numpy()) for name in (LEARNING_RATE, DISCOUNT) if name in table}
 
     def on(self, by: str) -> list[str]:
         """The hyperparameters that are ever other than 0."""
@@ -88,8 +117,9 @@ class Run:
         if by == "epoch" and epochs is not None:
             return max(0.0, epochs - 1.0)
         if by == "epoch":
-            known = steps is not None and len(self.steps) and len(self.epoch)
-            return numpy.interp(self.steps["time"].iloc[0], self.epoch["time"], self.epoch["epoch"]) if known else None
+            first = self._first_tuning()
+            known = steps is not None and first is not None and len(self.epoch)
+            return numpy.interp(first["time"], self.epoch["time"], self.epoch["epoch"]) if known else None
         return self._steps_before_tuning() if steps is None else steps
 
     def band(self, name: str, by: str) -> list[numpy.ndarray] | None:
@@ -120,11 +150,18 @@ class Run:
         That row may come some rounds later than the first one.
         """
         weight, hyper = self._setting("train_steps"), self._setting("valid_steps")
-        if self.steps.empty or "global_step" not in self.steps or weight is None or not hyper:
+        first = self._first_tuning()
+        if first is None or "global_step" not in first or weight is None or not hyper:
             return None
-        first = self.steps.iloc[0]
         rounds = math.ceil((first["global_step"] - first["train_step"]) / hyper)
         return max(0.0, first["train_step"] - rounds * weight)
+
+    def _first_tuning(self) -> pandas.Series | None:
+        """The first row of `steps` that is of a hyperparameter step; those of a tuned learning rate may come before."""
+        steps = self.steps
+        if "global_step" in steps:
+            steps = steps[steps["global_step"] > steps["train_step"]]
+        return None if steps.empty else steps.iloc[0]
 
     def _setting(self, name: str) -> float | None:
         """A setting that is a number of a size that can be drawn; None where there is no such one."""
@@ -153,9 +190,9 @@ def read_run(path: Path | str, names: Iterable[str] | None = None, words: Mappin
     words = {**(words or {}), **settings.get("labels", {})}
     finished = read_status(path) == "finished"
     epoch = _drawable(path / "epoch.csv", read_epochs(path, finished, LEAVE_OUT), "epoch", names)
-    steps = [_read_steps(path / f"{name}.csv", finished, names) for name in ("val", "valid")]
+    *steps, train = (_read_steps(path / f"{name}.csv", finished, names) for name in ("val", "valid", "train"))
     steps = next((table for table in steps if len(table)), steps[0])
-    return Run(path, settings, names, epoch, steps, words, finished=finished)
+    return Run(path, settings, names, epoch, steps, words, finished=finished, train=train)
 
 
 def read_epochs(path: Path, finished: bool, remedy: str) -> pandas.DataFrame:

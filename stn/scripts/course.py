@@ -84,7 +84,7 @@ def carry_out(
 ) -> Result:
     """Train what `make` returns, in a folder that is open; the best model is left in place, its result in the folder.
 
-    model_file: the name under which the model is saved, if it is to be. splits: what it is evaluated on.
+    model_file: where the model is saved, if it is to be, as of `Settings`. splits: what it is evaluated on.
     """
     try:
         with explaining_out_of_memory(OUT_OF_MEMORY):

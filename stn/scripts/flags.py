@@ -1,6 +1,7 @@
 """Flags of the training scripts, each declared once: by a field of a settings class or a table of hyperparameters."""
 
 import argparse
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -39,7 +40,7 @@ class Flag:
     lengthens: bool = False
     switches: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
 
-    def add_to(self, group: Any) -> None:
+    def add_to(self, group: Any, hyphens: bool = False) -> None:
         """Add the flag to a parser or to a group of one; a flag that is not given will not be in the result."""
         shown = f" (default: {self.default})" if self.check and self.default not in (None, "", []) else ""
         options: dict[str, Any] = {"dest": self.name, "default": argparse.SUPPRESS, "help": self.help + shown}
@@ -54,10 +55,10 @@ class Flag:
             options |= {"nargs": "?", "const": None}
         if self.switches:
             group = group.add_mutually_exclusive_group()
-        group.add_argument(f"--{self.name}", *self.aliases, **options)
+        group.add_argument(f"--{spelled(self.name, hyphens)}", *self.aliases, **options)
         for switch, (value, words) in self.switches.items():
             own = {"dest": self.name, "default": argparse.SUPPRESS, "help": words}
-            group.add_argument(f"--{switch}", action="store_const", const=value, **own)
+            group.add_argument(f"--{spelled(switch, hyphens)}", action="store_const", const=value, **own)
 
     def accepts(self, value: object) -> bool:
         """Whether the flag could have this value, which may come from a file."""
@@ -85,14 +86,31 @@ def flags_of(settings: type, *without_groups: str, **changes: Mapping[str, Any])
     return [replace(own, **changes.get(own.name, {})) for own in declared if own.group not in without_groups]
 
 
-def parse(parser: OneLineParser, flags: Iterable[Flag], argv: Sequence[str] | None) -> dict[str, Any]:
-    """The values of the flags that were given, by name."""
+def spelled(name: str, hyphens: bool) -> str:
+    """A flag's name, with hyphens for underscores if so asked."""
+    return name.replace("_", "-") if hyphens else name
+
+
+def parse(
+    parser: OneLineParser, flags: Iterable[Flag], argv: Sequence[str] | None, hyphens: bool = False
+) -> dict[str, Any]:
+    """The values of the flags that were given, by name.
+
+    hyphens: the help shows the names with hyphens, and the flags may be given with hyphens or underscores.
+    """
     groups: dict[str, Any] = {}
     for own in sorted(flags, key=lambda flag: GROUPS.index(flag.group)):
         if own.group not in groups:
             groups[own.group] = parser.add_argument_group(own.group)
-        own.add_to(groups[own.group])
-    return vars(parser.parse_args(argv))
+        own.add_to(groups[own.group], hyphens)
+    words = sys.argv[1:] if argv is None else argv
+    return vars(parser.parse_args([hyphenated(word) for word in words] if hyphens else words))
+
+
+def hyphenated(word: str) -> str:
+    """A word of the command line, with hyphens in the name if it is a flag."""
+    name, *value = word.split("=", 1)
+    return "=".join([spelled(name, hyphens=True), *value]) if word.startswith("--") else word
 
 
 def refuse_idle(given: Collection[str], idle: Mapping[str, str]) -> None:

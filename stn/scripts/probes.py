@@ -19,21 +19,21 @@ HEAD = f"{'step size':>12}  {'learning rate':>14}  {'validation loss':>15}"
 def search(script: Script, given: Mapping[str, Any]) -> int:
     """Probe the run that these flags describe, print the table and the recommendation; the exit status."""
     refuse_idle(given.keys(), dict.fromkeys(("resume", "test", "overwrite"), "--find_hyper_lr probes a new run"))
-    flags = script.settings.RATE_FLAGS
+    flags = script.settings.STEP_FLAGS
     fixed = flags["hyper_lr"] in given
     option = "alpha" if fixed else "hyper_lr"
     config, checksum = read_config(script, given)
-    values, description, _ = script.prepare({flags["hyper_lr"]: 1.0, **given}, config, checksum)
+    if not script.settings.tunes_rate({**script.defaults(), **config, **given}):
+        raise UserError("--find_hyper_lr has nothing to act on: have the learning rate tuned by hd, rtho or marthe")
+    values, description, _ = script.prepare(given, {**config, flags["hyper_lr"]: 1.0}, checksum)
     settings, sources = script.make(values), script.sources(values)
     with explaining_out_of_memory(OUT_OF_MEMORY):
         _, hyper, task = build(settings, sources)
         trainer = unlogged(settings, task, hyper)
-        if not trainer.learning_rate.tuned:
-            raise UserError("--find_hyper_lr has nothing to act on: have the learning rate tuned by hd, rtho or marthe")
         steps = given["find_hyper_lr"] or PROBE_STEPS
         say(f"{description}\nprobes of {steps} weight steps, each from the same start\n{HEAD}")
         probes = find_hyper_lr(trainer, steps, option, lambda probe: say(line(probe)))
-    say(advice(probes, flags[option]))
+    say(advice(probes, script.spelled(flags[option])))
     return 0
 
 
@@ -50,5 +50,5 @@ def advice(probes: Sequence[Probe], flag: str) -> str:
     best = recommended(moving)
     if best.loss == math.inf:
         return "all diverged: start at a lower learning rate"
-    words = f"recommended: --{flag} {best.value:.2g}"
+    words = f"recommended: {flag} {best.value:.2g}"
     return words if best.loss < constant.loss else f"{words}, though none beats the constant learning rate so soon"

@@ -32,7 +32,7 @@ def refuse_misfits(values: Values, given: Collection[str], decay: Collection[str
         raise UserError(f"--tune_lr {name} lacks its step size: give --lr_hyper_lr; {SEARCH}")
 
 
-def make(name: str, lr: float, options: Mapping[str, Any], lowest: float) -> TunedRate:
+def make(name: str, lr: float, options: Mapping[str, Any], lowest: float | None = None) -> TunedRate:
     """The tuned learning rate of this name; options: as of MARTHE, of which the others take what they have."""
     own = {flag.removeprefix("lr_") for flag in ACTING[name]} | {"hyper_lr"}
     return RATES[name](lr, lowest=lowest, **{option: value for option, value in options.items() if option in own})

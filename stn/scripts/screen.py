@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from tqdm import tqdm
 
+from stn.hypergradients.policies import TunedRate
 from stn.hyperparameters import Hyperparameters
 from stn.recorder import Status
 from stn.runs.folder import RunFolder
@@ -68,9 +69,12 @@ class Screen:
         if data is not None:
             self.say(data.description)
         weights = sum(weight.numel() for weight in trainer.task.model.parameters())
-        self.say(f"{weights:,} weights; tuned: {', '.join(hyper.columns) or 'nothing'}")
+        tuned = [*hyper.columns, *(["lr"] if isinstance(trainer.learning_rate, TunedRate) else [])]
+        self.say(f"{weights:,} weights; tuned: {', '.join(tuned) or 'nothing'}")
         for schedule, names in changing_schedules(hyper).items():
             self.say(f"{', '.join(names)}: {schedule}")
+        if trainer.learning_rate.tuned:
+            self.say(f"learning rate: {trainer.learning_rate}")
         if not self.warm:
             steps, (_, length) = trainer.plan.warmup_steps, trainer.task.position
             self.say(f"warm-up until weight step {steps}, in epoch {steps // length}; tuning starts after it")
@@ -142,7 +146,8 @@ class Screen:
             of = f"best model, of epoch {result.best['epoch']}, after {duration(result.best['time'])} of {total}"
         self.say(f"{of}, {where}:")
         self.say(filled(words))
-        self.say(filled(in_words(tuple(result.hyperparameters), result.hyperparameters)))
+        if result.hyperparameters:
+            self.say(filled(in_words(tuple(result.hyperparameters), result.hyperparameters)))
 
     def close(self) -> None:
         if self.bars is not None:

@@ -10,8 +10,9 @@ import torch
 
 from stn.errors import UserError
 from stn.kernels import precision
+from stn.schedules import Schedule
 from stn.scripts.declared import Sources, Table, Values
-from stn.scripts.flags import TUNED_RATE, Flag, parse, refuse_idle
+from stn.scripts.flags import TUNED_RATE, Flag, parse, refuse_idle, spelled
 from stn.scripts.options import OneLineParser, find, named, positive_int
 from stn.scripts.settings import Settings
 
@@ -25,8 +26,9 @@ class Script:
     table: the experiment's hyperparameters. settings: the family's. setting_flags: those of its flags that the script
     has. hyper_flags: its own, of hyperparameters and their sources. resolve: completes and checks the flags of a new
     run, from the values of all and the names of those that were given. sources: each hyperparameter's source, from
-    these values. implied: what flags imply for others that neither the command line nor a config decides. constants:
-    settings that the script has no flag for.
+    these values. lr_schedule: what the learning rate follows, where they name a schedule of it. implied: what flags
+    imply for others that neither the command line nor a config decides. constants: settings that the script has no
+    flag for. hyphens: flags may be given with hyphens or underscores, and are shown with hyphens.
     """
 
     name: str
@@ -37,8 +39,10 @@ class Script:
     hyper_flags: Sequence[Flag]
     resolve: Callable[[dict[str, Any], set[str]], dict[str, Any]]
     sources: Callable[[Values], Sources]
+    lr_schedule: Callable[[Values], Schedule | None] = lambda _: None
     implied: Callable[[Values], Values] = lambda _: {}
     constants: Mapping[str, Any] = field(default_factory=dict)
+    hyphens: bool = False
 
     @cached_property
     def flags(self) -> dict[str, Flag]:
@@ -49,13 +53,13 @@ class Script:
     def course_flags(self) -> list[Flag]:
         """Those that say what is to be done, and not how."""
         newest = f"(default: {self.settings.newest})"
-        may_differ = ", ".join(f"--{flag.name}" for flag in self.flags.values() if flag.may_change)
+        may_differ = ", ".join(self.spelled(flag.name) for flag in self.flags.values() if flag.may_change)
         resume = f"continue an unfinished run {newest}; only {may_differ} may differ"
         test = f"train nothing: evaluate the best model of the run that --resume names {newest}"
         config = "take the settings of an earlier run, by its folder or args.yaml, where no flag says otherwise"
-        hyper_lr, alpha = (self.settings.RATE_FLAGS[name] for name in ("hyper_lr", "alpha"))
+        hyper_lr, alpha = (self.spelled(self.settings.STEP_FLAGS[name]) for name in ("hyper_lr", "alpha"))
         probing = (
-            f"train nothing for good: probe values of --{hyper_lr}, or of --{alpha} where that is given, for STEPS "
+            f"train nothing for good: probe values of {hyper_lr}, or of {alpha} where that is given, for STEPS "
             f"({PROBE_STEPS} where not given) weight steps each, and recommend one"
         )
         overwrite = Flag("overwrite", "redo the run of this configuration that is there, removing what it wrote")
@@ -85,16 +89,20 @@ class Script:
     def parse(self, argv: Sequence[str] | None) -> dict[str, Any]:
         """The values of the flags that were given, by name."""
         parser = OneLineParser(prog=self.name, description=self.description)
-        return parse(parser, [*self.flags.values(), *self.course_flags], argv)
+        return parse(parser, [*self.flags.values(), *self.course_flags], argv, self.hyphens)
+
+    def spelled(self, name: str) -> str:
+        """A flag as messages and the help show it, with its dashes."""
+        return f"--{spelled(name, self.hyphens)}"
 
     def defaults(self) -> dict[str, Any]:
         return {flag.name: flag.default for flag in (*self.flags.values(), *self.course_flags)}
 
     def make(self, values: Values) -> Settings:
-        """The settings that these values stand for."""
+        """The settings that these values stand for. Raises UserError as `sources` does for a schedule that changed."""
         names = [*(flag.name for flag in self.setting_flags), *self.settings.DERIVED]
         own = {name: tuple(values[name]) if isinstance(values[name], list) else values[name] for name in names}
-        return self.settings(**self.constants, **own)
+        return self.settings(**self.constants, **own, lr_schedule=self.lr_schedule(values))
 
     def prepare(
         self, given: Mapping[str, Any], config: Values | None = None, data_checksum: str | None = None

@@ -16,9 +16,11 @@ from stn.errors import UserError
 from stn.hypergradients.policies import TunedRate
 from stn.hyperparameters import Hyperparameters
 from stn.kernels import precision
+from stn.learning_rates import LearningRate
 from stn.methods import HYPER_OPTIMIZERS, BestResponseMethod
 from stn.recorder import Progress
 from stn.runs.folder import RunFolder
+from stn.schedules import Schedule
 from stn.scripts import methods, rates
 from stn.scripts.declared import Values
 from stn.scripts.flags import MACHINE, MODEL, TRAINING, TUNED_RATE, TUNING, flag, flags_of
@@ -52,8 +54,10 @@ class Settings:
     """A run's settings, which flags of the same names set; a family of scripts adds its own.
 
     Where it is None, the number of threads, the seed and the device are chosen here, as is the type where it is "auto".
-    device, data_checksum: what the run computes on, and the data that it was started on, None for a new one. Raises
-    UserError for a value that its flag would not take, or a device that is not there.
+    device, data_checksum: what the run computes on, and the data that it was started on, None for a new one.
+    lr_schedule: what the learning rate follows in place of its flags, if anything.
+
+    Raises UserError for a value that its flag would not take, or a device that is not there.
     """
 
     family: ClassVar[str]  # the scripts' folder, which tells those of one name apart: "lstm", "cnn"
@@ -63,8 +67,92 @@ class Settings:
     overwrites: ClassVar[bool] = False  # whether a new run may lie where one is
     PLACES: ClassVar[tuple[str, ...]]  # settings that say where runs lie
     DERIVED: ClassVar[tuple[str, ...]] = ("device", "data_checksum")  # settings that no flag sets, in args.yaml
-    # The flags of a tuned learning rate's steps, which --find_hyper_lr searches for.
-    RATE_FLAGS: ClassVar[Mapping[str, str]] = {"hyper_lr": "lr_hyper_lr", "alpha": "lr_alpha"}
+    # The settings of a tuned learning rate's steps, which --find_hyper_lr searches for.
+    STEP_FLAGS: ClassVar[Mapping[str, str]]
+
+    seed: int = of_training(None, "random seed (default: a fresh one, recorded in args.yaml)", nonnegative_int)
+    data: str
+    dtype: str = of_machine(
+        "auto",
+        "type of matrix products; auto is bfloat16 where the processor multiplies it natively",
+        one_of(*precision.CHOICES),
+    )
+    threads: int = of_machine(None, "CPU threads (default: as many as PyTorch chooses)", positive_int, may_change=True)
+    gpu: int = of_machine(0, "which GPU to use", nonnegative_int, may_change=True)
+    checkpoint_seconds: float = of_machine(60.0, "seconds between checkpoints", nonnegative, may_change=True)
+    device: str | None = None
+    data_checksum: str | None = None
+    lr_schedule: Schedule | None = None
+
+    def __post_init__(self):
+        for own in flags_of(type(self)):
+            if not own.accepts(value := getattr(self, own.name)):
+                raise UserError(f"{own.name} cannot be {value!r}: give another value")
+        if self.threads and self.threads > (cores := os.cpu_count() or 1):
+            raise UserError(f"--threads {self.threads} is more than the {cores} cores of this machine: lower it")
+        device = torch.device(self.device or choose_device(getattr(self, self.cpu_flag), self.gpu))
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            remedy = f"go on there, or on another device with --gpu N or --{self.cpu_flag}"
+            raise UserError(f"the run used {device}, which is not here: {remedy}")
+        dtype, _ = precision.choose(self.dtype, device)
+        chosen = {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
+        chosen["threads"] = self.threads or torch.get_num_threads()
+        chosen["seed"] = random.SystemRandom().randrange(2**32) if self.seed is None else self.seed
+        for name, value in chosen.items():
+            object.__setattr__(self, name, value)  # the one way into a frozen class
+
+    @classmethod
+    def tunes_rate(cls, values: Values) -> bool:
+        """Whether these flags have the learning rate tuned."""
+
+    @classmethod
+    def locate(cls, values: Values) -> tuple[str, str]:
+        """Where the data lies that these flags name, and what to call it."""
+
+    @classmethod
+    def newest_run(cls, values: Values, unfinished: bool) -> Path:
+        """The newest run where the flags place runs, of those unfinished if so asked. Raises UserError without one."""
+
+    def new_folder(self, same: Callable[[Mapping[str, Any]], bool]) -> AbstractContextManager[Path]:
+        """Where a new run is to be logged; no other run takes that place before the context ends.
+
+        same: whether a run with these settings has the same configuration.
+        """
+
+    def read_data(self) -> Data:
+        """The data, whatever it is now. Raises UserError where it cannot be used."""
+
+    def load(self) -> Data:
+        """The data. Raises UserError where it cannot be used, or is not what the run was started on."""
+        data = self.read_data()
+        if self.data_checksum not in (None, data.checksum):
+            remedy = "restore it, name the folder that holds it by --data, or start a new run"
+            raise UserError(f"{self.data} does not hold what the run was started on: {remedy}")
+        return data
+
+    def task(self, data: Any, num_hyper: int) -> Task:
+        """Model and task, on the device. Raises UserError where they do not fit into memory."""
+
+    def learning_rate(self, task: Any) -> LearningRate:
+        """That of the weights' optimizer, as `lr_schedule` or else the flags say."""
+
+    def plan(self, task: Any) -> Plan:
+        """How long the run trains, and how its steps alternate."""
+
+    def trainer(self, task: Any, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop) -> Trainer:
+        """The loop with its method, learning rate and recorder."""
+
+    @property
+    def model_file(self) -> str | None:
+        """Where the best model is saved, if it is to be: a name in the run's folder, or an absolute path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTuningSettings(Settings):
+    """Of scripts that tune hyperparameters by a best response, and of their baselines."""
+
+    RATE_FLAGS: ClassVar[tuple[str, ...]]  # settings of the weights' learning rate, the first one, and of its decay
+    STEP_FLAGS: ClassVar[Mapping[str, str]] = {"hyper_lr": "lr_hyper_lr", "alpha": "lr_alpha"}
 
     nonmono: int = of_training(
         5,
@@ -101,83 +189,20 @@ class Settings:
     )
     lr_mu: float = of_rate(0.99999, "with marthe, the discount of the past, at most 1; below 0 it adapts", discount)
     lr_first_order: bool = of_rate(False, "with rtho and marthe, leave the training loss's Hessian out")
-    seed: int = of_training(None, "random seed (default: a fresh one, recorded in args.yaml)", nonnegative_int)
-    data: str
-    dtype: str = of_machine(
-        "auto",
-        "type of matrix products; auto is bfloat16 where the processor multiplies it natively",
-        one_of(*precision.CHOICES),
-    )
-    threads: int = of_machine(None, "CPU threads (default: as many as PyTorch chooses)", positive_int, may_change=True)
-    gpu: int = of_machine(0, "which GPU to use", nonnegative_int, may_change=True)
-    checkpoint_seconds: float = of_machine(60.0, "seconds between checkpoints", nonnegative, may_change=True)
-    device: str | None = None
-    data_checksum: str | None = None
-
-    def __post_init__(self):
-        for own in flags_of(type(self)):
-            if not own.accepts(value := getattr(self, own.name)):
-                raise UserError(f"{own.name} cannot be {value!r}: give another value")
-        if self.threads and self.threads > (cores := os.cpu_count() or 1):
-            raise UserError(f"--threads {self.threads} is more than the {cores} cores of this machine: lower it")
-        device = torch.device(self.device or choose_device(getattr(self, self.cpu_flag), self.gpu))
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            remedy = f"go on there, or on another device with --gpu N or --{self.cpu_flag}"
-            raise UserError(f"the run used {device}, which is not here: {remedy}")
-        dtype, _ = precision.choose(self.dtype, device)
-        chosen = {"device": str(device), "dtype": str(dtype).removeprefix("torch.")}
-        chosen["threads"] = self.threads or torch.get_num_threads()
-        chosen["seed"] = random.SystemRandom().randrange(2**32) if self.seed is None else self.seed
-        for name, value in chosen.items():
-            object.__setattr__(self, name, value)  # the one way into a frozen class
 
     @classmethod
-    def locate(cls, values: Values) -> tuple[str, str]:
-        """Where the data lies that these flags name, and what to call it."""
-
-    @classmethod
-    def newest_run(cls, values: Values, unfinished: bool) -> Path:
-        """The newest run where the flags place runs, of those unfinished if so asked. Raises UserError without one."""
-
-    def new_folder(self, same: Callable[[Mapping[str, Any]], bool]) -> AbstractContextManager[Path]:
-        """Where a new run is to be logged; no other run takes that place before the context ends.
-
-        same: whether a run with these settings has the same configuration.
-        """
-
-    def read_data(self) -> Data:
-        """The data, whatever it is now. Raises UserError where it cannot be used."""
-
-    def load(self) -> Data:
-        """The data. Raises UserError where it cannot be used, or is not what the run was started on."""
-        data = self.read_data()
-        if self.data_checksum not in (None, data.checksum):
-            remedy = "restore it, name the folder that holds it by --data, or start a new run"
-            raise UserError(f"{self.data} does not hold what the run was started on: {remedy}")
-        return data
-
-    def task(self, data: Any, num_hyper: int) -> Task:
-        """Model and task, on the device. Raises UserError where they do not fit into memory."""
+    def tunes_rate(cls, values: Values) -> bool:
+        return values["tune_lr"] is not None
 
     def method_of(self, task: Task, hyper: Hyperparameters, **options: Any) -> BestResponseMethod:
         """The method, with the optimizers' options that this family of scripts has flags for."""
         own = {"response_lr": self.response_lr, "linearize": self.linearize}
         return methods.make(self.method, task.model, hyper, **own, hyper_optimizer=self.hyper_optimizer, **options)
 
-    def tuned_rate(self, lr: float, lowest: float) -> TunedRate | None:
-        """The learning rate as --tune_lr asks for it, from lr on and never below the lowest; None without that flag."""
+    def tuned_rate(self, lr: float, lowest: float) -> TunedRate:
+        """The learning rate as --tune_lr asks for it, from lr on and never below the lowest."""
         options = {name: getattr(self, f"lr_{name}") for name in ("hyper_lr", "alpha", "mu", "first_order")}
-        return None if self.tune_lr is None else rates.make(self.tune_lr, lr, options, lowest)
-
-    def plan(self, task: Any) -> Plan:
-        """How long the run trains, and how its steps alternate."""
-
-    def trainer(self, task: Any, hyper: Hyperparameters, run: RunFolder, progress: Progress, stop: Stop) -> Trainer:
-        """The loop with its method, learning rate and recorder."""
-
-    @property
-    def model_file(self) -> str | None:
-        """The name under which the best model is saved in the run's folder, if it is to be."""
+        return rates.make(self.tune_lr, lr, options, lowest)
 
 
 def choose_device(disable_cuda: bool, gpu: int) -> torch.device:
