@@ -13,7 +13,7 @@ from stn.recorder import Diverged
 from stn.training import Trainer
 
 PROBES = 8  # a factor of ten apart
-EVALUATIONS = 5  # in the second half of a probe, about
+EVALUATIONS = 5  # in the second half of a probe, less often where it has few steps
 OPTIONS = ("hyper_lr", "alpha")
 
 
@@ -81,16 +81,15 @@ def recommended(probes: Sequence[Probe]) -> Probe:
 
 def _train(trainer: Trainer, steps: int, after_step: Callable[[], None]) -> tuple[float, float]:
     """The learning rate after so many weight steps, and the mean validation loss at places of their second half."""
-    first, losses = trainer.train_step, []
+    first, losses = trainer.train_step, {}
     try:
-        for done in range(1, steps + 1):
-            while trainer.train_step < first + done:
+        for part in range(EVALUATIONS + 1, 2 * EVALUATIONS + 1):
+            while trainer.train_step < first + steps * part / (2 * EVALUATIONS):
                 trainer.alternate()
                 after_step()
-            if (steps - done) % max(1, steps // (2 * EVALUATIONS)) == 0 and steps - done < steps / 2:
-                trainer.recorder.flush()
-                losses.append(evaluate(trainer.task, trainer.hyper, "valid").loss)
-        loss = fmean(losses)
+            trainer.recorder.flush()
+            losses[trainer.train_step] = evaluate(trainer.task, trainer.hyper, "valid").loss
+        loss = fmean(losses.values())
     except Diverged:
         loss = math.inf
     return trainer.learning_rate.value, loss if math.isfinite(loss) else math.inf
