@@ -196,7 +196,7 @@ def test_cosines_are_torchs_stepped_by_mini_batch(run, tmp_path):
 
 
 @pytest.mark.parametrize("scheduler", ["staircase", "ed"])
-def test_a_decay_that_does_not_decay_is_told(run, tmp_path, scheduler):
+def test_a_decay_that_does_not_decay_is_told(run, scheduler):
     status, _, error = run(f"--lr-scheduler {scheduler} --num-epoch 1")
     told = f"train_lr.py: --lr-scheduler {scheduler} with --lr-decay 1 is a constant learning rate: give a factor"
     assert status == 0 and error.startswith(told) and error.count("\n") == 1
