@@ -7,13 +7,15 @@ from lstm_runs import execute
 
 import cnn.hypertrain
 import cnn.train_basic
+import cnn.train_lr
 import lstm.train
 import lstm.train_basic
 from stn.errors import UserError
 from stn.scripts.flags import Flag, parse, refuse_idle
 from stn.scripts.options import OneLineParser, nonnegative_int, one_of, positive, positive_int
 
-SCRIPTS = {module.__name__: module for module in (lstm.train, lstm.train_basic, cnn.hypertrain, cnn.train_basic)}
+MODULES = (lstm.train, lstm.train_basic, cnn.hypertrain, cnn.train_basic, cnn.train_lr)
+SCRIPTS = {module.__name__: module for module in MODULES}
 each_script = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 
 
@@ -60,6 +62,24 @@ def test_only_what_is_given_is_in_the_result():
     assert given("--resume") == {"resume": None} and given("--resume", "there") == {"resume": "there"}
 
 
+def test_flags_may_have_hyphens_or_underscores():
+    flags = [
+        Flag("log_lr", "", positive, 1.0, aliases=("-l",)),
+        Flag("in_file", "", str, None, many=True),
+        Flag("fast_way", "", default=True, check=one_of("x"), switches={"no_fast_way": (False, "")}),
+    ]
+
+    def given(*argv):
+        return parse(OneLineParser(prog="some.py"), flags, argv, hyphens=True)
+
+    assert given("--log-lr", "2") == given("--log_lr", "2") == given("--log_lr=2") == given("-l", "2") == {"log_lr": 2}
+    assert given("--in_file", "a_b", "c_d") == given("--in-file", "a_b", "c_d") == {"in_file": ["a_b", "c_d"]}
+    assert given("--in-file=--a_b=c_d") == {"in_file": ["--a_b=c_d"]}  # the name's alone
+    assert given("--no_fast_way") == given("--no-fast-way") == {"fast_way": False}
+    with pytest.raises(SystemExit):
+        parse(OneLineParser(prog="some.py"), flags, ["--log-lr", "2"])
+
+
 def test_an_idle_flag_is_refused_with_a_remedy():
     refuse_idle({"lr", "tune"}, {})
     with pytest.raises(UserError, match=r"^--tune has nothing to act on: add --more, or leave it out$"):
@@ -76,14 +96,14 @@ def test_help_shows_every_flag_with_its_default(script, capsys, monkeypatch):
     assert (status, error) == (0, "") and "None" not in out and "SUPPRESS" not in out
     entries = {entry.split()[0].rstrip(","): " ".join(entry.split()) for entry in re.split(r"\n+(?=\S|  -)", out)}
     for flag in all_flags(script):
-        entry = entries[f"--{flag.name}"]
+        entry = entries[script.SCRIPT.spelled(flag.name)]
         assert " ".join(flag.help.split()) in entry
         assert all(f", {alias}" in entry for alias in flag.aliases)
         if flag.check and flag.default not in (None, "", []):
             assert entry.endswith(f"(default: {flag.default})")
         for switch, (_, words) in flag.switches.items():
             assert entries[f"--{switch}"] == f"--{switch} {words}"
-    names = {f"--{name}" for flag in all_flags(script) for name in (flag.name, *flag.switches)}
+    names = {script.SCRIPT.spelled(name) for flag in all_flags(script) for name in (flag.name, *flag.switches)}
     assert {name for name in entries if name.startswith("-")} == {"-h", *names}
 
 
@@ -101,6 +121,7 @@ def test_every_default_is_one_that_its_flag_accepts(script):
 @pytest.mark.parametrize(
     ("script", "short_names"),
     [
+        (cnn.train_lr, {}),
         (lstm.train, {}),
         (lstm.train_basic, {"--log-interval": "train_log_interval"}),
         (cnn.train_basic, {"-a": "model", "-drop": "dropout", "-fcdrop": "fc_dropout", "-fcdrop0": "fc_dropout0",
@@ -121,7 +142,7 @@ def test_every_default_is_one_that_its_flag_accepts(script):
                           "-nonm": "nonmono", "-pat": "patience", "-ewt": "entropy_weight", "-pscl": "perturb_scale",
                           "-clscl": "cutlength_scale", "-chscl": "cutholes_scale", "-pval": "percent_valid"}),
     ],
-    ids=["lstm.train", "lstm.train_basic", "cnn.train_basic", "cnn.hypertrain"],
+    ids=["cnn.train_lr", "lstm.train", "lstm.train_basic", "cnn.train_basic", "cnn.hypertrain"],
 )  # fmt: skip
 def test_the_published_short_names(script, short_names):
     assert {alias: flag.name for flag in all_flags(script) for alias in flag.aliases} == short_names

@@ -12,6 +12,7 @@ from run_folders import refused
 
 import cnn.hypertrain
 import cnn.train_basic
+import cnn.train_lr
 import lstm.train
 import lstm.train_basic
 from stn.scripts.records import resumed_values
@@ -21,6 +22,7 @@ FLAGS = {
     lstm.train: "--tune_all --tune_scales --alpha 0.25 --wdrop 0.5 --perturb_scale 2 --drop_transform none",
     lstm.train_basic: "--perturb_alpha --perturb_wdrop --alpha 2 --perturb_type sinusoid --amplitude 0.5",
     cnn.hypertrain: "-tall -m small -drop 0.25 -cutl 5 -clscl 2 --milestones 2 4 --save -tscl -ewt 0.01",
+    cnn.train_lr: "--network lenet --dataset mnist --hyper-lr 0.5 --mu -1 --nesterov --grad-clipping 2",
     cnn.train_basic: "--model small --dropout 0.25 --hue 0.5 --cutholes 40 --brightness 1.5 --milestones 3",
 }
 each_script = pytest.mark.parametrize("script", FLAGS, ids=[module.__name__ for module in FLAGS])
@@ -46,7 +48,7 @@ def other_value(flag):
     """A flag on the command line with another value than its default."""
     if flag.check is None:
         return [f"--{next(iter(flag.switches)) if flag.default else flag.name}"]
-    words = "7 0.5 small mnist bfloat16 sinusoid sigmoid softplus mine.pt delta_stn rmsprop marthe"
+    words = "7 0.5 small mnist bfloat16 sinusoid sigmoid softplus mine.pt delta_stn rmsprop marthe hd lenet adam"
     for word in words.split():
         with suppress(ArgumentTypeError):
             if flag.check(word) != flag.default:
