@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from stn import conversion, delta_stn, hyperparameters, layers, methods, weight_decay
+from stn.hypergradients import loop
 from stn.runs.folder import read_status
 from stn.scripts import figures
 
@@ -49,7 +50,7 @@ def test_the_tutorials_changes_make_its_script_self_tuning(tmp_path, monkeypatch
 
 
 def test_examples_in_docstrings_run():
-    for module in (conversion, delta_stn, hyperparameters, layers, methods, weight_decay):
+    for module in (conversion, delta_stn, hyperparameters, layers, loop, methods, weight_decay):
         done = doctest.testmod(module)
         assert done.attempted and not done.failed
 
