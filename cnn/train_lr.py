@@ -3,8 +3,7 @@
 These are the experiments of Donini et al. 2020 (MARTHE) and their baselines. Hypergradients of marthe and rtho are of
 the validation loss, on images held out of the training set, in evaluation mode: batch normalization takes its running
 statistics. The published scripts tuned on the test images, which here are for the result alone. hd follows the training
-loss. --find-hyper-lr prints a step size that works; the published defaults hardly move the learning rate of some
-networks.
+loss. --find-hyper-lr probes step sizes, over a few steps: a whole run may need a smaller one than it recommends.
 """
 
 if __name__ == "__main__":
