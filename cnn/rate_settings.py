@@ -36,7 +36,7 @@ from stn.training import Plan, Stop, Trainer
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 EPSILON = 1e-4  # of Adam and AdamW, as published
-MOMENTUM = 0.9  # where hypergradients tune the learning rate, else 0
+MOMENTUM = {"rtho": 0.9, "marthe": 0.9}  # by scheduler, of the others 0
 # The flags that act with each scheduler.
 DECAYS = {
     "constant": set(),
@@ -79,7 +79,7 @@ class RateSettings(ImageRunSettings):
         "sgd", f"optimizer of the weights; adam and adamw have an epsilon of {EPSILON:g}", one_of(*OPTIMIZERS)
     )
     lr: float = of_training(0.01, "learning rate of the weights, at the start", positive)
-    momentum: float = of_training(MOMENTUM, f"momentum of sgd; with {', '.join(DECAYS)} 0 unless given", rate)
+    momentum: float = of_training(0.9, "momentum of sgd; unless given, 0 with other than rtho and marthe", rate)
     nesterov: bool = of_training(False, "Nesterov's momentum, of sgd")
     wd: float = of_training(5e-4, "weight decay: an L2 penalty of sgd and adam, decoupled of adamw", nonnegative)
     grad_clipping: float = of_training(

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any
 
 from cnn.datasets import DATA_SETS
-from cnn.rate_settings import ACTING, MOMENTUM, TUNED, RateSettings, refuse_unwritable
+from cnn.rate_settings import ACTING, MOMENTUM, RateSettings, refuse_unwritable
 from cnn.settings import run_names
 from stn.errors import UserError
 from stn.schedules import LEARNING_RATE
@@ -37,9 +37,8 @@ SETS_RATE = ("lr_scheduler", "lr", *sorted(OF_RATES))
 
 def implied(values: Values) -> Values:
     """The data set's split, and the momentum by the learning rate's scheduler, where nobody decides otherwise."""
-    has_momentum = values["optimizer"] == "sgd" and values["lr_scheduler"] in TUNED
-    share = DATA_SETS[values["dataset"]].percent_valid
-    return {"percent_valid": share, "momentum": MOMENTUM if has_momentum else 0.0}
+    momentum = MOMENTUM.get(values["lr_scheduler"], 0.0) if values["optimizer"] == "sgd" else 0.0
+    return {"percent_valid": DATA_SETS[values["dataset"]].percent_valid, "momentum": momentum}
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:

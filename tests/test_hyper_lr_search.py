@@ -297,6 +297,12 @@ def test_the_recommendation_has_the_lowest_loss():
     assert recommended(probes[:3]) == probes[2]
 
 
+def test_a_learning_rate_that_ran_away_is_not_recommended():
+    probes = [Probe(0.0, 0.1, 0.6), Probe(100.0, 11.0, 0.1), Probe(10.0, 9.0, 0.5), Probe(1.0, 0.0009, 0.1)]
+    assert recommended(probes) == probes[2]
+    assert recommended([probes[0], probes[1], probes[3], Probe(0.1, 0.1, math.inf)]) is None
+
+
 def test_of_equal_losses_the_smallest_step_size():
     probes = [Probe(0.0, 0.1, 0.5), Probe(1.0, 0.3, 0.4), Probe(0.1, 0.2, 0.4)]
     assert recommended(probes) == probes[2]

@@ -111,7 +111,8 @@ def test_what_the_optimizers_are():
 @pytest.mark.parametrize(
     ("flags", "momentum"),
     [
-        *((f"--lr-scheduler {scheduler}", 0.9) for scheduler in TUNED),
+        *((f"--lr-scheduler {scheduler}", 0.9) for scheduler in ("rtho", "marthe")),
+        ("--lr-scheduler hd", 0.0),
         *((f"--lr-scheduler {scheduler}", 0.0) for scheduler in DECAYED),
         ("--lr-scheduler marthe --momentum 0", 0.0),
         ("--lr-scheduler ed --momentum 0.5", 0.5),

@@ -149,7 +149,7 @@ def test_find_hyper_lr_searches_alpha_where_the_step_size_is_given(text):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--tune_lr hd", "--tune_lr hd lacks its step size: give --lr_hyper_lr; --find_hyper_lr prints one"),
+        ("--tune_lr hd", "--tune_lr hd lacks its step size: give --lr_hyper_lr; --find_hyper_lr tries some"),
         ("--lr_hyper_lr 1", "--lr_hyper_lr has nothing to act on: add --tune_lr"),
         ("--tune_lr hd --lr_hyper_lr 1 --lr_mu 0.5", "--lr_mu has nothing to act on: give --tune_lr marthe"),
         ("--tune_lr rtho --lr_hyper_lr 1 --lr_mu 0.5", "--lr_mu has nothing to act on: give --tune_lr marthe"),

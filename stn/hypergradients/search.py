@@ -14,6 +14,7 @@ from stn.training import Trainer
 
 PROBES = 8  # a factor of ten apart
 EVALUATIONS = 5  # in the second half of a probe, less often where it has few steps
+RUN_AWAY = 100.0  # a factor of the learning rate, within a probe
 OPTIONS = ("hyper_lr", "alpha")
 
 
@@ -74,9 +75,15 @@ def find_hyper_lr(
         vars(rate).update(own)
 
 
-def recommended(probes: Sequence[Probe]) -> Probe:
-    """That of the lowest validation loss; of equal ones the smallest."""
-    return min(probes, key=lambda probe: (probe.loss, probe.value))
+def recommended(probes: Sequence[Probe]) -> Probe | None:
+    """Of those of `find_hyper_lr` that of the lowest validation loss, of equal ones the smallest; None without any.
+
+    One that diverged is none, nor one whose learning rate ran away, to more than RUN_AWAY times the constant one's or
+    less than that part of it: one that has collapsed may have the lowest loss so soon, and learn nothing from then on.
+    """
+    constant, *moving = probes
+    near = [one for one in moving if 1 / RUN_AWAY <= one.lr / constant.lr <= RUN_AWAY and one.loss < math.inf]
+    return min(near, key=lambda probe: (probe.loss, probe.value), default=None)
 
 
 def _train(trainer: Trainer, steps: int, after_step: Callable[[], None]) -> tuple[float, float]:

@@ -46,9 +46,8 @@ def line(probe: Probe) -> str:
 
 def advice(probes: Sequence[Probe], flag: str) -> str:
     """The flag that is recommended."""
-    constant, *moving = probes
-    best = recommended(moving)
-    if best.loss == math.inf:
-        return "all diverged: start at a lower learning rate"
+    best = recommended(probes)
+    if best is None:
+        return "all diverged, or their learning rates ran away: start at a lower learning rate"
     words = f"recommended: {flag} {best.value:.2g}"
-    return words if best.loss < constant.loss else f"{words}, though none beats the constant learning rate so soon"
+    return words if best.loss < probes[0].loss else f"{words}, though none beats the constant learning rate so soon"

@@ -12,7 +12,7 @@ RATES: dict[str, type[TunedRate]] = {"hd": HD, "rtho": RTHO, "marthe": MARTHE}
 # The flags that act with each, besides the step size.
 ACTING = {"hd": set(), "rtho": {"lr_alpha", "lr_first_order"}, "marthe": {"lr_alpha", "lr_first_order", "lr_mu"}}
 FLAGS = {"lr_hyper_lr", *ACTING["marthe"]}
-SEARCH = "--find_hyper_lr prints one that works"
+SEARCH = "--find_hyper_lr tries some"
 
 
 def refuse_misfits(values: Values, given: Collection[str], decay: Collection[str]) -> None:
