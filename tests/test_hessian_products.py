@@ -82,7 +82,7 @@ class Step:
     def __init__(self, task, draw, batches, parameters=None):
         self.parameters = [*(task.model.parameters() if parameters is None else parameters)]
         self.update = Update(torch.optim.SGD(self.parameters, 0.1))
-        self.double = DoubleBackward(self.update)
+        self.double = DoubleBackward(self.update, several=True)
         self.task, self.draw, self.batches = Recorded(task), draw, batches
         self.differences = CentralDifferences(self.parameters, lambda: self.task.gradients(self.parameters))
         self.before = random_state()

@@ -85,7 +85,7 @@ class OptimizerTuner:
             self.update.add(loss())
             products = self.differences if exact else None
         else:
-            products = _Exact(self.update).try_product if exact else None
+            products = _Exact(self.update, several=len(self.trajectories) > 1).try_product if exact else None
             self.update.add(loss)
         norm = self.update.clipped()
         for trajectory in self.trajectories.values():

@@ -23,12 +23,13 @@ class Products(Protocol):
 class DoubleBackward:
     """Products by differentiating the gradient: the backward pass keeps its graph, and is gone through backward.
 
-    update: whose gradients are computed that way while this is in use. Where the network cannot be differentiated
+    update: whose gradients are computed that way while this is in use. several: whether more than one product of a step
+    is asked for; after the last one the graph's memory is free. Where the network cannot be differentiated
     twice, gradients are computed as ever, and `failed` says why.
     """
 
-    def __init__(self, update: Update):
-        self.update, self.failed, self.checked = update, "", False
+    def __init__(self, update: Update, several: bool = False):
+        self.update, self.several, self.failed, self.checked = update, several, "", False
         self.graphs: list[list[Tensor | None]] = []  # of each objective its gradients
         update.backward = self.backward
 
@@ -63,7 +64,7 @@ class DoubleBackward:
                 continue
             inputs = [self.update.parameters[place] for place in trained]
             outputs, along = zip(*pairs, strict=True)
-            found = torch.autograd.grad(outputs, inputs, along, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad(outputs, inputs, along, retain_graph=self.several, allow_unused=True)
             for place, part in zip(trained, found, strict=True):
                 if part is not None:
                     products[place] += part
