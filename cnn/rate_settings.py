@@ -125,6 +125,10 @@ class RateSettings(ImageRunSettings):
         return values["lr_scheduler"] in TUNED and values["load_schedule"] is None
 
     @classmethod
+    def has_alpha(cls, values: Values) -> bool:
+        return values["lr_scheduler"] != "hd"
+
+    @classmethod
     def locate(cls, values: Values) -> tuple[str, str]:
         data, description = super().locate(values)
         return data, f"{values['network']}, learning rate {policy(values)}\n{description}"

@@ -40,6 +40,10 @@ class LearningRate:
     def __str__(self) -> str:
         return f"{self.value:g}"
 
+    def described(self) -> str:
+        """What it was made of."""
+        return f"{type(self).__name__}(lr={self.value:g})"
+
     def attach(self, task: Task, hyper: Hyperparameters, method: Method) -> Task:  # noqa: ARG002
         """Training begins with these; the task as weight steps are to see it."""
         return task
@@ -119,7 +123,7 @@ class Replayed(LearningRate):
 
     @property
     def value(self) -> float:
-        return self.schedule.at(self.steps, self.epochs)
+        return self.schedule.at(self.steps + 1, self.epochs)  # recorded is what each step has taken
 
     def columns(self) -> dict[str, float]:
         return {"lr": self.value, "hyper_lr": 0.0}

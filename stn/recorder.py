@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ class Recorder:
         """Keep a step's numbers on the device until some have gathered, so that steps do not wait for it.
 
         kind: "train" or "valid". global_step, train_step: steps of both kinds and weight steps, this one included.
-        rates: the columns of a learning rate that is tuned, as the next weight step takes it; none of another.
+        rates: the columns of a learning rate that is tuned, as the last weight step took it; none of another.
         """
         has_accuracy = step.accuracy is not None
         accuracy = step.accuracy if has_accuracy else step.data.new_zeros(())
@@ -183,7 +183,8 @@ class Recorder:
     def diverged(self, kind: str, loss: float, step: int) -> Diverged:
         """The error that ends a run whose loss or gradient is not finite."""
         values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
-        cause = f"the {kind} loss or its gradient is not finite at step {step} (loss {loss:g}; {values})"
+        told = f"loss {loss:g}" + (f"; {values}" if values else "")
+        cause = f"the {kind} loss or its gradient is not finite at step {step} ({told})"
         best = "no epoch has ended, so that there is no model to fall back on"
         if self.best is not None:
             best = f"the best model so far, of epoch {self.best['epoch']}, is in {self.run.path}"
@@ -233,3 +234,25 @@ class Recorder:
         speed = self.epoch_score.targets / seconds
         status = Status(self.task.epochs, *self.task.position, train_step, score, speed, seconds, self.values)
         self.progress.update(status)
+
+
+class Unlogged:
+    """A run's folder of which nothing is kept."""
+
+    def __init__(self, settings: dict[str, Any]):
+        self.settings = settings
+
+    def change_settings(self, changes: Mapping[str, Any]) -> None:
+        self.settings |= changes
+
+    def log(self, *_: object) -> None: ...
+
+    def scalars(self, *_: object) -> None: ...
+
+
+class Unseen:
+    """Progress that nobody watches."""
+
+    def update(self, *_: object) -> None: ...
+
+    def epoch_ended(self, *_: object) -> None: ...

@@ -71,6 +71,7 @@ class Trainer:
         self.task, self.hyper, self.method, self.learning_rate = task, hyper, method, learning_rate
         self.recorder, self.plan, self.stop = recorder, plan, stop
         self.weight_task = learning_rate.attach(task, hyper, method)
+        self.rates: dict[str, float] = {}
         self.on_step, self.on_epoch = on_step, on_epoch
         if "warmup_steps" not in recorder.run.settings:
             recorder.run.change_settings({"warmup_steps": plan.warmup_steps})
@@ -124,6 +125,7 @@ class Trainer:
         self.hyper.advance(self.train_step, epochs)
         self.learning_rate.apply(self.method)
         step = self.method.weight_step(self.weight_task, self.hyper)
+        self.rates = self.learning_rate.columns() if self.learning_rate.by_step else {}  # that the step has taken
         self.learning_rate.after_step()
         self.train_step += 1
         self.global_step += 1
@@ -136,8 +138,7 @@ class Trainer:
         self._record("valid", step)
 
     def _record(self, kind: str, step: Step, ends_epoch: bool = False) -> None:
-        rates = self.learning_rate.columns() if self.learning_rate.by_step else {}
-        self.recorder.step(kind, step, self.global_step, self.train_step, rates, ends_epoch)
+        self.recorder.step(kind, step, self.global_step, self.train_step, self.rates, ends_epoch)
 
     def end_epoch(self) -> None:
         """Evaluate, log, remember the best model, and let the learning rate follow the validation loss."""
@@ -146,7 +147,7 @@ class Trainer:
         if not math.isfinite(score.loss):
             raise self.recorder.diverged("validation", score.loss, self.global_step)
         best = score.loss < self.best_loss
-        row = self.recorder.epoch(score, self.global_step, self.learning_rate.columns(), best)
+        row = self.recorder.epoch(score, self.global_step, self.rates or self.learning_rate.columns(), best)
         self.epoch = self.task.epochs
         self.learning_rate.after_evaluation(score.loss, self.epoch)
         self.epochs_since_best += 1

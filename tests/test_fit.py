@@ -476,3 +476,42 @@ def test_schedulers_that_have_stepped_are_no_other_settings(made, fit):
     fit(net, hyper, optimizer, **options, epochs=1)
     result = fit(net, hyper, optimizer, **options, epochs=2, resume=True)
     assert pandas.read_csv(result.path / "epoch.csv")["lr"].tolist() == pytest.approx([0.5, 0.05])
+
+
+# A tuned learning rate
+
+
+def test_the_learning_rate_is_tuned_from_the_optimizers_on(made, fit, folder):
+    net, hyper = made()
+    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.5)
+    fit(net, hyper, optimizer, learning_rate=stn.MARTHE(hyper_lr=1e-2, mu=0.9))
+    table = pandas.read_csv(folder / "epoch.csv")
+    assert table["lr"].nunique() == len(table) and (table["lr"] > 0).all() and (table["mu"] == 0.9).all()
+    recorded = read_settings(folder)["learning_rate"]
+    assert recorded == "MARTHE(hyper_lr=0.01, mu=0.9, alpha=0.0, first_order=False, products=auto)"
+
+
+def test_it_goes_on_with_one_that_is_made_alike(made, fit):
+    whole, hyper = made()
+    fit(whole, hyper, torch.optim.SGD(whole.parameters(), 0.05), learning_rate=stn.RTHO(hyper_lr=1e-2), epochs=2)
+    net, hyper = made()
+    fit(net, hyper, torch.optim.SGD(net.parameters(), 0.05), learning_rate=stn.RTHO(hyper_lr=1e-2), overwrite=True)
+    net, hyper = made()
+    with pytest.raises(UserError, match=r"has learning_rate 'RTHO\(hyper_lr=0.01.*and is to go on with"):
+        other = stn.RTHO(hyper_lr=1e-2, alpha=1.0)
+        fit(net, hyper, torch.optim.SGD(net.parameters(), 0.05), learning_rate=other, resume=True)
+    assert fit(net, hyper, torch.optim.SGD(net.parameters(), 0.05), learning_rate=stn.RTHO(hyper_lr=1e-2), resume=True)
+
+
+@pytest.mark.parametrize("given", ["marthe", stn.MARTHE, 0.1])
+def test_what_is_no_learning_rate_is_told(made, fit, given):
+    net, hyper = made()
+    with pytest.raises(UserError, match=r"give one such as stn\.MARTHE\(hyper_lr=1e-3\)"):
+        fit(net, hyper, torch.optim.SGD(net.parameters(), 0.05), learning_rate=given)
+
+
+def test_a_scheduler_beside_it_is_told(made, fit):
+    net, hyper = made()
+    optimizer = torch.optim.SGD(net.parameters(), 0.05)
+    with pytest.raises(UserError, match="learning_rate and scheduler are both given"):
+        fit(net, hyper, optimizer, learning_rate=stn.HD(hyper_lr=1.0), scheduler=StepLR(optimizer, 1))

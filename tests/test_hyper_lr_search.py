@@ -1,5 +1,6 @@
 import math
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -174,10 +175,33 @@ def test_the_largest_changes_the_learning_rate_ten_times_over(trainer):
     assert probes[1].value * sum(slopes[1::2]) / 2 == pytest.approx(10 * 0.02)
 
 
+def watch(trainer, do):
+    """Have this done after each weight step, probes' as well; what ends that."""
+    own = trainer.weight_step
+
+    def weight_step():
+        own()
+        do(trainer)
+
+    trainer.weight_step = weight_step
+    return partial(setattr, trainer, "weight_step", own)
+
+
+def test_probes_leave_no_trace_in_the_run(trainer, folder):
+    made, told = trainer(RATES["marthe"]()), []
+    made.on_step = told.append
+    made.recorder.flush()
+    before = {file: file.read_bytes() for file in folder.iterdir() if file.suffix == ".csv"}
+    find_hyper_lr(made, STEPS)
+    assert {file: file.read_bytes() for file in folder.iterdir() if file.suffix == ".csv"} == before and not told
+    made.weight_step()
+    assert told == [made]
+
+
 def test_a_probe_takes_so_many_weight_steps(trainer):
     made = trainer(HD(0.02, hyper_lr=0.1))
     counts, done = [], []
-    made.on_step = lambda _: done.append(1)
+    watch(made, lambda _: done.append(1))
 
     def tell(probe):  # noqa: ARG001
         counts.append(len(done))
@@ -230,8 +254,9 @@ class Worthless(Regression):
         return Score(math.nan)
 
 
-def test_a_validation_loss_that_is_no_number_is_infinite(trainer):
-    assert {probe.loss for probe in find_hyper_lr(trainer(RATES["hd"](), Worthless()), 2)} == {math.inf}
+def test_training_that_diverges_without_tuning_is_told(trainer):
+    with pytest.raises(UserError, match="diverges at the constant learning rate: start at a lower one"):
+        find_hyper_lr(trainer(RATES["hd"](), Worthless()), 2)
 
 
 class OnlyOnce(torch.autograd.Function):
@@ -270,12 +295,13 @@ def test_probes_fall_back_on_differences_each(trainer):
 def test_alpha_is_searched_for_at_the_hyper_lr(trainer):
     made = trainer(MARTHE(0.02, hyper_lr=1e-3, alpha=1e-6))
     before, seen = state(made), []
-    made.on_step = lambda trainer: seen.append((trainer.learning_rate.alpha, trainer.learning_rate.hyper_lr))
+    stop = watch(made, lambda trainer: seen.append((trainer.learning_rate.alpha, trainer.learning_rate.hyper_lr)))
     probes = find_hyper_lr(made, STEPS, option="alpha")
     torch.testing.assert_close(state(made), before, rtol=0, atol=0)
     assert made.learning_rate.alpha == 1e-6
     alphas = []
-    made.on_step = lambda trainer: alphas.append(trainer.learning_rate.alpha)
+    stop()
+    watch(made, lambda trainer: alphas.append(trainer.learning_rate.alpha))
     # The hypergradients' size is that of the search for hyper_lr: 10 β / (η |∂E/∂η|) against 10 η / |∂E/∂η|.
     by_hyper_lr = find_hyper_lr(made, STEPS)
     rate = made.learning_rate

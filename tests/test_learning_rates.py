@@ -184,8 +184,8 @@ def test_a_rule_is_stepped_each_step_or_epoch_and_nothing_else():
 
 
 def test_a_replay_goes_by_weight_step():
-    """Its value belongs to the weight step after so many, is interpolated between, and held at the end."""
-    learning_rate = Replayed(Replay("step", [0, 2, 5], [8.0, 4.0, 1.0]))
+    """Its value is that which the weight step of that number took, interpolated between, and held at the end."""
+    learning_rate = Replayed(Replay("step", [1, 3, 6], [8.0, 4.0, 1.0]))
     assert follow(learning_rate, 12) == [8, 6, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1]
 
 

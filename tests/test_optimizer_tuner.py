@@ -1,5 +1,6 @@
 import math
 from copy import deepcopy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -336,3 +337,57 @@ def test_so_does_one_where_that_shows_only_at_the_product():
         for _ in range(2):
             tuner.compute_hg(Raises.apply(net(torch.ones(3, 2))).square().mean())
             optimizer.step()
+
+
+# Others that change an optimizer, and other buffers than running statistics
+
+
+def test_momentum_stays_below_1_in_every_group():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    groups = [
+        {"params": net[0].parameters(), "momentum": 0.5},
+        {"params": net[1].parameters(), "momentum": 0.9},
+    ]
+    tuner = OptimizerTuner(optimizer := torch.optim.SGD(groups, lr=0.01), net, {"momentum": 1.0})
+    for trajectory in tuner.trajectories.values():
+        trajectory.slope = lambda _: -10.0
+    for _ in range(100):
+        tuner.compute_hg(net(torch.ones(2, 3)).square().mean())
+        optimizer.step()
+        tuner.hyper_step(net(torch.ones(2, 3)).square().mean())
+        assert all(0 < group["momentum"] < 1 for group in optimizer.param_groups)
+    assert optimizer.param_groups[1]["momentum"] > 0.99
+
+
+@pytest.mark.parametrize("change", ["scheduler", "group"])
+def test_an_option_that_others_change_is_told(change):
+    toy = Regression()
+    tuner = OptimizerTuner(toy.optimizer, toy.net, {"lr": 1e-3})
+    tuner.compute_hg(toy.loss(0))
+    toy.optimizer.step()
+    tuner.hyper_step(toy.validation())
+    if change == "scheduler":
+        torch.optim.lr_scheduler.ExponentialLR(toy.optimizer, 0.1).step()
+    else:
+        toy.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    with pytest.raises(UserError, match=r"the optimizer's lr was changed .*: leave them to the tuner"):
+        tuner.compute_hg(toy.loss(1))
+
+
+def test_buffers_are_as_the_step_left_them():
+    """Spectral normalization estimates a singular vector anew in each forward pass of a training."""
+    torch.manual_seed(0)
+    net = nn.Sequential(torch.nn.utils.spectral_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 1)).double()
+    inputs = torch.randn(8, 3).double()
+    tuner = OptimizerTuner(optimizer := torch.optim.SGD(net.parameters(), lr=0.01), net, {"lr": 0.0})
+    calls = []
+
+    def loss():
+        calls.append(net[0].weight_u.clone())
+        return net(inputs).square().mean()
+
+    for _ in range(3):
+        tuner.compute_hg(loss)
+        optimizer.step()
+    once = [torch.equal(first, second) for first, second in pairwise(calls[1:])]
+    assert len(calls) > 6 and torch.equal(calls[-1], calls[-2]) and once.count(False) == 2  # two steps after the first

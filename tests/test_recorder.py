@@ -334,31 +334,30 @@ def rates_of(rows):
 
 
 def test_a_tuned_learning_rate_is_in_the_tables_of_steps_and_epochs(trainer, folder):
-    """As it was after so many weight steps, for the next one; step n is taken at 1/2^n."""
+    """As the last weight step took it: step n at 1/2^(n-1)."""
     trainer(Scripted(), epochs=2, learning_rate=Learned()).train()
     values = ["rate", "other"]
     assert list(rows(folder, "val")[0]) == ["global_step", "time", *values, "lr", "hyper_lr", "mu", "train_step"]
     # After each weight step before the first hyperparameter step, then after each hyperparameter step.
-    assert rates_of(rows(folder, "val")) == [(n, 0.5 ** (n + 1)) for n in (1, 2, 2, 4, 6)]
+    assert rates_of(rows(folder, "val")) == [(n, 0.5**n) for n in (1, 2, 2, 4, 6)]
     assert column(folder, "val", "global_step") == [1, 2, 3, 6, 9]
     last = rows(folder, "epoch")[-1]
     assert [*last][-3:] == ["lr", "hyper_lr", "mu"]
-    assert (last["lr"], last["hyper_lr"], last["mu"]) == (0.5**7, 1 - 0.5**7, 1 - 0.5**14)
+    assert (last["lr"], last["hyper_lr"], last["mu"]) == (0.5**6, 1 - 0.5**6, 1 - 0.5**12)
 
 
-def test_a_step_is_taken_at_the_learning_rate_recorded_before_it(trainer, folder):
+def test_a_step_is_recorded_with_the_learning_rate_that_it_took(trainer, folder):
     """The scripted task's gradient is -1, so that its weight is the sum of the learning rates."""
     made = trainer(Scripted(), tuned=False, epochs=2, learning_rate=Learned())
     weights = []
     made.on_step = lambda trainer: weights.append(trainer.task.model.weight.item())
     made.train()
-    steps = [after - before for before, after in pairwise(weights)]
-    assert steps == column(folder, "val", "lr")[:-1]
+    assert [after - before for before, after in pairwise([0.0, *weights])] == column(folder, "val", "lr")
 
 
 def test_without_tuned_hyperparameters_the_learning_rate_is_logged_at_the_weight_steps_interval(trainer, folder):
     trainer(Scripted(), tuned=False, epochs=3, learning_rate=Learned(), log={"train_interval": 2}).train()
-    assert rates_of(rows(folder, "val")) == [(n, 0.5 ** (n + 1)) for n in (2, 4, 6, 8)]
+    assert rates_of(rows(folder, "val")) == [(n, 0.5**n) for n in (2, 4, 6, 8)]
 
 
 def test_in_the_warm_up_the_learning_rate_is_logged_too(trainer, folder):
@@ -376,7 +375,7 @@ def test_with_means_both_tables_of_steps_follow_it(trainer, folder):
     assert [*rows(folder, "train")[0]] == ["global_step", "time", "loss", "acc", *names]
     assert [*rows(folder, "valid")[0]][-5:] == ["rate_scale", *names]
     for table in ("train", "valid"):
-        assert rates_of(rows(folder, table)) == [(n, 0.5 ** (n + 1)) for n in (2, 4, 6)]
+        assert rates_of(rows(folder, table)) == [(n, 0.5**n) for n in (2, 4, 6)]
     assert rows(folder, "val") == []
 
 
@@ -388,7 +387,7 @@ def test_a_tuned_learning_rates_scalars(trainer, folder):
     for name in ("lr", "hyper_lr", "mu"):
         assert [step for step, _ in found[f"rates/{name}"]] == [4, 8]  # after the third weight step and the sixth
         assert [step for step, _ in found[f"epoch/{name}"]] == [6, 9]
-    assert [value for _, value in found["rates/lr"]] == [0.5**4, 0.5**7]
+    assert [value for _, value in found["rates/lr"]] == [0.5**3, 0.5**6]
 
 
 def test_another_learning_rate_has_no_such_scalars(trainer, folder):

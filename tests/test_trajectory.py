@@ -172,6 +172,39 @@ def test_clipping_entries_is_part_of_the_update():
     assert slope(toy, trajectory, weights) == pytest.approx(expected.item(), rel=1e-8)
 
 
+def test_groups_may_order_the_weights_in_their_own_way():
+    """What is followed has its own order: that of `parameters`."""
+    toy = Toy(4)
+    expected, weights = followed(toy, build(toy, "adam"), "lr", 4)
+    first, second = (nn.Parameter(own.clone()) for own in toy.start)
+    kind, options = OPTIMIZERS["adam"]
+    optimizer = kind([{"params": [second]}, {"params": [first]}], **options)
+    trajectory = Trajectory(optimizer, [first, second])
+    for step in range(4):
+        gradients = torch.autograd.grad(toy.loss((first, second), step), (first, second), create_graph=True)
+        first.grad, second.grad = (gradient.detach() for gradient in gradients)
+
+        def product(direction, gradients=gradients):
+            return [*torch.autograd.grad(gradients, (first, second), direction)]
+
+        trajectory.advance(torch.ones(()), product, 1.0)
+        optimizer.step()
+    assert slope(toy, trajectory, [first, second]) == pytest.approx(slope(toy, expected, weights), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_maximizing_a_loss_is_minimizing_its_opposite(name):
+    toy = Toy(4)
+    expected, weights = followed(toy, build(toy, name, 0.02), "lr", 4)
+    other = Toy(4)
+    other.loss = lambda weights, step: -toy.loss(weights, step)
+    kind, options = OPTIMIZERS[name]
+    own = [nn.Parameter(start.clone()) for start in toy.start]
+    optimizer = kind(own, **{**options, "weight_decay": 0.02}, maximize=True)
+    trajectory, _ = followed(other, optimizer, "lr", 4)
+    assert slope(toy, trajectory, own) == pytest.approx(slope(toy, expected, weights), rel=1e-10)
+
+
 # The discount
 
 
@@ -273,7 +306,6 @@ def test_a_second_moment_of_0_contributes_nothing():
 def test_state_goes_on_where_it_was():
     toy = Toy(6)
     whole, weights = followed(toy, build(toy, "adam"), "lr", 6)
-    fresh = Trajectory(build(toy, "adam"), weights)
     other = build(toy, "adam")
     own = other.param_groups[0]["params"]
     fresh = Trajectory(other, own)

@@ -115,13 +115,18 @@ def test_a_run_goes_on_where_it_was(text, tmp_path, name):
 
 
 def test_a_tuned_rate_is_replayed(text, tmp_path):
-    """By weight step: what val.csv says of weight step n is what the next one takes."""
-    text(RATES["marthe"], train_basic, to="tuned")
-    (tuned,) = (tmp_path / "tuned").glob("*/")
-    status, _, error = text(f"--load_schedule {tuned / 'epoch.csv'}", train_basic)
-    assert status == 0, error
-    again = only_run(tmp_path)
-    assert [row["lr"] for row in rows(again / "epoch.csv")] == [row["lr"] for row in rows(tuned / "epoch.csv")]
+    """By weight step exactly, HD's too, which is moved within a step: losses and learning rates are the same again."""
+    for name in ("marthe", "hd"):
+        text(f"{RATES[name]} --log-interval 1", train_basic, to=name)
+        (tuned,) = (tmp_path / name).glob("*/")
+        status, _, error = text(
+            f"--load_schedule {tuned / 'val.csv'} --log-interval 1", train_basic, to=f"{name}-again"
+        )
+        assert status == 0, error
+        (again,) = (tmp_path / f"{name}-again").glob("*/")
+        for table, column in (("val", "lr"), ("epoch", "lr"), ("epoch", "train_loss")):
+            found, expected = ([float(row[column]) for row in rows(of / f"{table}.csv")] for of in (again, tuned))
+            assert found == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["marthe", "hd"])
@@ -154,13 +159,18 @@ def test_find_hyper_lr_searches_alpha_where_the_step_size_is_given(text):
         ("--tune_lr hd --lr_hyper_lr 1 --lr_mu 0.5", "--lr_mu has nothing to act on: give --tune_lr marthe"),
         ("--tune_lr rtho --lr_hyper_lr 1 --lr_mu 0.5", "--lr_mu has nothing to act on: give --tune_lr marthe"),
         ("--tune_lr hd --lr_hyper_lr 1 --lr_first_order", "--lr_first_order has nothing to act on"),
-        ("--tune_lr hd --lr_hyper_lr 1 --lr_decay 2", "--lr_decay has nothing to act on: --tune_lr hd replaces"),
+        (
+            "--tune_lr hd --lr_hyper_lr 1 --lr_decay 2",
+            "--lr_decay has nothing to act on: leave out --tune_lr hd",
+        ),
         ("--tune_lr marthe --lr_hyper_lr 1 --lr_mu 1.5", "'1.5' is not a number of at most 1"),
         ("--tune_lr marthe --lr_hyper_lr -1", "is not a number of 0 or more"),
         ("--tune_lr adam --lr_hyper_lr 1", "'adam' is none of hd, rtho, marthe"),
         ("--find_hyper_lr", "--find_hyper_lr has nothing to act on: have the learning rate tuned"),
+        ("--tune_lr hd --lr_hyper_lr 1 --find_hyper_lr", "hd has no alpha to find for --lr_hyper_lr: leave that out"),
+        ("--tune_lr rtho --lr_hyper_lr 0 --find_hyper_lr", "--lr_hyper_lr 0 stays 0 whatever alpha is"),
         ("--tune_lr hd --find_hyper_lr 0", "'0' is not a whole number above 0"),
-        ("--tune_lr hd --find_hyper_lr --resume", "--resume has nothing to act on: --find_hyper_lr probes a new run"),
+        ("--tune_lr hd --find_hyper_lr --resume", "--resume has nothing to act on: leave out --find_hyper_lr"),
     ],
 )
 def test_flags_that_do_not_go_together(text, flags, words):

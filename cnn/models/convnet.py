@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stn.dropout import channel_dropout
 from stn.hyperparameters import Draw
+from stn.kernels.precision import of_products
 from stn.layers import HyperConv2d, check_tensor
 
 CLASSES = 10  # of every self-tuning network
@@ -44,7 +45,7 @@ class ConvNet(nn.Module):
         Raises TypeError or ValueError for other images.
         """
         check_tensor(type(self).__name__, "images", images, "B", 3, 32, 32)
-        x = images.to(self.dtype, memory_format=self.MEMORY_FORMAT)
+        x = images.to(of_products(self.dtype), memory_format=self.MEMORY_FORMAT)
         for layer, (convolution, pooled) in enumerate(zip(self.convolutions, self.POOLED, strict=True)):
             x = convolution(x, draw.h)
             if pooled:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cnn.models.convnet import CLASSES
 from stn.dropout import dropout
 from stn.hyperparameters import Draw
+from stn.kernels.precision import of_products
 from stn.layers import HyperLinear, check_tensor
 
 
@@ -33,7 +34,7 @@ class MLP(nn.Module):
     def forward(self, images: Tensor, draw: Draw) -> Tensor:
         """images (B, 1, 28, 28), normalized -> logits (B, 10). Raises TypeError or ValueError for other images."""
         check_tensor(type(self).__name__, "images", images, "B", 1, 28, 28)
-        x = images.to(self.dtype).flatten(1)
+        x = images.to(of_products(self.dtype)).flatten(1)
         for layer, linear in enumerate(self.hidden):
             x = F.relu(linear(self.dropped(x, draw, layer), draw.h))
         return self.classifier(self.dropped(x, draw, len(self.hidden)), draw.h).to(self.classifier.weight.dtype)

@@ -7,17 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stn.errors import UserError
 from stn.hypergradients.gradients import gradients_of
 from stn.hypergradients.products import CentralDifferences, DoubleBackward
-from stn.hypergradients.replay import kept_random_state, random_state, set_random_state
-from stn.hypergradients.steps import bounded_step
+from stn.hypergradients.replay import kept_buffers, kept_random_state, random_state, set_random_state
+from stn.hypergradients.steps import REACH, Bounds, bounded_step, bounds_around
 from stn.hypergradients.trajectory import Trajectory
 from stn.hypergradients.updates import refuse_misfits
 from stn.methods import Update
-from stn.normalization import held_statistics
 from stn.optimizers import set_option, shares, value_of
-
-FLOOR = 1e-6  # of its first value: no option is tuned below it, nor is 1 less the momentum
 
 
 class OptimizerTuner:
@@ -28,7 +26,8 @@ class OptimizerTuner:
     2020). clip, clip_value: largest norm, or largest entries, of the gradient, which `compute_hg` clips. first_order:
     leave the training loss's Hessian out. Each option tuned costs a product with it.
 
-    Raises UserError for an optimizer or option that cannot be tuned, ValueError for numbers out of range.
+    Raises UserError for an optimizer or option that cannot be tuned, or that others change; ValueError for numbers out
+    of range, and for a loss that cannot be differentiated twice.
 
     >>> net, loss = nn.Linear(3, 1), nn.MSELoss()
     >>> train, valid = ((torch.randn(16, 3), torch.randn(16, 1)) for _ in range(2))
@@ -64,9 +63,11 @@ class OptimizerTuner:
         refuse_misfits(optimizer, self.parameters, [*hyper_lrs])
         self.differences = CentralDifferences(self.parameters, self._again)
         self.values = {option: value_of(optimizer, option) for option in hyper_lrs}
-        self.floors = {option: FLOOR * value for option, value in self.values.items()}
-        self.ceilings = {"momentum": 1 - FLOOR * (1 - self.values.get("momentum", 0.0))}
         self.shares = {option: shares(optimizer, option) for option in hyper_lrs}
+        self.bounds = {option: bounds_around(value) for option, value in self.values.items()}
+        if "momentum" in self.values:  # below 1 in every group
+            lowest, most = self.bounds["momentum"].lowest, max(self.shares["momentum"])
+            self.bounds["momentum"] = Bounds(lowest, 1 / most - (1 / most - self.values["momentum"]) / REACH)
         self.trajectories = {
             option: Trajectory(optimizer, self.parameters, option, clip, clip_value) for option in hyper_lrs
         }
@@ -76,8 +77,10 @@ class OptimizerTuner:
 
         Call it right before `optimizer.step()`, in place of `zero_grad` and `backward`. loss: a scalar, whose graph can
         be differentiated twice; or a function that computes it, for networks of which it cannot: their Hessian products
-        are then differences of gradients, for which it is called again, with the same random numbers.
+        are then differences of gradients, for which it is called again, with the same random numbers. It computes in
+        float32: without autocast.
         """
+        self._refuse_other_hands()
         self.update.begin()
         exact = not self.first_order and self.mu > 0
         if callable(loss):
@@ -86,6 +89,8 @@ class OptimizerTuner:
             products = self.differences if exact else None
         else:
             products = _Exact(self.update, several=len(self.trajectories) > 1).try_product if exact else None
+            if not loss.requires_grad:
+                raise ValueError("the loss does not depend on the network's weights: compute it from them, unfrozen")
             self.update.add(loss)
         norm = self.update.clipped()
         for trajectory in self.trajectories.values():
@@ -104,10 +109,17 @@ class OptimizerTuner:
                 self.trajectories[option].reset()
                 continue
             change = -self.hyper_lrs[option] * slope
-            bounds = self.floors[option], self.ceilings.get(option, math.inf)
-            self.values[option] = bounded_step(self.values[option], change, *bounds)
+            self.values[option] = bounded_step(self.values[option], change, self.bounds[option])
             set_option(self.update.optimizer, option, self.values[option], self.shares[option])
         return slopes
+
+    def _refuse_other_hands(self) -> None:
+        """Raise UserError where a scheduler, say, has changed an option that is tuned, or a group was added."""
+        for option, value in self.values.items():
+            now = shares(self.update.optimizer, option), value_of(self.update.optimizer, option)
+            if len(now[0]) != len(self.shares[option]) or not math.isclose(now[1], value, rel_tol=1e-9):
+                changed = f"the optimizer's {option} was changed from {value:g} to {now[1]:g}, or its groups were"
+                raise UserError(f"{changed}: leave them to the tuner, without a scheduler, or make a new one")
 
     def state_dict(self) -> dict:
         own = {option: trajectory.state_dict() for option, trajectory in self.trajectories.items()}
@@ -122,7 +134,7 @@ class OptimizerTuner:
     def _again(self) -> list[Tensor]:
         """The step's gradients, at the weights as they are now."""
         loss, random = self.step
-        with kept_random_state(), held_statistics(self.net):
+        with kept_random_state(), kept_buffers(self.net):
             set_random_state(random)
             found = gradients_of(loss(), self.parameters)
         return [found[own] if own in found else torch.zeros_like(own) for own in self.parameters]

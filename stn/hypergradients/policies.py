@@ -16,15 +16,14 @@ from stn.errors import UserError
 from stn.hypergradients.gradients import gradients_of
 from stn.hypergradients.products import CentralDifferences, DoubleBackward
 from stn.hypergradients.replay import Recorded
-from stn.hypergradients.steps import bounded_step
+from stn.hypergradients.steps import Bounds, bounded_step, bounds_around
 from stn.hypergradients.trajectory import Trajectory
 from stn.hypergradients.updates import refuse_misfits
 from stn.hyperparameters import Hyperparameters
 from stn.learning_rates import LearningRate
-from stn.methods import Method
+from stn.methods import Method, Update
 from stn.optimizers import value_of
 
-FLOOR = 1e-6  # of the first learning rate: none is tuned below it
 PRODUCTS = ("auto", "double_backward", "differences")
 
 
@@ -32,7 +31,8 @@ class TunedRate(LearningRate):
     """Base class of learning rates that follow a hypergradient.
 
     value: the first learning rate, above 0 (default: that of the method's optimizer). hyper_lr: β ≥ 0, the step size of
-    the hypergradient's step. lowest: no step goes below it (default: a millionth of the first value).
+    the hypergradient's step. lowest: no step goes below it (default: a millionth of the first value, as none goes above
+    a million times it). It belongs to one training, which is begun with `attach`.
     """
 
     tuned = True
@@ -43,23 +43,36 @@ class TunedRate(LearningRate):
             raise ValueError(f"the learning rate is {value}: it must start above 0 to be tuned")
         if not 0 <= hyper_lr < math.inf:
             raise ValueError(f"hyper_lr is {hyper_lr}: it must be a number of 0 or more")
-        if lowest is not None and not lowest > 0:
-            raise ValueError(f"lowest is {lowest}: it must be above 0")
-        self.hyper_lr, self.floor, self.slope = hyper_lr, lowest, 0.0
+        if lowest is not None and not 0 < lowest <= (value or math.inf):
+            raise ValueError(f"lowest is {lowest}: it must be above 0, and not above the first learning rate")
+        self.hyper_lr, self.lowest_tuned, self.slope = hyper_lr, lowest, 0.0
         self.warned: set[str] = set()
+        self.update: Update | None = None
+
+    def described(self) -> str:
+        """What it was made of."""
+        options = {"lr": self.value, "hyper_lr": self.hyper_lr, "lowest": self.lowest_tuned, **self._options()}
+        told = (f"{name}={value}" for name, value in options.items() if value is not None and value == value)
+        return f"{type(self).__name__}({', '.join(told)})"
+
+    def _options(self) -> dict[str, Any]:
+        """Those of a derived class, by name."""
+        return {}
 
     def __str__(self) -> str:
         first, *others = (f"{name} {value:g}" for name, value in self.columns().items())
         return f"{first}, tuned by {type(self).__name__} with {', '.join(others)}"
 
     def attach(self, task: Task, hyper: Hyperparameters, method: Method) -> Task:
+        if self.update is not None:
+            raise UserError(f"this {type(self).__name__} has tuned another training: make a new one")
         self.hyper, self.method, self.update = hyper, method, method.main_update
         refuse_misfits(self.update.optimizer, self.update.parameters, ["lr"])
         if self.update.scaler is not None:
             raise UserError("a learning rate is not tuned with a GradScaler: train in bfloat16 or float32")
         if math.isnan(self.value):
             self.value = value_of(self.update.optimizer, "lr")
-        self.floor = self.floor or FLOOR * self.value
+        self.bounds = bounds_around(self.value, self.lowest_tuned)
         update = self.update
         self.trajectory = Trajectory(
             update.optimizer, update.parameters, clip=update.clip, clip_value=update.clip_value
@@ -77,23 +90,25 @@ class TunedRate(LearningRate):
             self.trajectory.reset()
             return
         self.slope = slope
-        self.value = bounded_step(self.value, -self.hyper_lr * slope, self.floor)
-        if self.value == self.floor:
-            told = f"the learning rate has come down to {self.floor:.3g}, its lowest value"
+        self.value = bounded_step(self.value, -self.hyper_lr * slope, self.bounds)
+        if self.value == self.bounds.lowest:
+            told = f"the learning rate has come down to {self.value:.3g}, its lowest value"
             self._warn("floor", f"{told}: lower hyper_lr if it should not")
 
     def state_dict(self) -> dict:
         return {
             **{name: getattr(self, name) for name in self._numbers},
+            "bounds": tuple(self.bounds),
             "trajectory": self.trajectory.state_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
         for name in self._numbers:
             setattr(self, name, state[name])
+        self.bounds = Bounds(*state["bounds"])
         self.trajectory.load_state_dict(state["trajectory"])
 
-    _numbers: tuple[str, ...] = ("value", "hyper_lr", "floor", "slope")
+    _numbers: tuple[str, ...] = ("value", "hyper_lr", "slope")
 
     def _before_update(self, parameters: list[nn.Parameter]) -> None:
         """The weights' gradients are final, the update is not yet made."""
@@ -109,7 +124,7 @@ class HD(TunedRate):
 
     Before an update the learning rate is moved against g·∂w/∂η, with the gradient g that the update is about to take,
     and the derivative of the update before: −g for SGD (eq. 5 there), and the like for momentum, Nesterov's and Adam.
-    It needs no further gradient. What is logged after a step is the learning rate that this step has taken.
+    It needs no further gradient.
     """
 
     def _before_update(self, parameters: list[nn.Parameter]) -> None:
@@ -129,8 +144,9 @@ class MARTHE(TunedRate):
 
     mu: the discount, in [0, 1]; below 0 it adapts: μ ← q^(1/(c+1)) with q = η / (∇E·g), kept within [0, 1], for the
     training gradient g, and the length c ← c·sign(μ) + μ of the past that counts; it starts at c = μ = 0. alpha: of the
-    hyper-learning rate's own steps, β ← max(β + α η ∂E/∂η, 0). first_order: leave the Hessian out. products:
-    "double_backward" through the network, "differences" of gradients, or "auto", the former where it can be done.
+    hyper-learning rate's own steps, β ← max(β + α η ∂E/∂η, 0), as published: β falls where η is to rise. first_order:
+    leave the Hessian out. products: "double_backward" through the network, "differences" of gradients, for smooth
+    networks alone (`CentralDifferences`), or "auto", the former where it can be done.
 
     Raises ValueError for numbers out of range.
     """
@@ -159,7 +175,8 @@ class MARTHE(TunedRate):
 
     def __str__(self) -> str:
         ways = {"none": "without Hessian products", "double_backward": "Hessian products by double backward"}
-        return f"{super().__str__()}, {ways.get(self.way, 'Hessian products by differences of gradients')}"
+        told = super().__str__() + (", which adapts" if self.adapts else "")
+        return f"{told}, {ways.get(self.way, 'Hessian products by differences of gradients')}"
 
     def attach(self, task: Task, hyper: Hyperparameters, method: Method) -> Task:
         super().attach(task, hyper, method)
@@ -177,8 +194,8 @@ class MARTHE(TunedRate):
     def after_step(self) -> None:
         slopes = self.validation_gradients()
         slope = self.trajectory.slope(slopes)
-        if self.alpha and math.isfinite(slope):
-            self.hyper_lr = max(self.hyper_lr + self.alpha * slope * self.value, 0.0)
+        if math.isfinite(self.hyper_lr + (change := self.alpha * slope * self.value)):
+            self.hyper_lr = max(self.hyper_lr + change, 0.0)
         self.descend(slope)
         if self.adapts:
             self._adapt(slopes)
@@ -195,6 +212,10 @@ class MARTHE(TunedRate):
         gradients = gradients_of(objective, self.update.parameters)
         self.task.carry(batch, prediction)
         return gradients
+
+    def _options(self) -> dict[str, Any]:
+        mu = "adaptive" if self.adapts else self.mu
+        return {"mu": mu, "alpha": self.alpha, "first_order": self.first_order, "products": self.products}
 
     def columns(self) -> dict[str, float]:
         return {**super().columns(), "mu": self.mu}

@@ -1,7 +1,6 @@
 """Products of the training loss's Hessian with a direction: by double backward, or by differences of gradients."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +9,6 @@ from stn.errors import UserError
 from stn.methods import Update
 
 Gradients = Callable[[], list[Tensor]]  # of the training loss at the weights as they are now, zeros where it has none
-
-
-class Products(Protocol):
-    def __call__(self, direction: list[Tensor]) -> list[Tensor]:
-        """H·z, of the loss of the step under way, for z with a tensor for each parameter."""
-
-    def release(self) -> None:
-        """The step is over: drop what was kept of it."""
 
 
 class DoubleBackward:
@@ -113,8 +104,9 @@ class CentralDifferences:
     """Products by the gradients at the weights moved a little either way along the direction.
 
     gradients: computes them anew, at the weights as they are, with the step's mini-batches, masks and noise. The two
-    lie `size` of the weights' norm from where they are: the cube root of the weights' precision, where the error of
-    rounding is about that of the second difference.
+    lie a tenth of the cube root of their precision, times the weights' norm, from where they are, which is about where
+    rounding and the third derivative do equal harm. A rectifier's or a maximum's gradient jumps where its inputs change
+    order: double backward leaves that out, and here it is seen, as noise. So differences are for smooth networks.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], gradients: Gradients):
@@ -129,7 +121,7 @@ class CentralDifferences:
         if not length > 0:  # or not finite, which who asks sees
             return [part * length for part in direction]
         precision = torch.finfo(self.parameters[0].dtype).eps
-        size = precision ** (1 / 3) * max(_norm(self.parameters).item(), 1e-3) / length
+        size = 0.1 * precision ** (1 / 3) * max(_norm(self.parameters).item(), 1e-3) / length
         before = [parameter.clone() for parameter in self.parameters]
         try:
             torch._foreach_add_(self.parameters, [part * size for part in direction])
@@ -140,9 +132,6 @@ class CentralDifferences:
         finally:
             torch._foreach_copy_(self.parameters, before)
         return [(high - low).div_(2 * size) for high, low in zip(above, below, strict=True)]
-
-    def release(self) -> None:
-        """Nothing: the step's mini-batches are not kept here."""
 
     def _gradients(self) -> list[Tensor]:
         with torch.enable_grad():

@@ -11,7 +11,6 @@ from stn.bilevel import Task
 from stn.hypergradients.gradients import gradients_of
 from stn.hyperparameters import Draw
 from stn.kernels.precision import full_precision
-from stn.normalization import held_statistics
 
 
 class Forward(NamedTuple):
@@ -49,7 +48,7 @@ class Recorded:
         A parameter on which it does not depend has zeros. Random numbers and running statistics stay as they are.
         """
         total = {parameter: torch.zeros_like(parameter) for parameter in parameters}
-        with kept_random_state(), held_statistics(self.model), full_precision():
+        with kept_random_state(), kept_buffers(self.model), full_precision():
             for batch, draw, random in self.passes:
                 set_random_state(random)
                 objective = self.task.loss(self.task.predict(batch, draw), batch, draw).objective
@@ -67,6 +66,18 @@ def set_random_state(state: list[Tensor]) -> None:
     torch.set_rng_state(state[0])
     if state[1:]:
         torch.cuda.set_rng_state_all(state[1:])
+
+
+@contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """What forward passes within this context do to buffers, such as running statistics, leaves no trace."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from stn.bilevel import evaluate
 from stn.errors import UserError
 from stn.hypergradients.policies import TunedRate
-from stn.recorder import Diverged
+from stn.recorder import Diverged, Unlogged, Unseen
 from stn.training import Trainer
 
 PROBES = 8  # a factor of ten apart
@@ -36,11 +36,14 @@ def find_hyper_lr(
     """Short probes with step sizes a factor of ten apart, from the largest down, each from the trainer's present state.
 
     Before them runs one at a constant learning rate, value 0, whose hypergradients say what the largest is: that at
-    which a step changes the learning rate ten times over, beyond which nothing changes as steps are bounded. The
-    trainer ends where it began. steps: weight steps of each. option: of the trainer's learning rate, "hyper_lr", or
-    "alpha" of MARTHE and RTHO at their hyper_lr. tell: called with each probe when it is done.
+    which a step changes the learning rate ten times over; as steps are bounded, a larger one does the same. Those that
+    diverge are among what is returned. The trainer ends where it began, and its run has no trace of them.
 
-    Raises UserError where the learning rate is not tuned, its hypergradients are all 0, or alpha's hyper_lr is.
+    steps: weight steps of each. option: of the trainer's learning rate, "hyper_lr", or "alpha" of MARTHE and RTHO at
+    their hyper_lr. tell: called with each probe when it is done.
+
+    Raises UserError where the learning rate is not tuned, its hypergradients are all 0, alpha's hyper_lr is, or
+    training diverges at the constant one.
     """
     rate = trainer.learning_rate
     if not isinstance(rate, TunedRate):
@@ -50,10 +53,14 @@ def find_hyper_lr(
     if option == "alpha" and rate.hyper_lr == 0:
         raise UserError("the hyper_lr that alpha is to change is 0: start it above 0")
     trainer.recorder.flush()
+    recorder = trainer.recorder
+    told, trainer.on_step = (recorder.run, recorder.progress, trainer.on_step), lambda _: None
+    recorder.run, recorder.progress = Unlogged(recorder.run.settings), Unseen()
     state, own = deepcopy(trainer.state_dict()), {name: getattr(rate, name) for name in OPTIONS if hasattr(rate, name)}
     slopes: list[float] = []
 
     def probe(value: float, options: Mapping[str, float]) -> Probe:
+        recorder.pending.clear()  # of a probe that diverged
         trainer.load_state_dict(deepcopy(state))
         vars(rate).update(options)
         found = Probe(value, *_train(trainer, steps, lambda: slopes.append(abs(rate.slope))))
@@ -62,6 +69,8 @@ def find_hyper_lr(
 
     try:
         probes = [probe(0.0, dict.fromkeys(own, 0.0))]
+        if probes[0].loss == math.inf:
+            raise UserError("training diverges at the constant learning rate: start at a lower one")
         size = median(slopes)
         if not 0 < size < math.inf:
             raise UserError("the first steps' hypergradients are 0 or not finite: start at another learning rate")
@@ -71,8 +80,10 @@ def find_hyper_lr(
         sizes = [largest / 10**place for place in range(PROBES)]
         return probes + [probe(value, {**own, option: value}) for value in sizes]
     finally:
+        recorder.pending.clear()
         trainer.load_state_dict(state)
         vars(rate).update(own)
+        recorder.run, recorder.progress, trainer.on_step = told
 
 
 def recommended(probes: Sequence[Probe]) -> Probe | None:

@@ -33,14 +33,13 @@ class Trajectory:
         clip_value: float = math.inf,
     ):
         self.optimizer, self.option, self.clip, self.clip_value = optimizer, option, clip, clip_value
-        followed = set(parameters)
         # By place, as an optimizer that loads a state has other groups from then on.
-        self.places = {
+        places = {
             parameter: (place, {option: share})
             for place, share in enumerate(shares(optimizer, option))
             for parameter in optimizer.param_groups[place]["params"]
-            if parameter in followed
         }
+        self.places = {parameter: places[parameter] for parameter in parameters}
         self.tangents: dict[nn.Parameter, Tangent] = {}
 
     def reset(self) -> None:
@@ -82,10 +81,9 @@ class Trajectory:
     ) -> list[Tensor]:
         if product is None or not self.tangents:
             return [torch.zeros_like(parameter) for parameter in updated]
-        zero = [parameter not in self.tangents for parameter in self.places]
         direction = [
-            torch.zeros_like(parameter) if none else self.tangents[parameter][WEIGHT]
-            for parameter, none in zip(self.places, zero, strict=True)
+            self.tangents[parameter][WEIGHT] if parameter in self.tangents else torch.zeros_like(parameter)
+            for parameter in self.places
         ]
         found = dict(zip(self.places, product(direction), strict=True))
         return self._clipped(norm, updated, [found[parameter] for parameter in updated])

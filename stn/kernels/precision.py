@@ -44,11 +44,17 @@ _full: ContextVar[bool] = ContextVar("full precision", default=False)
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Within this context products that would be of a 16-bit type are of float32, such as those to be subtracted."""
+    """Within this context products of a 16-bit type, or on a GPU in TF32, are of float32, such as those to subtract."""
     token = _full.set(True)
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [backend.fp32_precision for backend in backends]
     try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
         yield
     finally:
+        for backend, own in zip(backends, before, strict=True):
+            backend.fp32_precision = own
         _full.reset(token)
 
 

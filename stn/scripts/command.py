@@ -31,7 +31,17 @@ def run(script: Script, argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 128 + its signal where stopped."""
     hint = "a run that has begun to train continues with --resume"
     with told_in_lines(script.name):
-        return exit_status(script.name, lambda: _run(script, argv), hint)
+        return exit_status(script.name, lambda: _spelled(script, argv), hint)
+
+
+def _spelled(script: Script, argv: list[str] | None) -> int:
+    """Run the command line, and raise what the user can mend in the script's own spelling."""
+    try:
+        return _run(script, argv)
+    except UserError as error:
+        if (message := script.respelled(str(error))) == str(error):
+            raise
+        raise type(error)(message) from error
 
 
 def _run(script: Script, argv: list[str] | None) -> int:

@@ -11,7 +11,7 @@ from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels import precision
 from stn.kernels.memory import explaining_out_of_memory
-from stn.recorder import Progress
+from stn.recorder import Progress, Unlogged, Unseen
 from stn.runs.folder import RunFolder
 from stn.runs.models import pack
 from stn.scripts.declared import Sources
@@ -112,28 +112,6 @@ def unlogged(
 ) -> Trainer:
     """A trainer as the settings say, that logs nothing. record: what args.yaml has of a run that it follows."""
     return settings.trainer(task, hyper, Unlogged(dict(record or {})), Unseen(), lambda: False)
-
-
-class Unlogged:
-    """A run's folder of which nothing is kept."""
-
-    def __init__(self, settings: dict[str, Any]):
-        self.settings = settings
-
-    def change_settings(self, changes: Mapping[str, Any]) -> None:
-        self.settings |= changes
-
-    def log(self, *_: object) -> None: ...
-
-    def scalars(self, *_: object) -> None: ...
-
-
-class Unseen:
-    """Progress that nobody watches."""
-
-    def update(self, *_: object) -> None: ...
-
-    def epoch_ended(self, *_: object) -> None: ...
 
 
 def evaluate_best(settings: Settings, sources: Sources, state: Mapping) -> Result:

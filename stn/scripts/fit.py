@@ -115,6 +115,8 @@ def fit(
     _refuse_misfits(net, hyper, optimizers, schedulers, weight_decay)
     if accuracy is not None and perplexity:
         raise UserError("accuracy and perplexity are both given: logs have one of them, give that")
+    if not isinstance(learning_rate, LearningRate | None):
+        raise UserError(f"learning_rate is {learning_rate!r}: give one such as stn.MARTHE(hyper_lr=1e-3)")
     if learning_rate is not None and schedulers:
         raise UserError("learning_rate and scheduler are both given: give one of them")
     if resume and overwrite:
@@ -151,7 +153,7 @@ def fit(
     settings = {
         **_record(task, hyper, way, optimizers, schedulers),
         "weight_decay": dict(weight_decay) if isinstance(weight_decay, Mapping) else weight_decay,
-        **({} if learning_rate is None else {"learning_rate": str(learning_rate)}),
+        **({} if learning_rate is None else {"learning_rate": learning_rate.described()}),
         **{"clip": clip, "accumulate": accumulate, "autocast": str(autocast).removeprefix("torch.")},
         **vars(plan),
         **{"device": str(device), "seed": torch.initial_seed(), "versions": provenance()},

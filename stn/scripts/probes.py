@@ -18,13 +18,17 @@ HEAD = f"{'step size':>12}  {'learning rate':>14}  {'validation loss':>15}"
 
 def search(script: Script, given: Mapping[str, Any]) -> int:
     """Probe the run that these flags describe, print the table and the recommendation; the exit status."""
-    refuse_idle(given.keys(), dict.fromkeys(("resume", "test", "overwrite"), "--find_hyper_lr probes a new run"))
+    refuse_idle(given.keys(), dict.fromkeys(("resume", "test", "overwrite"), "leave out --find_hyper_lr"))
     flags = script.settings.STEP_FLAGS
     fixed = flags["hyper_lr"] in given
     option = "alpha" if fixed else "hyper_lr"
     config, checksum = read_config(script, given)
     if not script.settings.tunes_rate({**script.defaults(), **config, **given}):
         raise UserError("--find_hyper_lr has nothing to act on: have the learning rate tuned by hd, rtho or marthe")
+    if fixed and not script.settings.has_alpha({**script.defaults(), **config, **given}):
+        raise UserError(f"hd has no alpha to find for --{flags['hyper_lr']}: leave that out, or --find_hyper_lr")
+    if fixed and given[flags["hyper_lr"]] == 0:
+        raise UserError(f"--{flags['hyper_lr']} 0 stays 0 whatever alpha is: give a value above 0, or leave it out")
     values, description, _ = script.prepare(given, {**config, flags["hyper_lr"]: 1.0}, checksum)
     settings, sources = script.make(values), script.sources(values)
     with explaining_out_of_memory(OUT_OF_MEMORY):

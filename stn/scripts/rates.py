@@ -24,7 +24,7 @@ def refuse_misfits(values: Values, given: Collection[str], decay: Collection[str
     if name is None:
         refuse_idle(given, dict.fromkeys(FLAGS, "add --tune_lr"))
         return
-    refuse_idle(given, dict.fromkeys(decay, f"--tune_lr {name} replaces the decay"))
+    refuse_idle(given, dict.fromkeys(decay, f"leave out --tune_lr {name}, which replaces the decay"))
     others = " or ".join(f"--tune_lr {other}" for other in ("marthe", "rtho"))
     refuse_idle(given, dict.fromkeys(FLAGS - ACTING[name] - {"lr_hyper_lr", "lr_mu"}, f"give {others}"))
     refuse_idle(given, {} if name == "marthe" else {"lr_mu": "give --tune_lr marthe"})

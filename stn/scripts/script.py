@@ -1,5 +1,6 @@
 """What a training script declares: its hyperparameters, its flags, and what it makes of their values."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,7 +60,7 @@ class Script:
         config = "take the settings of an earlier run, by its folder or args.yaml, where no flag says otherwise"
         hyper_lr, alpha = (self.spelled(self.settings.STEP_FLAGS[name]) for name in ("hyper_lr", "alpha"))
         probing = (
-            f"train nothing for good: probe values of {hyper_lr}, or of {alpha} where that is given, for STEPS "
+            f"train nothing for good: probe values of {hyper_lr}, or, where that is given, of {alpha}, for STEPS "
             f"({PROBE_STEPS} where not given) weight steps each, and recommend one"
         )
         overwrite = Flag("overwrite", "redo the run of this configuration that is there, removing what it wrote")
@@ -94,6 +95,10 @@ class Script:
     def spelled(self, name: str) -> str:
         """A flag as messages and the help show it, with its dashes."""
         return f"--{spelled(name, self.hyphens)}"
+
+    def respelled(self, message: str) -> str:
+        """A message with its flags as the help shows them."""
+        return re.sub(r"--\w+", lambda flag: self.spelled(flag[0][2:]), message) if self.hyphens else message
 
     def defaults(self) -> dict[str, Any]:
         return {flag.name: flag.default for flag in (*self.flags.values(), *self.course_flags)}

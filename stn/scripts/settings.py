@@ -106,6 +106,10 @@ class Settings:
         """Whether these flags have the learning rate tuned."""
 
     @classmethod
+    def has_alpha(cls, values: Values) -> bool:
+        """Whether its step size is adapted then, or could be."""
+
+    @classmethod
     def locate(cls, values: Values) -> tuple[str, str]:
         """Where the data lies that these flags name, and what to call it."""
 
@@ -193,6 +197,10 @@ class SelfTuningSettings(Settings):
     @classmethod
     def tunes_rate(cls, values: Values) -> bool:
         return values["tune_lr"] is not None
+
+    @classmethod
+    def has_alpha(cls, values: Values) -> bool:
+        return values["tune_lr"] != "hd"
 
     def method_of(self, task: Task, hyper: Hyperparameters, **options: Any) -> BestResponseMethod:
         """The method, with the optimizers' options that this family of scripts has flags for."""
