@@ -1,6 +1,7 @@
 """What a run shows: on terminals of any size, in a log, and of its end."""
 
 import fcntl
+import math
 import os
 import pty
 import re
@@ -132,6 +133,18 @@ def test_a_log_has_a_line_a_minute(capsys, monkeypatch):
     assert lines[0].split("left")[0].split()[-2:] == ["140", "s"]
     assert "train loss 2.000  accuracy 50.0%  99 images/s" in lines[0]
     assert not any("\r" in line or "\x1b" in line for line in lines)
+
+
+def test_an_epoch_without_a_weight_step_yet_shows_no_score(capsys, monkeypatch):
+    """As after its evaluation, when hyperparameter steps follow."""
+    clock = [0.0]
+    monkeypatch.setattr(screens.time, "monotonic", lambda: clock[0])
+    screen = started()
+    clock[0] = 100.0
+    screen.update(status(0)._replace(score=Score(math.nan)))
+    assert capsys.readouterr().err == ""
+    screen.update(status(1))
+    assert "train loss 2.000" in capsys.readouterr().err
 
 
 def test_lines_on_stdout_put_progress_off(capsys, monkeypatch):

@@ -94,6 +94,8 @@ class Screen:
             self.close()
             epoch = steps // status.length  # steps are shown some at a time, when the next one may have begun
             self.say(f"epoch {epoch:3d}  warm-up is over since weight step {steps}: tuning has started")
+        if math.isnan(status.score.loss):  # the epoch has just begun
+            return
         measures = status.score.measures(self.trainer.task.likelihood)
         score = "  ".join(MEASURES[name].format(value) for name, value in measures.items())
         speed, left = f"{status.speed:,.0f} {self.unit}/s", self.remaining(status)
