@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from only_once import Raises
 from reference import training_loss
 from torch import nn
 from torch.autograd.functional import hvp
@@ -211,28 +212,6 @@ def test_an_operation_that_is_marked_is_not_passed_over():
     update.add((Marked.apply(weights[0]).pow(2) * weights[1].exp()).sum())
     assert double.failed == "an operation of it is marked as once_differentiable"
     torch.testing.assert_close(weights[0].grad, 4 * weights[0].detach() ** 3 * weights[1].detach().exp())
-
-
-class Raises(torch.autograd.Function):
-    """Its backward pass can be recorded, but not be differentiated."""
-
-    @staticmethod
-    def forward(ctx, x):  # noqa: ARG004
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):  # noqa: ARG004
-        return NoDerivative.apply(grad)
-
-
-class NoDerivative(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):  # noqa: ARG004
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):  # noqa: ARG004
-        raise RuntimeError("derivative is not implemented\nand more")
 
 
 def test_a_second_derivative_that_is_lacking_shows_at_the_product():

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from only_once import OnlyOnce
 from torch import nn
 
 from stn.bilevel import Loss, Score, StreamTask, evaluate
@@ -257,18 +258,6 @@ class Worthless(Regression):
 def test_training_that_diverges_without_tuning_is_told(trainer):
     with pytest.raises(UserError, match="diverges at the constant learning rate: start at a lower one"):
         find_hyper_lr(trainer(RATES["hd"](), Worthless()), 2)
-
-
-class OnlyOnce(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):  # noqa: ARG004
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):  # noqa: ARG004
-        if torch.is_grad_enabled():
-            raise RuntimeError("not twice")
-        return grad.clone()
 
 
 class Once(Regression):

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from only_once import Raises
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
@@ -307,28 +308,6 @@ def test_a_network_that_cannot_be_differentiated_twice_wants_a_function():
     assert slopes["lr"] < 0
 
 
-class NoDerivative(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):  # noqa: ARG004
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):  # noqa: ARG004
-        raise RuntimeError("derivative is not implemented")
-
-
-class Raises(torch.autograd.Function):
-    """Its backward pass can be recorded, but not be differentiated."""
-
-    @staticmethod
-    def forward(ctx, x):  # noqa: ARG004
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):  # noqa: ARG004
-        return NoDerivative.apply(grad)
-
-
 def test_so_does_one_where_that_shows_only_at_the_product():
     net = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
@@ -359,6 +338,7 @@ def test_momentum_stays_below_1_in_every_group():
     assert optimizer.param_groups[1]["momentum"] > 0.99
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")
 @pytest.mark.parametrize("change", ["scheduler", "group"])
 def test_an_option_that_others_change_is_told(change):
     toy = Regression()

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from only_once import OnlyOnce
 from torch import nn
 from torch.testing import assert_close
 from training_runs import Scripted, trainer_fixture  # noqa: F401
@@ -333,20 +334,9 @@ def test_the_slope_is_that_of_trainings_at_other_learning_rates(method, feed, op
 
 
 def test_the_kind_of_product_is_chosen_and_said():
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(_, x):
-            return x * 2
-
-        @staticmethod
-        def backward(_, gradient):
-            if torch.is_grad_enabled():
-                raise RuntimeError("Once cannot be differentiated twice: it is made so")
-            return gradient * 2
-
     class Stubborn(Regression):
         def predict(self, batch, draw):
-            return Once.apply(super().predict(batch, draw))
+            return OnlyOnce.apply(super().predict(batch, draw))
 
     def run(products):
         hyper = Hyperparameters(rate=Tuned(0.3, range=(0, 1)))
@@ -360,7 +350,7 @@ def test_the_kind_of_product_is_chosen_and_said():
             slopes.append(rate.slope)
         return rate, slopes
 
-    with pytest.warns(UserWarning, match=r"Once cannot be differentiated twice.*central differences") as told:
+    with pytest.warns(UserWarning, match=r"OnlyOnce cannot be differentiated twice.*central differences") as told:
         rate, slopes = run("auto")
     assert rate.way == "differences" and len(told) == 1
     _, expected = run("differences")
