@@ -1,7 +1,7 @@
 """The data sets that the scripts train on: where they lie, how they are read, and which networks are for them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stn.datasets import builtin_images, cifar100, images, mnist
 from stn.datasets.images import Images, ImageSets, Normalization, load_image_sets
@@ -38,6 +38,9 @@ class DataSet:
     builtin: Source
 
 
+COLOURED = Source(
+    "built-in images", lambda _: builtin_images.builtin_images(), builtin_images.CLASSES, images.CIFAR10_NORMALIZATION
+)
 DATA_SETS = {
     "cifar10": DataSet(
         models=("alexnet", "small"),
@@ -49,12 +52,7 @@ DATA_SETS = {
             images.CIFAR10_NORMALIZATION,
             Normalization((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
         ),
-        builtin=Source(
-            "built-in images",
-            lambda _: builtin_images.builtin_images(),
-            builtin_images.CLASSES,
-            images.CIFAR10_NORMALIZATION,
-        ),
+        builtin=COLOURED,
     ),
     "cifar100": DataSet(
         models=(),
@@ -66,12 +64,7 @@ DATA_SETS = {
             cifar100.CIFAR100_NORMALIZATION,
             Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
         ),
-        builtin=Source(
-            "built-in images of 10 classes",
-            lambda _: builtin_images.builtin_images(),
-            builtin_images.CLASSES,
-            images.CIFAR10_NORMALIZATION,
-        ),
+        builtin=replace(COLOURED, title="built-in images of 10 classes"),
     ),
     "mnist": DataSet(
         models=("mlp",),

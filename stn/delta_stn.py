@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.utils.checkpoint import CheckpointError
 
@@ -24,7 +25,6 @@ from stn.bilevel import Step, Task
 from stn.errors import UserError
 from stn.hyperparameters import Draw, Hyperparameters, Tuned
 from stn.methods import BestResponseMethod, Update, frozen, require_all, require_rate, step_of
-from stn.normalization import held_statistics
 from stn.optimizers import value_of
 from stn.response import at_centre
 
@@ -198,6 +198,20 @@ def _sums(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(map(_sums, value))
     return value
+
+
+@contextmanager
+def held_statistics(model: nn.Module) -> Iterator[None]:
+    """While this lasts, normalization in training uses a mini-batch's statistics without adding them to its own."""
+    layers = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
+    tracking = [layer for layer in layers if layer.track_running_stats]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
 
 
 def _failing_module(model: nn.Module, predict: Callable[[], object]) -> str:

@@ -20,13 +20,12 @@ from torch.utils.checkpoint import checkpoint
 from lstm.model import AWDLSTM, activation_penalty, temporal_penalty
 from stn import HyperConv2d, HyperEmbedding, HyperLinear, HyperLSTM, Hyperparameters, Tuned, frozen
 from stn.bilevel import Loss, StreamTask
-from stn.delta_stn import DeltaSTN, linearized
+from stn.delta_stn import DeltaSTN, held_statistics, linearized
 from stn.dropout import drop_connect, dropout, embedding_dropout, locked_dropout
 from stn.errors import UserError
 from stn.hyperparameters import Draw
 from stn.kernels.cross_entropy import linear_cross_entropy
 from stn.layers import split_parameters, zero_gates
-from stn.normalization import held_statistics
 from stn.response import at_centre
 from stn.schedules import Constant
 from stn.scripts import methods

@@ -36,6 +36,7 @@ class TunedRate(LearningRate):
     """
 
     tuned = True
+    _numbers: tuple[str, ...] = ("value", "hyper_lr", "slope")  # of the state
 
     def __init__(self, value: float | None = None, *, hyper_lr: float, lowest: float | None = None):
         super().__init__(math.nan if value is None else value)
@@ -51,8 +52,9 @@ class TunedRate(LearningRate):
 
     def described(self) -> str:
         """What it was made of."""
-        options = {"lr": self.value, "hyper_lr": self.hyper_lr, "lowest": self.lowest_tuned, **self._options()}
-        told = (f"{name}={value}" for name, value in options.items() if value is not None and value == value)
+        first = None if math.isnan(self.value) else self.value  # the optimizer's
+        options = {"lr": first, "hyper_lr": self.hyper_lr, "lowest": self.lowest_tuned, **self._options()}
+        told = (f"{name}={value}" for name, value in options.items() if value is not None)
         return f"{type(self).__name__}({', '.join(told)})"
 
     def _options(self) -> dict[str, Any]:
@@ -107,8 +109,6 @@ class TunedRate(LearningRate):
             setattr(self, name, state[name])
         self.bounds = Bounds(*state["bounds"])
         self.trajectory.load_state_dict(state["trajectory"])
-
-    _numbers: tuple[str, ...] = ("value", "hyper_lr", "slope")
 
     def _before_update(self, parameters: list[nn.Parameter]) -> None:
         """The weights' gradients are final, the update is not yet made."""
