@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from cnn.hyperparameters import CUTOUT, LAYERS, TABLE
 from stn.figures.drawing import Drawing, run_keys, select, shared_style, titles
 from stn.figures.schedules import (
+    Content,
     draw_schedules,
     draw_values,
     mark_warm_up,
@@ -93,9 +94,10 @@ def cutout(runs: Sequence[Run]) -> Drawing:
     reason = "cuts no holes: give others"
     drawn, skipped = select(runs, partial(cuts_out, by=by), partial(_all_off, names=CUTOUT, by=by, reason=reason))
     figure, panels, _ = grid(len(CUTOUT), height=1.7, wide=len(drawn) > 1)
-    set_titles(figure, panels, [WORDS[name] for name in CUTOUT])
+    contents = [Content(name, drawn, WORDS[name]) for name in CUTOUT]
+    set_titles(figure, panels, [content.title for content in contents])
     styles = moving_styles(runs, by)
-    marks = draw_schedules(dict(zip(CUTOUT, panels, strict=True)), drawn, by, styles)
+    marks = draw_schedules(dict(zip(panels, contents, strict=True)), by, styles)
     for panel, name in zip(panels, CUTOUT, strict=True):
         for run in drawn:
             steps = {"color": styles[run]["color"], "drawstyle": "steps-mid", "linewidth": STEPS}

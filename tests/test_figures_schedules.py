@@ -328,6 +328,27 @@ def test_panels_of_learning_rates_are_legible(learned, make_run):
     assert_apart(figure)
 
 
+def test_runs_of_one_name_from_several_learning_rates_have_a_panel_for_each(learned):
+    started = [
+        *(learned((start, 20.0, start / 2), name=f"tuned{start}", lr=start) for start in (0.1, 30.0)),
+        learned((0.1, 0.1, 0.1), name="constant", lr=0.1),
+    ]
+    read = [
+        replace(history.read_run(path), name=name) for path, name in zip(started, ("HD", "HD", "none"), strict=True)
+    ]
+    figure = schedules(read).figure
+    titles = [name.replace("\n", " ") for name in names(figure)]
+    assert titles[-2:] == ["learning rate, from 0.1", "learning rate, from 30"]
+    first, second = panels(figure)[-2:]
+    assert [points(line)[0] for line in (first.lines[0], *second.lines)] == [(2, 0.1), (2, 30)]
+    assert first.get_ylim() == second.get_ylim() and second.get_yscale() == "log"
+    assert len(first.lines) == 2
+    assert_in_view(figure)
+    assert_apart(figure)
+    named = [replace(run, name=None) for run in read]
+    assert names(schedules(named).figure)[-1] == "learning rate"  # told apart by colours
+
+
 # The band of the perturbation
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
+from typing import NamedTuple
 
 import numpy
 from matplotlib.artist import Artist
@@ -40,6 +41,14 @@ WIDE_RANGE = 10  # a learning rate's largest value over its smallest, from which
 WARM_UP_END = {"linewidth": 0.7, "linestyle": (0, (1, 1))}
 
 
+class Content(NamedTuple):
+    """What a panel shows: a hyperparameter, learning rate or discount, of which runs, under which title."""
+
+    name: str
+    runs: Sequence[Run]
+    title: str
+
+
 @styled
 def schedules(runs: Sequence[Run], order: Sequence[str] = ()) -> Drawing:
     """Each hyperparameter's value against weight steps, a panel each; constants are thin dashed lines.
@@ -47,19 +56,21 @@ def schedules(runs: Sequence[Run], order: Sequence[str] = ()) -> Drawing:
     A shaded band reaches one scale of a tuned one's perturbation below and above its value; from MANY runs on there are
     thin lines without bands. The warm-up is marked. Where a value changed in a run without steps, all are drawn against
     epochs. What is off in all runs has no panel. Where a run tunes its learning rate, all runs' have one, too, and a
-    discount that changed has. order: the hyperparameters whose panels come first. Raises UserError where no run has a
-    row yet.
+    discount that changed has; runs of one name that start from several learning rates have a panel for each of these.
+    order: the hyperparameters whose panels come first. Raises UserError where no run has a row yet.
     """
     by = schedule_axis(runs)
     drawn, skipped = select(runs, partial(lines, by=by, rates=rates_shown(runs)), partial(without_curves, by=by))
     rates = rate_names(drawn, by)
     on = [name for run in drawn for name in run.on(by)]
     names = dict.fromkeys(on or [name for run in drawn for name in run.curves(by) if not rates])
-    names = [*sorted(names, key=lambda name: order.index(name) if name in order else len(order)), *rates]
-    figure, panels, spare = grid(len(names))
-    set_titles(figure, panels, [RATES.get(name) or words_for(name, drawn) for name in names])
+    names = sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+    contents = [Content(name, drawn, words_for(name, drawn)) for name in names]
+    contents += [content for name in rates for content in rate_contents(name, drawn, runs)]
+    figure, panels, spare = grid(len(contents))
+    set_titles(figure, panels, [content.title for content in contents])
     styles = moving_styles(runs, by)
-    marks = draw_schedules(dict(zip(names, panels, strict=True)), drawn, by, styles)
+    marks = draw_schedules(dict(zip(panels, contents, strict=True)), by, styles)
     legend(figure, spare, [*run_keys(drawn, runs, styles), *marks])
     return Drawing(figure, skipped)
 
@@ -143,18 +154,29 @@ def rate_names(runs: Sequence[Run], by: str) -> list[str]:
     return [LEARNING_RATE, *([DISCOUNT] if adapted else [])]
 
 
+def rate_contents(name: str, drawn: Sequence[Run], runs: Sequence[Run]) -> list[Content]:
+    """What the panels of the learning rate or its discount show: one for all, or one for each start."""
+    starts = {run: run.settings.get("lr") for run in drawn}
+    named = [{starts.get(run) for run in group} for group in groups(runs).values()]
+    if all(len(of_name) == 1 for of_name in named) or not all(isinstance(start, float) for start in starts.values()):
+        return [Content(name, drawn, RATES[name])]
+    of_start = {start: [run for run in drawn if starts[run] == start] for start in sorted({*starts.values()})}
+    return [Content(name, of, f"{RATES[name]}, from {start:g}") for start, of in of_start.items()]
+
+
 def lines(run: Run, by: str, rates: bool) -> dict[str, tuple[numpy.ndarray, numpy.ndarray]]:
     """The x and values of a run's hyperparameters, and if so asked of its learning rate and discount."""
     return {**run.curves(by), **(run.rates(by) if rates else {})}
 
 
-def draw_schedules(panels: Mapping[str, Axes], drawn: Sequence[Run], by: str, styles: Styles) -> list[Artist]:
+def draw_schedules(panels: Mapping[Axes, Content], by: str, styles: Styles) -> list[Artist]:
     """Each hyperparameter, with the band of its perturbation, in its panel; what the legend says of all runs.
 
     by: what `schedule_axis` says. styles: those of `moving_styles`.
     """
-    for name, panel in panels.items():
-        for run in drawn:
+    drawn = [*dict.fromkeys(run for content in panels.values() for run in content.runs)]
+    for panel, (name, of_panel, _) in panels.items():
+        for run in of_panel:
             own = lines(run, by, rates=name in RATES)
             if name not in own:
                 continue
@@ -163,13 +185,12 @@ def draw_schedules(panels: Mapping[str, Axes], drawn: Sequence[Run], by: str, st
                 panel.fill_between(x, *band, color=styles[run]["color"], **BAND)
             held = {} if name not in RATES or run.tunes_rate else {"drawstyle": "steps-pre"}  # for an epoch
             draw_values(panel, x, values, **styles[run] | held | (CONSTANT if _constant(values) else {}))
-        if name == LEARNING_RATE:
-            scale_rates(panel)
-    scale_panels(panels.values(), drawn, by)
-    banded = any(panel.collections for panel in panels.values())
+    scale_rates([panel for panel, content in panels.items() if content.name == LEARNING_RATE])
+    scale_panels(panels, drawn, by)
+    banded = any(panel.collections for panel in panels)
     color = shared_style(drawn, styles)["color"]
     bands = [Patch(color=color, label="± 1 scale of\nthe perturbation", **BAND)] if banded else []
-    return [*bands, *mark_warm_up(panels.values(), drawn, by, styles)]
+    return [*bands, *mark_warm_up(panels, drawn, by, styles)]
 
 
 def draw_values(
@@ -229,17 +250,20 @@ def scale_panels(panels: Iterable[Axes], runs: Iterable[Run], by: str) -> None:
         panel.set_xlabel("weight step" if by == "train_step" else "epoch")
 
 
-def scale_rates(panel: Axes) -> None:
-    """A logarithmic axis for learning rates that differ widely."""
-    values = numpy.concatenate([line.get_ydata() for line in panel.lines])
+def scale_rates(panels: Sequence[Axes]) -> None:
+    """One axis for the panels of learning rates, a logarithmic one where these differ widely."""
+    for panel in panels[1:]:
+        panel.sharey(panels[0])
+    values = numpy.concatenate([line.get_ydata() for panel in panels for line in panel.lines] or [[]])
     values = values[values > 0]
     if not len(values) or values.max() <= WIDE_RANGE * values.min():
         return
-    panel.set_yscale("log")
     few = values.max() < WIDE_RANGE**2 * values.min()  # decades
-    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6))
-    panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("e-0", "e-"))
-    panel.yaxis.set_minor_formatter(NullFormatter())
+    for panel in panels:
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6))
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("e-0", "e-"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def moving_styles(runs: Sequence[Run], by: str) -> dict[Run, dict]:
