@@ -6,7 +6,7 @@ Flags, short names and defaults are the published ones.
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from itertools import chain, count
 from pathlib import Path
@@ -18,7 +18,7 @@ from cnn import datasets
 from cnn.datasets import DATA_SETS, DATASET_OF
 from cnn.models import MODELS
 from cnn.task import ImageClassification
-from stn.datasets.images import ImageSets
+from stn.datasets.images import Images, ImageSets
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels.memory import explaining_out_of_memory
@@ -73,6 +73,9 @@ class ImageRunSettings(Settings):
     percent_valid: float = of_machine(
         0.2, "fraction of the training images that validate, the last of the file; of mnist 0.15", share, "-pval"
     )
+    num_train: int = of_machine(
+        None, "train on the first N only of the images that do not validate", positive_int, metavar="N"
+    )
     no_cuda: bool = of_machine(False, "use the CPU even where there is a GPU", may_change=True)
     log_interval: int = of_machine(50, "steps that a log entry is the mean of", positive_int, may_change=True)
     logdir: str = of_machine("logs", "folder of all runs", str)
@@ -97,11 +100,24 @@ class ImageRunSettings(Settings):
 
     def read_data(self) -> ImageSets:
         sets = datasets.load(self.dataset, self.data, self.percent_valid, self.plain)
-        for name, split, change in (("training", sets.train, "lower"), ("validation", sets.valid, "raise")):
+        if self.num_train is not None:
+            sets = replace(sets, train=self.first(sets.train))
+        more = "lower --percent_valid" if self.num_train is None else "raise --num_train"
+        for name, split, remedy in (
+            ("training", sets.train, more),
+            ("validation", sets.valid, "raise --percent_valid"),
+        ):
             if self.batch_size > len(split):
                 cause = f"--batch_size {self.batch_size} is more than the {len(split)} {name} images"
-                raise UserError(f"{cause}: lower it, or {change} --percent_valid")
+                raise UserError(f"{cause}: lower it, or {remedy}")
         return sets
+
+    def first(self, images: Images) -> Images:
+        """The images that --num_train leaves. Raises UserError where it asks for more than there are."""
+        if self.num_train > len(images):
+            cause = f"--num_train {self.num_train} is more than the {len(images)} training images"
+            raise UserError(f"{cause}: lower it, or --percent_valid")
+        return Images(images.pixels[: self.num_train], images.labels[: self.num_train])
 
 
 @dataclass(frozen=True, kw_only=True)

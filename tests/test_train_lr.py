@@ -353,6 +353,16 @@ def test_data_sets_and_their_splits(dataset, share):
     assert (values["dataset"], values["percent_valid"]) == (dataset.replace("_", ""), share)
 
 
+def test_a_run_may_train_on_the_first_images_only(run, tmp_path):
+    given = [values_of(train_lr, f"{SMALL} {flags}") for flags in ("", "--num-train 64")]
+    whole, some = (train_lr.SCRIPT.make(values).read_data() for values in given)
+    assert len(whole.train) == 170 and torch.equal(some.train.pixels, whole.train.pixels[:64])
+    assert torch.equal(some.train.labels, whole.train.labels[:64])
+    assert torch.equal(some.valid.pixels, whole.valid.pixels) and some.checksum == whole.checksum
+    status, out, _ = run("--num-train 64 --num-epoch 1")
+    assert status == 0 and "64 / 30 / " in out and len(rows(only_run(tmp_path) / "train.csv")) == 3
+
+
 def test_images_of_files_are_normalized_as_published(monkeypatch):
     pair = builtin_images.builtin_images()
     monkeypatch.setattr("stn.datasets.images.load_cifar10", lambda _: pair)
@@ -388,6 +398,9 @@ def test_images_that_are_not_there_are_stood_in_for_by_others(run, monkeypatch, 
         ("--tune-lr marthe", ("--tune-lr",)),
         ("--patience 3", ("--patience",)),
         ("--batch-size 31", ("--batch-size 31", "30 validation images", "--percent-valid")),
+        ("--num-train 29", ("--batch-size 30", "29 training images", "raise --num-train")),
+        ("--num-train 171", ("--num-train 171", "170 training images", "lower it, or --percent-valid")),
+        ("--num-train 0", ("--num-train", "'0'")),
         ("--lr-scheduler staircase --hyper-lr 1", ("--hyper-lr has", "give --lr-scheduler marthe or rtho or hd")),
         ("--lr-scheduler hd --alpha 1", ("--alpha has", "give --lr-scheduler marthe or rtho")),
         ("--lr-scheduler hd --first-order", ("--first-order has",)),
