@@ -17,13 +17,13 @@ from lstm.task import LanguageModeling
 from stn.bilevel import Loss
 from stn.conversion import convert
 from stn.datasets.text import Corpus
+from stn.delta_stn import held_statistics
 from stn.errors import UserError
 from stn.hypergradients.products import CentralDifferences, DoubleBackward
 from stn.hypergradients.replay import Recorded, kept_random_state, random_state, set_random_state
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.layers import HyperLinear
 from stn.methods import Update
-from stn.normalization import held_statistics
 
 PRECISIONS = [(torch.float64, 1e-7), (torch.float32, 2e-3)]  # with the largest relative error of differences
 BATCH = 6
