@@ -7,6 +7,7 @@ import pytest
 import torch
 from only_once import Raises
 from reference import training_loss
+from stn.normalization import held_statistics
 from torch import nn
 from torch.autograd.functional import hvp
 from torch.func import functional_call
@@ -23,7 +24,6 @@ from stn.hypergradients.replay import Recorded, kept_random_state, random_state,
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.layers import HyperLinear
 from stn.methods import Update
-from stn.normalization import held_statistics
 
 PRECISIONS = [(torch.float64, 1e-7), (torch.float32, 2e-3)]  # with the largest relative error of differences
 BATCH = 6
