@@ -11,23 +11,26 @@ from typing import Any
 from optuna.trial import Trial
 
 from stn.errors import UserError
-from stn.files import explaining_os_errors
+from stn.figures import search as figures
+from stn.figures.style import save
+from stn.files import explaining_os_errors, write_atomically
 from stn.recorder import Diverged
 from stn.runs.folder import RunFolder
+from stn.runs.tables import csv_line
 from stn.scripts import command
-from stn.scripts.course import Result, train
+from stn.scripts.course import train
 from stn.scripts.declared import Values
 from stn.scripts.flags import SEARCH, Flag, parse
 from stn.scripts.options import ROOT, OneLineParser, exit_status, named, nonnegative_int, one_of, positive_int
 from stn.scripts.output import Lines
 from stn.scripts.records import record_of
-from stn.scripts.screen import MEASURES, duration, filled, in_words
+from stn.scripts.screen import duration, filled, in_words
 from stn.scripts.script import Script
 from stn.scripts.signals import BROKEN_PIPE, Interrupt, Stopped
 from stn.scripts.trials import Watch, open_run, state_of
 from stn.search import studies
 from stn.search.budget import COST, cost, parse_budget
-from stn.search.history import best_trial, lowest
+from stn.search.history import best_trial, lowest, rows
 from stn.search.pbt import PARENT, Population
 from stn.search.space import Space, between, described
 from stn.search.studies import run_of
@@ -168,7 +171,9 @@ class Search:
             self.worker = Worker(study, storage, self.folder, self.space, self.plan(), self.trial, stopped)
             self.say_begun()
             why = self.worker.work()
-        self.say_ended(why)
+            if self.worker.trials:
+                self.say_ended(why)
+                self.write()
         if why:
             return 0
         return BROKEN_PIPE if self.lines.broken else Stopped(interrupt.number or Stopped().number).status
@@ -192,17 +197,16 @@ class Search:
         ended = COMPLETED if result.completed else PRUNED if watch.pruned else STOPPED
         if ended == PRUNED:
             folder.mark("pruned")
-        self.say_trial(trial, values, result, "" if result.completed else ended)
+        self.say_trial(trial, values, result.seconds, "" if result.completed else ended)
         return ended
 
-    def say_trial(self, trial: Trial, values: Mapping[str, float], result: Result, ended: str) -> None:
+    def say_trial(self, trial: Trial, values: Mapping[str, float], seconds: float, ended: str) -> None:
         """A trial's lines: how it went, and at which values."""
-        best = best_trial(self.worker.trials)
-        mark = "*" if best is not None and run_of(best) == run_of(trial) else " "
-        measure = next(name for name in ("acc", "ppl", "loss") if f"val_{name}" in result.measures)
-        score = MEASURES[measure].format(result.measures[f"val_{measure}"])
-        words = f"{duration(result.seconds)} {ended}".rstrip()
-        self.lines.say(f"{run_of(trial)}  valid {score}{mark} {words}")
+        own, best = self.worker.frozen(trial), best_trial(self.worker.trials)
+        mark = "*" if best is not None and run_of(best) == run_of(own) else " "
+        loss = lowest(own)
+        score = f"valid loss {loss:.4f}{mark}" if own.intermediate_values else "no epoch yet"
+        self.lines.say(f"{run_of(own)}  {score} {duration(seconds)} {ended}".rstrip())
         self.lines.say(filled(in_words(tuple(values), values)))
 
     def say_begun(self) -> None:
@@ -223,8 +227,26 @@ class Search:
         self.lines.say(f"{len(trials)} trials: {steps} weight steps, {epochs} epochs, {seconds}")
         self.lines.say(f"best: {run_of(best)}, validation loss {lowest(best):.4f}")
         self.lines.say(filled(in_words(tuple(self.space), best.params)))
-        again = f"{self.script.path} --config {self.folder / run_of(best)}"
-        self.lines.say(f"to train anew at these values: python {again} --seed …")
+        self.lines.say(f"to train anew at these values: {self.script.path} --config {self.folder / run_of(best)}")
+
+    def write(self) -> None:
+        """What the study has found, as a table and as figures in its folder."""
+        study, trials = self.worker.study, self.worker.trials
+        table = rows(trials)
+        text = csv_line(table[0]) + "".join(csv_line(row.values()) for row in table)
+        write_atomically(self.folder / "trials.csv", lambda file: file.write(text.encode()))
+        if best_trial(trials) is None:
+            return
+        words = {name: self.script.table[name].label for name in self.space}
+        kind = self.worker.plan.budget.kind if self.worker.plan.budget else "steps"
+        for name, figure in {
+            "best_so_far": figures.best_so_far(study, kind),
+            "parallel_coordinates": figures.parallel_coordinates(study, self.space, words),
+            "importances": figures.importance(study, words),
+        }.items():
+            if figure is not None:
+                save(figure, self.folder / name)
+        self.lines.say(f"table and figures in {self.folder}")
 
 
 def refuse_idle_options(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
