@@ -70,7 +70,12 @@ FLAGS = [
         named,
         None,
     ),
-    Flag("save_dir", "the studies' folder below logs/, in which a study has a folder of its runs", named, "searches"),
+    Flag(
+        "save_dir",
+        "the studies' folder below logs/, in which each has one with its runs (default: searches/lstm or searches/cnn)",
+        named,
+        None,
+    ),
     Flag("seed", "random seed of the search and of its trials", nonnegative_int, 1),
     Flag("grid_points", "with grid, values of each hyperparameter", positive_int, 3),
     Flag("startup_trials", "with tpe and gp, trials at random before they begin to learn", positive_int, 10),
@@ -120,6 +125,7 @@ class Search:
         self.experiment, self.script = experiment, experiment.script
         self.options = {flag.name: given.get(flag.name, flag.default) for flag in FLAGS}
         self.fixed = {name: value for name, value in given.items() if name not in self.options}
+        self.options["save_dir"] = self.options["save_dir"] or f"searches/{self.script.settings.family}"
         refuse_idle_options(given, self.options)
         sampler, pruner = self.options["sampler"], self.options["pruner"]
         self.name = self.options["study"] or (sampler if pruner == "none" else f"{sampler}-{pruner}")
