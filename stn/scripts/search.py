@@ -15,7 +15,7 @@ from stn.figures import search as figures
 from stn.figures.style import save
 from stn.files import explaining_os_errors, write_atomically
 from stn.recorder import Diverged
-from stn.runs.folder import RunFolder
+from stn.runs.folder import STATUS, RunFolder
 from stn.runs.tables import csv_line
 from stn.scripts import command
 from stn.scripts.course import train
@@ -170,16 +170,18 @@ class Search:
         """Trials until the study has enough; the exit status."""
         with explaining_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        storage = studies.open_storage(self.options["storage"] or str(self.folder / "study.journal"))
+        storage = studies.open_storage(self.options["storage"] or str(self.folder / studies.JOURNAL))
         study = studies.open_study(storage, self.name, self.command())
         with Interrupt() as interrupt:
             stopped = lambda: interrupt.asked() or self.lines.broken  # noqa: E731
             self.worker = Worker(study, storage, self.folder, self.space, self.plan(), self.trial, stopped)
             self.say_begun()
+            self.mark("running")
             why = self.worker.work()
             if self.worker.trials:
                 self.say_ended(why)
                 self.write()
+            self.mark("finished" if why else "interrupted")
         if why:
             return 0
         return BROKEN_PIPE if self.lines.broken else Stopped(interrupt.number or Stopped().number).status
@@ -234,6 +236,10 @@ class Search:
         self.lines.say(f"best: {run_of(best)}, validation loss {lowest(best):.4f}")
         self.lines.say(filled(in_words(tuple(self.space), best.params)))
         self.lines.say(f"to train anew at these values: {self.script.path} --config {self.folder / run_of(best)}")
+
+    def mark(self, status: str) -> None:
+        """Say in the study's folder how the search is, as runs do."""
+        write_atomically(self.folder / STATUS, lambda file: file.write(f"{status}\n".encode()))
 
     def write(self) -> None:
         """What the study has found, as a table and as figures in its folder."""

@@ -27,6 +27,7 @@ from stn.search.space import Space, grids
 SAMPLERS = ("grid", "random", "tpe", "gp", "pbt")
 PRUNERS = ("none", "median", "hyperband")
 HEARTBEAT = 30  # seconds between two signs of life of a trial, on a database; after two of them it is given up
+JOURNAL = "study.journal"  # in a study's folder, where no other storage is given
 RUN, DEATHS, COMMAND = "run", "deaths", "command"  # what trials, and the study, have as attributes
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -63,6 +64,14 @@ def open_study(storage: BaseStorage, name: str, command: Mapping[str, Any]) -> S
         raise UserError(f"the storage holds no study of this version ({one_line(error)}): give another") from error
     refuse_other(name, kept, json.loads(json.dumps(command)))
     return study
+
+
+def load_study(storage: BaseStorage, name: str) -> Study:
+    """The study of this name, to be read. Raises UserError where there is none."""
+    try:
+        return optuna.load_study(storage=storage, study_name=name)
+    except (json.JSONDecodeError, KeyError, ValueError, SQLAlchemyError) as error:
+        raise UserError(f"the storage holds no study {name} of this version ({one_line(error)}): check both") from error
 
 
 def refuse_other(name: str, kept: Mapping[str, Any], command: Mapping[str, Any]) -> None:
