@@ -48,6 +48,7 @@ from stn.search.space import between
 from stn.training import Trainer
 
 RUNS = 8  # fixed runs that a method may cost
+WORST = 1.0  # how far above the worst end the figure reaches, in widths of what lies between the ends
 ROUNDS = 15  # of steps that are timed
 SEARCHES = {
     "grid": ("grid search", "--sampler grid"),
@@ -90,7 +91,6 @@ class Task:
     measure: str
     sizes: Mapping[str, Size]
     published: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    words: str = ""
 
     @property
     def module(self) -> str:
@@ -127,7 +127,6 @@ TASKS = {
             "gp": (72.13, 69.29),
             "stn": (70.30, 67.68),
         },
-        "perplexity",
     ),
     "cnn": Task(
         cnn_search.EXPERIMENT,
@@ -146,7 +145,6 @@ TASKS = {
             "gp": (0.636, 0.651),
             "stn": (0.575, 0.576),
         },
-        "loss",
     ),
     "mlp": Task(
         cnn_search.EXPERIMENT,
@@ -156,15 +154,17 @@ TASKS = {
         "loss",
         {
             "demo": Size("--data builtin --model mlp --total_epochs 15 --checkpoint_seconds 15", "--warmup_epochs 1"),
-            "quick": Size("--data builtin --model mlp --num_train 640 --batch_size 64 --total_epochs 2", "--warmup_epochs 1"),
+            "quick": Size(
+                "--data builtin --model mlp --num_train 640 --batch_size 64 --total_epochs 2", "--warmup_epochs 1"
+            ),
             "small": Size("--model mlp --total_epochs 30", interval=3),
             "paper": Size("--model mlp --total_epochs 300", interval=30),
         },
-        words="loss",
     ),
 }
 
 
+DIGITS = {"ppl": 1, "loss": 3}  # after the point, in the table
 SIZES = ("quick", "demo", "small", "paper")
 SIZES_HELP = "quick: a trial, which shows nothing. demo: an hour. small: days. paper: the papers' own"
 
@@ -409,17 +409,18 @@ class Comparison:
         """A line for each method, means and standard deviations over seeds."""
         found = self.results()
         header = ["method", "runs", "fixed runs' cost", "hours", "best validation loss"]
-        header += [f"anew: {split} {self.task.words}" for split in ("validation", "test")]
+        header += [f"anew: {split} {self.task.measure}" for split in ("validation", "test")]
         header += [f"replayed: {split}" for split in ("validation", "test")] + ["published"]
         lines = []
         for method, words in METHODS.items():
             own = found[found["method"] == method] if len(found) else found
             if own.empty:
                 continue
-            spread = lambda name, own=own: with_spread(own[name].mean(), own[name].std())  # noqa: E731
+            spread = lambda name, own=own, digits=3: with_spread(own[name].mean(), own[name].std(), digits)  # noqa: E731
             line = [words, f"{own['runs'].mean():.0f}", f"{own['spent'].mean():.2f}"]
             line += [f"{own['seconds'].mean() / 3600:.2g}", spread("best_val_loss")]
-            line += [spread(f"{kind}_{split}") for kind in ("anew", "replay") for split in ("val", "test")]
+            digits = DIGITS[self.task.measure]
+            line += [spread(f"{kind}_{of}", digits=digits) for kind in ("anew", "replay") for of in ("val", "test")]
             published = self.task.published.get(method)
             lines.append([*line, f"{published[0]:g} / {published[1]:g}" if published else "–"])
         return markdown_table(header, lines) if lines else "nothing is finished yet"
@@ -438,7 +439,9 @@ class Comparison:
             values = numpy.array([best[numpy.searchsorted(spent, x, side="right") - 1] for spent, best in curves])
             panel.plot(x, values.mean(axis=0), label=words, color=color, linestyle=dashes)
             panel.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, **BAND)
-        panel.set(xlabel="cost (fixed runs)", ylabel="lowest validation loss (nats)", xlim=(0, RUNS), yscale="log")
+        panel.set(xlabel="cost (fixed runs)", ylabel="lowest validation loss (nats)", xlim=(0, RUNS))
+        ends = [line.get_ydata()[-1] for line in panel.lines]
+        panel.set_ylim(top=max(ends) + WORST * (max(ends) - min(ends)))  # what they began with would take all of it
         figure.legend(loc="outside right center")
         return figure
 

@@ -3,11 +3,11 @@
 import pandas
 
 
-def with_spread(mean: float, std: float) -> str:
+def with_spread(mean: float, std: float, digits: int = 2) -> str:
     """Mean ± standard deviation, as far as there are any."""
     if pandas.isna(mean):
         return "–"
-    return f"{mean:.2f}" if pandas.isna(std) else f"{mean:.2f} ± {std:.2f}"
+    return f"{mean:.{digits}f}" if pandas.isna(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
 def markdown_table(header: list[str], lines: list[list[str]]) -> str:
