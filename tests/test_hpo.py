@@ -16,14 +16,19 @@ EPOCHS, LENGTH, RUNS = 3, 6, 2  # weight steps of an epoch: of 170 images in min
 pytestmark = pytest.mark.usefixtures("few_images", "same_threads")
 
 
-@pytest.fixture
-def run(tmp_path, capsys, monkeypatch):
-    """run(*flags): the comparison at its smallest, its runs in this process and below tmp_path; its outcome."""
+@pytest.fixture(autouse=True)
+def smallest(monkeypatch):
+    """--task mlp --size quick is the smallest comparison that there can be."""
     tiny = "--data builtin --model mlp --batch_size 30 --dtype float32 --no_cuda --checkpoint_seconds 1000"
     quick = hpo.Size(f"{tiny} --total_epochs {EPOCHS}", "--warmup_epochs 1 --train_steps 2", interval=2)
     monkeypatch.setitem(hpo.TASKS["mlp"].sizes, "quick", quick)
     monkeypatch.setattr(hpo, "RUNS", RUNS)
     monkeypatch.setattr(hpo, "ROUNDS", 1)
+
+
+@pytest.fixture
+def run(tmp_path, capsys, monkeypatch):
+    """run(): that comparison, its runs in this process and below tmp_path; its outcome."""
 
     def start_here(job, words):
         module = import_module(words[2])
@@ -32,8 +37,7 @@ def run(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(Job, "start", start_here)
     monkeypatch.setattr(Job, "follow", lambda *_: None)
-    flags = ["--task", "mlp", "--size", "quick", "--save_dir", tmp_path]
-    return lambda *others: execute(hpo, [*flags, *others], capsys)
+    return lambda: execute(hpo, ["--task", "mlp", "--size", "quick", "--save_dir", tmp_path], capsys)
 
 
 def rows(path):
@@ -77,7 +81,7 @@ def test_a_self_tuned_run_costs_its_steps():
 
 
 @pytest.mark.parametrize(("weight", "runs"), [(1.0, 2), (1.01, 1), (0.5, 4), (3.0, 1)])
-def test_a_self_tuned_method_starts_again_while_there_is_room(run, tmp_path, weight, runs):
+def test_a_self_tuned_method_starts_again_while_there_is_room(tmp_path, weight, runs):
     fix_costs(tmp_path, stn=(weight, 0.0), delta_stn=(1.0, 0.0))
     comparison = hpo.Comparison("mlp", "quick", 1, 1, str(tmp_path))
     entry = next(entry for entry in comparison.entries if entry.method == "stn")
@@ -86,7 +90,7 @@ def test_a_self_tuned_method_starts_again_while_there_is_room(run, tmp_path, wei
     assert starts[0] == [] and all(starts[1:])
 
 
-def test_the_measured_costs_are_kept(run, tmp_path):
+def test_the_measured_costs_are_kept(tmp_path):
     first = hpo.Comparison("mlp", "quick", 1, 1, str(tmp_path)).costs
     assert first == hpo.Comparison("mlp", "quick", 1, 1, str(tmp_path)).costs
     assert all(cost.weight > 0 and cost.hyper > 0 for cost in first.values())
