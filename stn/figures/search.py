@@ -61,7 +61,7 @@ def parallel_coordinates(study: Study, space: Space, words: Mapping[str, str]) -
                 (2, -2 if side == "top" else 2),
                 textcoords="offset points",
                 va=side,
-                fontsize=6.5,
+                fontsize=7,
             )
     figure.colorbar(ScalarMappable(scale, SHADED), ax=panel, label="validation loss (nats)", pad=0.01)
     legend(figure, None, [key("best trial", **BEST)], loc="outside upper center")
