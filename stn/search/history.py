@@ -51,7 +51,7 @@ def rows(trials: Sequence[FrozenTrial], names: Iterable[str]) -> list[dict[str, 
             "trial": trial.number,
             "run": run_of(trial),
             "state": trial.state.name.lower(),
-            "val_loss": lowest(trial),
+            "val_loss": lowest(trial) if trial.intermediate_values else "",
             **cost(trial),
             **{name: trial.params.get(name, "") for name in names},
         }
@@ -63,10 +63,10 @@ def importances(study: Study) -> dict[str, float]:
     """How much each hyperparameter decides whether a trial is among the best (PED-ANOVA, Watanabe et al. 2023).
 
     By hyperparameter, the largest first; they sum to 1. Trials that were pruned count with the loss that they had come
-    to. Empty where there are too few trials, or none differs.
+    to. Empty where there are too few trials, or all have the same loss.
     """
     scored = [trial for trial in current(study.get_trials(deepcopy=False)) if trial.intermediate_values]
-    if len(scored) < FEWEST:
+    if len(scored) < FEWEST or len({lowest(trial) for trial in scored}) == 1:
         return {}
     whole = optuna.create_study()
     for trial in scored:
