@@ -1,0 +1,65 @@
+"""What the tests of black-box search share: made-up studies, and what searches leave."""
+
+import csv
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from stn.search import studies
+from stn.search.budget import BY_EPOCH
+from stn.search.space import Range
+
+SPACE = {"rate": Range(0.0, 1.0), "penalty": Range(0.01, 10.0, log=True)}
+DISTRIBUTIONS = {"rate": FloatDistribution(0.0, 1.0), "penalty": FloatDistribution(0.01, 10.0, log=True)}
+STATES = {state.name.lower(): state for state in TrialState}
+
+
+def trial(losses=(), state="complete", rate=0.5, penalty=1.0, steps=None, partial=0, **attributes):
+    """A trial with these validation losses, of epochs of ten steps; partial: steps of an epoch that did not end."""
+    whole = 10 * len(losses)
+    cost = {"steps": whole + partial if steps is None else steps, "epochs": len(losses), "seconds": 2.0 * whole}
+    by_epoch = {BY_EPOCH: {"steps": whole, "epochs": len(losses), "seconds": 2.0 * whole}} if losses else {}
+    values = {"rate": rate, "penalty": penalty}
+    return create_trial(
+        state=STATES[state],
+        value=min(losses) if state == "complete" else None,
+        params=values,
+        distributions=DISTRIBUTIONS,
+        intermediate_values=dict(enumerate(losses, start=1)),
+        user_attrs={**cost, **by_epoch, **attributes},
+    )
+
+
+def study_of(*trials):
+    study = optuna.create_study()
+    for own in trials:
+        study.add_trial(own)
+    return study
+
+
+def journal(folder, name="random"):
+    """A study in a folder's journal, and its storage."""
+    storage = studies.open_storage(str(folder / "study.journal"))
+    return optuna.create_study(storage=storage, study_name=name, load_if_exists=True), storage
+
+
+def trials_of(folder, name):
+    """All trials of the study in its folder below a search's, those that others have taken up too."""
+    return journal(folder / name, name)[0].get_trials()
+
+
+def table(folder):
+    with (folder / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_figures(monkeypatch):
+    """Searches save no figures, which takes longer than their runs."""
+    monkeypatch.setattr("stn.scripts.search.save", lambda *_: None)
+
+
+@pytest.fixture(name="no_figures")
+def no_figures_fixture(monkeypatch):
+    without_figures(monkeypatch)
