@@ -1,5 +1,7 @@
 """Figures of a search: what they show, and that it can be read, with many trials, one, or none."""
 
+from itertools import pairwise
+
 import numpy
 import pytest
 from figure_runs import assert_in_view, assert_legible, panels
@@ -84,7 +86,7 @@ def test_all_fifteen_hyperparameters_of_an_image_classifier_have_room():
     axes = panels(figure)[0]
     for texts in (axes.get_xticklabels(), [t for t in axes.texts if t.get_position()[1] == 0]):
         boxes = [text.get_window_extent() for text in texts]
-        assert not any(one.overlaps(other) for one, other in zip(boxes, boxes[1:], strict=False))
+        assert not any(one.overlaps(other) for one, other in pairwise(boxes))
 
 
 def test_importances_are_the_bars():

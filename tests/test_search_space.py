@@ -101,7 +101,7 @@ def test_the_scripts_own_flags_accept_what_is_proposed(experiment, basic):
             assert {name: constants[name].value for name in names} == values
 
 
-def proposals(sampler, count, told=lambda values: 0.0, space=SPACE, **options):
+def proposals(sampler, count, told=lambda _: 0.0, space=SPACE, **options):
     """What a sampler proposes for so many trials, each sampled anew, as workers do."""
     study, found = optuna.create_study(), []
 
