@@ -1,12 +1,14 @@
 """What the tests of black-box search share: made-up studies, and what searches leave."""
 
 import csv
+import sys
 
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from stn.figures import search as figures
 from stn.search import studies
 from stn.search.budget import BY_EPOCH
 from stn.search.space import Range
@@ -55,11 +57,22 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
-def without_figures(monkeypatch):
-    """Searches save no figures, which takes longer than their runs."""
-    monkeypatch.setattr("stn.scripts.search.save", lambda *_: None)
+FIGURES = ("best_so_far", "parallel_coordinates", "importance")
 
 
 @pytest.fixture(name="no_figures")
 def no_figures_fixture(monkeypatch):
-    without_figures(monkeypatch)
+    """Searches draw no figures, which takes longer than their runs."""
+    for name in FIGURES:
+        monkeypatch.setattr(figures, name, lambda *_: None)
+
+
+def execute(main, argv, heartbeat=None):
+    """A search's command line in a process of its own, that draws no figures.
+
+    heartbeat: seconds between two signs of life.
+    """
+    for name in FIGURES:
+        setattr(figures, name, lambda *_: None)
+    studies.HEARTBEAT = heartbeat or studies.HEARTBEAT
+    sys.exit(main(argv))

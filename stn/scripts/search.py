@@ -1,5 +1,6 @@
 """Black-box search from the command line: trials, each an ordinary run at fixed values."""
 
+import warnings
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import Trial
 
@@ -113,12 +115,13 @@ def main(experiment: Experiment, description: str, argv: list[str] | None = None
     """Run the command line; the exit status."""
 
     def work() -> int:
+        warnings.filterwarnings("ignore", category=ExperimentalWarning)  # the heartbeat is one of those features
         given = parse(OneLineParser(prog="search.py", description=description), experiment.flags, argv)
         keep_freed_memory()
         with explaining_storage_errors():
             return Search(experiment, given).run()
 
-    with command.told_in_lines("search.py"):
+    with command.told_in_lines("search.py"), warnings.catch_warnings():
         return exit_status("search.py", work, "the same command goes on")
 
 

@@ -6,7 +6,6 @@ the study has its values and its run.
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy
 import optuna
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -39,7 +38,6 @@ DIED, STOPPED = "died", "stopped"
 MOST_POINTS = 100_000  # of a grid
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
 def open_storage(address: str) -> BaseStorage:
@@ -55,23 +53,25 @@ def open_journal(path: Path) -> JournalStorage:
     with explaining_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a").close()
-        refuse_cut_off(path)
+        last = last_line(path)
+        if last and not last.endswith(b"\n"):
+            raise UserError(f"{path} ends within a line, as a full disk leaves it: remove its last line")
         try:
+            if last:
+                json.loads(last)
             return JournalStorage(JournalFileBackend(str(path)))
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             raise UserError(f"{path} is no journal of a study ({one_line(repr(error))}): {remedy}") from error
 
 
-def refuse_cut_off(path: Path) -> None:
-    """Raise UserError where a journal's last line has no end: what is written next would make it unreadable."""
+def last_line(path: Path) -> bytes:
+    """A journal's, empty where it has none. Optuna notices a damaged one only when another has been written after it."""
     lock = JournalFileSymlinkLock(str(path))
     lock.acquire()
     try:
-        whole = path.read_bytes()[-1:] in (b"", b"\n")
+        return b"".join(path.read_bytes().splitlines(keepends=True)[-1:])
     finally:
         lock.release()
-    if not whole:
-        raise UserError(f"{path} ends within a line, as a full disk leaves it: remove its last line")
 
 
 def open_database(address: str) -> RDBStorage:
@@ -80,7 +80,8 @@ def open_database(address: str) -> RDBStorage:
         shown = make_url(address).render_as_string(hide_password=True)
         return RDBStorage(address, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=take_up)
     except ImportError as error:
-        raise UserError(f"--storage {shown}: {one_line(error)}: install the driver of that database") from error
+        cause = one_line(error.__cause__ or error)
+        raise UserError(f"--storage {shown}: {cause}: install the driver of that database") from error
     except (SQLAlchemyError, ValueError, RuntimeError) as error:
         raise UserError(f"--storage {shown}: {one_line(error)}: check the address") from error
 
@@ -90,7 +91,10 @@ def open_study(storage: BaseStorage, name: str, command: Mapping[str, Any]) -> S
 
     command: what the search is: its experiment, space, sampler, settings. Raises UserError for a study of another one.
     """
-    study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+    try:
+        study = optuna.load_study(storage=storage, study_name=name)
+    except KeyError:
+        study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
     if COMMAND not in study.user_attrs:
         if study.get_trials(deepcopy=False):
             raise UserError(f"the study {name} is none of this script: give another --study, or another --storage")
