@@ -1,15 +1,19 @@
 """What the tests of black-box search share: made-up studies, and what searches leave."""
 
 import csv
+import multiprocessing
 import sys
+import time
 
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from lstm import search
 from stn.figures import search as figures
-from stn.search import studies
+from stn.scripts.signals import end_by_signals
+from stn.search import storages
 from stn.search.budget import BY_EPOCH
 from stn.search.space import Range
 
@@ -43,7 +47,7 @@ def study_of(*trials):
 
 def journal(folder, name="random"):
     """A study in a folder's journal, and its storage."""
-    storage = studies.open_storage(str(folder / "study.journal"))
+    storage = storages.open_storage(str(folder / "study.journal"))
     return optuna.create_study(storage=storage, study_name=name, load_if_exists=True), storage
 
 
@@ -67,12 +71,39 @@ def no_figures_fixture(monkeypatch):
         monkeypatch.setattr(figures, name, lambda *_: None)
 
 
-def execute(main, argv, heartbeat=None):
-    """A search's command line in a process of its own, that draws no figures.
+# A server that has imported everything once and forks from then on, so that a process starts in no time.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["search_runs", "lstm.search", "torch._dynamo", "torch.utils.tensorboard"])
+TINY = "--dtype float32 --emsize 4 --nhid 5 --batch_size 4 --bptt 6 --lr 1 --threads 1 --disable_cuda"
+PATIENCE = 600  # seconds after which a process counts as stuck
 
-    heartbeat: seconds between two signs of life.
-    """
+
+def start(corpus, folder, *flags, heartbeat=None):
+    """A worker of lstm/search.py on a tiny network, its studies in a folder, as a process."""
+    argv = [str(word) for word in ("--data", corpus, "--save_dir", folder, *TINY.split(), *flags)]
+    made = PROCESSES.Process(target=execute, args=(argv, heartbeat), daemon=True)
+    made.start()
+    return made
+
+
+def finish(process):
+    """Wait for a process to end; its exit status."""
+    process.join(PATIENCE)
+    return process.exitcode
+
+
+def wait_until(condition, process):
+    """Wait until the condition holds or the process has ended."""
+    deadline = time.monotonic() + PATIENCE
+    while process.is_alive() and not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def execute(argv, heartbeat):
+    """A search's command line, that draws no figures. heartbeat: seconds between two signs of life."""
     for name in FIGURES:
         setattr(figures, name, lambda *_: None)
-    studies.HEARTBEAT = heartbeat or studies.HEARTBEAT
-    sys.exit(main(argv))
+    storages.HEARTBEAT = heartbeat or storages.HEARTBEAT
+    end_by_signals()
+    sys.exit(search.main(argv))

@@ -37,7 +37,8 @@ from stn.search.budget import COST, cost, parse_budget
 from stn.search.history import best_trial, lowest, rows
 from stn.search.pbt import PARENT, Population
 from stn.search.space import Space, between, described
-from stn.search.studies import MOST_POINTS, explaining_storage_errors, run_of, size_of_grid
+from stn.search.storages import explaining_storage_errors, open_storage
+from stn.search.studies import MOST_POINTS, run_of, size_of_grid
 from stn.search.worker import COMPLETED, PRUNED, STOPPED, Plan, Turn, Worker
 
 VALID = ("valid",)  # what a trial is evaluated on: the test set is not for choosing
@@ -187,7 +188,7 @@ class Search:
         """Trials until the study has enough; the exit status."""
         with explaining_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        storage = studies.open_storage(self.options["storage"] or str(self.folder / "study.journal"))
+        storage = open_storage(self.options["storage"] or str(self.folder / "study.journal"))
         with Turn(self.folder):
             study = studies.open_study(storage, self.name, self.command())
             self.refuse_others_runs(study)

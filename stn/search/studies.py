@@ -6,30 +6,22 @@ the study has its values and its run.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from stn.errors import UserError, one_line
-from stn.files import explaining_os_errors
 from stn.search.space import Space, grids
 
 SAMPLERS = ("grid", "random", "tpe", "gp", "pbt")
 PRUNERS = ("none", "median", "hyperband")
-HEARTBEAT = 30  # seconds between two signs of life of a trial, on a database; after two of them it is given up
 COMMAND = "command"  # what the study has as an attribute
 # What trials have: the name of a run that goes on, how often its workers have died, the machine that it is on, and why
 # a trial that has failed was left: its worker died, or was stopped.
@@ -38,52 +30,6 @@ DIED, STOPPED = "died", "stopped"
 MOST_POINTS = 100_000  # of a grid
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def open_storage(address: str) -> BaseStorage:
-    """A database by its URL, or a journal by its file. Raises UserError where it cannot be used."""
-    # A journal's lock is a link to it, which is followed from the journal's folder.
-    return open_database(address) if "://" in address else open_journal(Path(address).absolute())
-
-
-def open_journal(path: Path) -> JournalStorage:
-    remedy = "restore it, or give another --storage"
-    if path.exists() and not path.is_file():
-        raise UserError(f"--storage {path} is no regular file: give another")
-    with explaining_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a").close()
-        last = last_line(path)
-        if last and not last.endswith(b"\n"):
-            raise UserError(f"{path} ends within a line, as a full disk leaves it: remove its last line")
-        try:
-            if last:
-                json.loads(last)
-            return JournalStorage(JournalFileBackend(str(path)))
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-            raise UserError(f"{path} is no journal of a study ({one_line(repr(error))}): {remedy}") from error
-
-
-def last_line(path: Path) -> bytes:
-    """A journal's, empty where it has none. Optuna notices a damaged one only when another has been written after it."""
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()
-    try:
-        return b"".join(path.read_bytes().splitlines(keepends=True)[-1:])
-    finally:
-        lock.release()
-
-
-def open_database(address: str) -> RDBStorage:
-    shown = address
-    try:
-        shown = make_url(address).render_as_string(hide_password=True)
-        return RDBStorage(address, heartbeat_interval=HEARTBEAT, heartbeat_stale_trial_callback=take_up)
-    except ImportError as error:
-        cause = one_line(error.__cause__ or error)
-        raise UserError(f"--storage {shown}: {cause}: install the driver of that database") from error
-    except (SQLAlchemyError, ValueError, RuntimeError) as error:
-        raise UserError(f"--storage {shown}: {one_line(error)}: check the address") from error
 
 
 def open_study(storage: BaseStorage, name: str, command: Mapping[str, Any]) -> Study:
@@ -101,16 +47,6 @@ def open_study(storage: BaseStorage, name: str, command: Mapping[str, Any]) -> S
         study.set_user_attr(COMMAND, dict(command))
     refuse_other(name, study.user_attrs[COMMAND], json.loads(json.dumps(command)))
     return study
-
-
-@contextmanager
-def explaining_storage_errors() -> Iterator[None]:
-    """Turn what a storage fails at while it is used into a UserError."""
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        cause = f"the study's storage cannot be used ({one_line(error.__cause__ or error)})"
-        raise UserError(f"{cause}: mend this, then give the same command") from error
 
 
 def refuse_other(name: str, kept: Mapping[str, Any], command: Mapping[str, Any]) -> None:

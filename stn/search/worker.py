@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from stn.errors import UserError
 from stn.recorder import Diverged
 from stn.runs.folder import RunFolder, is_unused
-from stn.search import pbt, studies
+from stn.search import pbt, storages, studies
 from stn.search.budget import Budget
 from stn.search.history import lowest
 from stn.search.pbt import PARENT, Population
@@ -156,7 +156,7 @@ class Worker:
         except (UpdateFinishedTrialError, ValueError) as error:
             if not self.given_up:
                 raise
-            cause = f"nothing was heard of this worker for over {2 * studies.HEARTBEAT} s, and its trial was given up"
+            cause = f"nothing was heard of this worker for over {2 * storages.HEARTBEAT} s, and its trial was given up"
             raise UserError(f"{cause}: start it again") from error
 
     def trial(self, trial: Trial, held: ExitStack) -> float:
