@@ -26,7 +26,7 @@ def begin(corpus):
     """begin(folder, *flags): a worker as a process."""
 
     def command(folder, *flags, trials=1):
-        limits = ("--epochs", EPOCHS, "--patience", EPOCHS, "--checkpoint_seconds", 0, "--trials", trials)
+        limits = ("--epochs", EPOCHS, "--patience", EPOCHS, "--checkpoint_seconds", 0.02, "--trials", trials)
         return start(corpus, folder, "--sampler", "random", *limits, *flags)
 
     return command
