@@ -11,6 +11,7 @@ from search_runs import SPACE, no_figures_fixture, table, trial, trials_of  # no
 from lstm import search, train_basic
 from stn.runs.checkpoints import read_checkpoint
 from stn.search import pbt
+from stn.search.budget import BY_EPOCH
 from stn.search.pbt import GENERATION, MEMBER, PARENT, Population, explored, next_birth
 from stn.search.space import Range
 from stn.search.studies import LEFT, STOPPED
@@ -108,13 +109,14 @@ def test_a_member_that_failed_alone_starts_anew():
 
 
 def test_exploration_stays_near_and_within_the_range():
-    space = {"log": Range(0.01, 10.0, log=True), "whole": Range(0, 3, whole=True), "rate": Range(0.0, 0.99)}
-    values = {"log": 10.0, "whole": 3, "rate": 0.5}
+    space = {"log": Range(0.01, 10.0, log=True), "most": Range(0, 9, whole=True), "rate": Range(0.0, 0.99)}
+    space["least"] = space["most"]
+    values = {"log": 10.0, "most": 9, "least": 0, "rate": 0.5}
     random, far = numpy.random.default_rng(0), []
     for _ in range(500):
         found = explored(values, space, random)
         assert all(own.distribution._contains(own.distribution.to_internal_repr(found[n])) for n, own in space.items())
-        assert isinstance(found["whole"], int)
+        assert isinstance(found["most"], int)
         far.append(abs(found["rate"] - 0.5) / 0.99)
     redrawn = sum(distance > pbt.STEP + 1e-9 for distance in far) / 500
     # Of those that are drawn anew, 60 % fall farther off than a step.
@@ -147,7 +149,7 @@ def test_a_population_trains_for_its_generations(command, tmp_path):
         generation = own.user_attrs[GENERATION]
         epochs = [*own.intermediate_values]
         assert epochs == [[1, 2], [3, 4], [5]][generation]
-        assert float(row["epochs"]) == len(epochs) == own.user_attrs["epochs"]
+        assert float(row["epochs"]) == len(epochs) == own.user_attrs["epochs"] == own.user_attrs[BY_EPOCH]["epochs"]
         state = read_checkpoint(tmp_path / "pbt" / row["run"]).state
         per_epoch = state["train_step"] // state["epoch"]
         assert float(row["steps"]) == per_epoch * len(epochs)

@@ -227,6 +227,18 @@ def test_nothing_is_enqueued_while_its_run_is_in_use(worker, tmp_path):
     assert seen == [True]
 
 
+def test_another_worker_may_begin_while_a_trial_runs(worker, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "LOCK_SECONDS", 1)
+
+    def begin(_):
+        with Turn(tmp_path):
+            return COMPLETED
+
+    own = worker(begin, trials=1)
+    own.work()
+    assert states(own) == ["COMPLETE"]
+
+
 def test_two_workers_run_each_point_of_a_grid_once(worker):
     """The second one begins while the first has its last point."""
     other = worker(sampler="grid", trials=None, grid_points=2)
