@@ -16,6 +16,7 @@ from test_resume import rows
 from stn.search.storages import open_storage
 from stn.search.studies import DEATHS, RUN
 
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")  # of the heartbeat
 HEARTBEAT = 1  # seconds; a trial is given up after two of them
 EPOCHS = 25
 FLAGS = ("--sampler", "random", "--epochs", EPOCHS, "--patience", EPOCHS, "--checkpoint_seconds", 0.02)
