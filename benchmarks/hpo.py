@@ -45,6 +45,7 @@ from stn.scripts.tables import markdown_table, with_spread
 from stn.search import studies
 from stn.search.history import best_trial, curve
 from stn.search.space import between
+from stn.search.storages import JOURNAL, open_storage
 from stn.training import Trainer
 
 RUNS = 8  # fixed runs that a method may cost
@@ -200,7 +201,7 @@ class SearchJob(Job):
 
     def trials(self) -> list[FrozenTrial]:
         """Each run once."""
-        storage = studies.open_storage(str(self.folder / studies.JOURNAL))
+        storage = open_storage(str(self.folder / JOURNAL))
         return studies.current(studies.load_study(storage, self.folder.name).get_trials(deepcopy=False))
 
 

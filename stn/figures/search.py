@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from optuna.study import Study
 
-from stn.figures.style import COLORS, COLUMN, PAGE, SHADES, key, legend, styled, wrapped
+from stn.figures.style import COLORS, COLUMN, PAGE, SHADES, grow, key, legend, styled, wrapped
 from stn.search.history import curve, importances, lowest
 from stn.search.space import Space
 from stn.search.studies import current
@@ -17,6 +17,7 @@ from stn.search.studies import current
 AXES = {"steps": "weight steps", "epochs": "epochs", "seconds": "seconds of training"}
 SHADED = LinearSegmentedColormap.from_list("shades", SHADES)
 WORDS = 14  # characters of a line below an axis
+MANY = 8  # axes from which on words stand upright
 BEST = {"color": COLORS[1], "linewidth": 1.6, "zorder": 3}
 
 
@@ -51,7 +52,10 @@ def parallel_coordinates(study: Study, space: Space, words: Mapping[str, str]) -
         look = BEST if trial is trials[0] else {"color": SHADED(scale(lowest(trial))), "linewidth": 0.8}
         panel.plot(range(len(space)), heights, **look)
     panel.set(ylim=(0, 1), xlim=(-0.2, len(space) - 0.8), yticks=[])
-    panel.set_xticks(range(len(space)), [wrapped(words.get(name, name), WORDS) for name in space])
+    upright = len(space) >= MANY
+    labels = [wrapped(words.get(name, name), WORDS) for name in space]
+    panel.set_xticks(range(len(space)), labels, rotation=90 if upright else 0)
+    grow(figure, 4 if upright else 0)
     panel.grid(axis="x", color="0.7", linewidth=0.8)
     for place, own in enumerate(space.values()):
         for height, value, side in ((0, own.low, "bottom"), (1, own.high, "top")):
@@ -61,7 +65,7 @@ def parallel_coordinates(study: Study, space: Space, words: Mapping[str, str]) -
                 (2, -2 if side == "top" else 2),
                 textcoords="offset points",
                 va=side,
-                fontsize=6.5,
+                fontsize=7,
             )
     figure.colorbar(ScalarMappable(scale, SHADED), ax=panel, label="validation loss (nats)", pad=0.01)
     legend(figure, None, [key("best trial", **BEST)], loc="outside upper center")

@@ -1,5 +1,6 @@
 """Black-box search from the command line: trials, each an ordinary run at fixed values."""
 
+import warnings
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -8,14 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import ExperimentalWarning
+from optuna.study import Study
 from optuna.trial import Trial
 
 from stn.errors import UserError
 from stn.figures import search as figures
 from stn.figures.style import save
 from stn.files import explaining_os_errors, write_atomically
+from stn.kernels.memory import keep_freed_memory
 from stn.recorder import Diverged
-from stn.runs.folder import STATUS, RunFolder
+from stn.runs.folder import ARGS, STATUS, RunFolder
 from stn.runs.tables import csv_line
 from stn.scripts import command
 from stn.scripts.course import train
@@ -33,8 +37,9 @@ from stn.search.budget import COST, cost, parse_budget
 from stn.search.history import best_trial, lowest, rows
 from stn.search.pbt import PARENT, Population
 from stn.search.space import Space, between, described
-from stn.search.studies import run_of
-from stn.search.worker import COMPLETED, PRUNED, STOPPED, Plan, Worker
+from stn.search.storages import JOURNAL, explaining_storage_errors, open_storage
+from stn.search.studies import MOST_POINTS, run_of, size_of_grid
+from stn.search.worker import COMPLETED, PRUNED, STOPPED, Plan, Turn, Worker
 
 VALID = ("valid",)  # what a trial is evaluated on: the test set is not for choosing
 
@@ -82,7 +87,7 @@ FLAGS = [
     Flag("population", "with pbt, members", positive_int, 8),
     Flag("interval", "with pbt, epochs of a generation", positive_int, 1),
 ]
-MAY_CHANGE = {"trials", "budget", "storage", "save_dir", "study"}
+MAY_CHANGE = {"trials", "budget", "storage", "study"}
 ACTING = {"grid_points": ("grid",), "startup_trials": ("tpe", "gp"), "population": ("pbt",), "interval": ("pbt",)}
 
 
@@ -111,10 +116,13 @@ def main(experiment: Experiment, description: str, argv: list[str] | None = None
     """Run the command line; the exit status."""
 
     def work() -> int:
+        warnings.filterwarnings("ignore", category=ExperimentalWarning)  # the heartbeat is one of those features
         given = parse(OneLineParser(prog="search.py", description=description), experiment.flags, argv)
-        return Search(experiment, given).run()
+        keep_freed_memory()
+        with explaining_storage_errors():
+            return Search(experiment, given).run()
 
-    with command.told_in_lines("search.py"):
+    with command.told_in_lines("search.py"), warnings.catch_warnings():
         return exit_status("search.py", work, "the same command goes on")
 
 
@@ -131,15 +139,19 @@ class Search:
         self.name = self.options["study"] or (sampler if pruner == "none" else f"{sampler}-{pruner}")
         self.folder = ROOT / "logs" / self.options["save_dir"] / self.name
         self.lines = Lines("search.py")
+        self.checksum = None
         self.values, self.description, _ = self.prepare({})
-        self.data = self.script.make(self.values).load()
         self.space = self.searched()
+        self.refuse_large_grid()
+        self.data = self.script.make(self.values).load()
+        self.checksum = self.data.checksum
 
     def prepare(self, values: Values, **others: Any) -> tuple[dict[str, Any], str, str]:
         """All values of a run in which these hyperparameters are fixed, and words as of `Script.prepare`."""
         place = self.experiment.place(f"{self.options['save_dir']}/{self.name}")
         own = {self.script.table[name].fix: value for name, value in values.items()}
-        return self.script.prepare({**self.fixed, **own, **place, "seed": self.options["seed"], **others})
+        given = {**self.fixed, **own, **place, "seed": self.options["seed"], **others}
+        return self.script.prepare(given, data_checksum=self.checksum)
 
     def searched(self) -> Space:
         """The hyperparameters that no flag fixes, and where they lie."""
@@ -149,6 +161,12 @@ class Search:
             raise UserError("nothing is left to search: leave out the flag of a hyperparameter")
         declared = {name: self.script.table[name] for name in names}
         return {name: between(*own.range, own.searched, own.discrete) for name, own in declared.items()}
+
+    def refuse_large_grid(self) -> None:
+        count = size_of_grid(self.space, self.options["grid_points"])
+        if self.options["sampler"] == "grid" and count > MOST_POINTS:
+            cause = f"the grid has {count:,} points, of {len(self.space)} hyperparameters, more than {MOST_POINTS:,}"
+            raise UserError(f"{cause}: lower --grid_points, or fix some hyperparameters by their flags")
 
     def plan(self) -> Plan:
         own = {name: self.options[name] for name in ("sampler", "pruner", "seed", "trials")}
@@ -163,15 +181,17 @@ class Search:
         free |= {"label", "data_checksum", *(self.script.table[name].fix for name in self.space)}
         settings = {name: value for name, value in self.values.items() if name not in free}
         own = {name: value for name, value in self.options.items() if name not in MAY_CHANGE}
-        known = {"experiment": self.script.path, "space": described(self.space), "data": self.data.checksum}
-        return {**known, **own, **settings}
+        known = {"experiment": self.script.path, "data": self.data.checksum}
+        return {**known, **described(self.space), **own, **settings}
 
     def run(self) -> int:
         """Trials until the study has enough; the exit status."""
         with explaining_os_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        storage = studies.open_storage(self.options["storage"] or str(self.folder / studies.JOURNAL))
-        study = studies.open_study(storage, self.name, self.command())
+        storage = open_storage(self.options["storage"] or str(self.folder / JOURNAL))
+        with Turn(self.folder):
+            study = studies.open_study(storage, self.name, self.command())
+            self.refuse_others_runs(study)
         with Interrupt() as interrupt:
             stopped = lambda: interrupt.asked() or self.lines.broken  # noqa: E731
             self.worker = Worker(study, storage, self.folder, self.space, self.plan(), self.trial, stopped)
@@ -180,11 +200,20 @@ class Search:
             why = self.worker.work()
             if self.worker.trials:
                 self.say_ended(why)
-                self.write()
+                with self.worker.turn:
+                    self.write()
             self.mark("finished" if why else "interrupted")
         if why:
             return 0
         return BROKEN_PIPE if self.lines.broken else Stopped(interrupt.number or Stopped().number).status
+
+    def refuse_others_runs(self, study: Study) -> None:
+        """Raise UserError where the folder has a trial's run that the study does not know, as of one that was lost."""
+        known = {run_of(trial) for trial in study.get_trials(deepcopy=False)}
+        others = sorted({file.parent.name for file in self.folder.glob(f"trial*/{ARGS}")} - known)
+        if others:
+            cause = f"the study {self.name} does not know the run {self.folder / others[0]}"
+            raise UserError(f"{cause}: give the --storage that does, move {self.folder} away, or give another --study")
 
     def trial(self, trial: Trial, values: dict[str, float], claim: Callable[[RunFolder], RunFolder]) -> str:
         """Train a trial's run, from where another worker has left it, or from its parent's checkpoint."""
@@ -195,7 +224,7 @@ class Search:
         watch = Watch(trial, self.worker.plan.budget, lambda: self.worker.room(trial), prune=parent is None)
         stop = lambda: watch.asks_to_stop() or self.worker.stopped()  # noqa: E731
         record = record_of(self.script, all_values, sources, self.data)
-        folder = claim(open_run(self.folder / run_of(trial), record))
+        folder = claim(open_run(self.folder / run_of(trial), record, self.script.changeable))
         try:
             result = train(settings, sources, lambda _: nullcontext(folder), watch, stop, VALID, start)
         except Diverged as error:
@@ -244,7 +273,7 @@ class Search:
     def write(self) -> None:
         """What the study has found, as a table and as figures in its folder."""
         study, trials = self.worker.study, self.worker.trials
-        table = rows(trials)
+        table = rows(trials, self.space)
         text = csv_line(table[0]) + "".join(csv_line(row.values()) for row in table)
         write_atomically(self.folder / "trials.csv", lambda file: file.write(text.encode()))
         if best_trial(trials) is None:

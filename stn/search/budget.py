@@ -1,5 +1,6 @@
 """What a search has cost, and may cost: in weight steps, epochs or seconds of training."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from optuna.trial import FrozenTrial
 from stn.search.studies import current
 
 COST = ("steps", "epochs", "seconds")  # what trials have as attributes
+BY_EPOCH = "by_epoch"  # the same, at the end of a trial's last whole epoch
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-FORM = re.compile(r"([0-9.]+(?:e\+?[0-9]+)?) ?(steps?|epochs?|s|min|h|d)", re.ASCII)
+FORM = re.compile(r"(\d+\.?\d*(?:e\+?\d+)?) ?(steps?|epochs?|s|min|h|d)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Budget:
         return sum(cost(trial)[self.kind] for trial in current(trials))
 
     def __str__(self) -> str:
-        return f"{self.amount:,.0f} {self.kind}"
+        return f"{self.amount:,.10g} {self.kind}"
 
 
 def cost(trial: FrozenTrial) -> Mapping[str, float]:
@@ -36,7 +38,7 @@ def parse_budget(text: str) -> Budget:
     """ "5000 steps", "40epochs", "90s", "30min", "2h", "1d". Raises ValueError for what is none of these."""
     found = FORM.fullmatch(text.strip())
     amount = float(found[1]) if found else 0.0
-    if not amount > 0:
+    if not 0 < amount < math.inf:
         raise ValueError(f"'{text}' is no budget such as 5000steps, 40epochs, 90s, 30min or 2h")
     unit = found[2]
     if unit in SECONDS:

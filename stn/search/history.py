@@ -1,7 +1,7 @@
 """What a study has found, and at what cost: its best trial, its curve, its table, the hyperparameters' importances."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy
 import optuna
@@ -9,7 +9,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from stn.search.budget import cost
+from stn.search.budget import BY_EPOCH, cost
 from stn.search.studies import current, run_of
 
 FEWEST = 4  # trials of which importances can be told
@@ -29,31 +29,31 @@ def lowest(trial: FrozenTrial) -> float:
 def curve(trials: Sequence[FrozenTrial], kind: str) -> tuple[numpy.ndarray, numpy.ndarray]:
     """What was spent at the end of each epoch, and the lowest validation loss by then; trials count one after another.
 
-    kind: "steps", "epochs" or "seconds". Of a trial that has diverged, or was stopped within an epoch, the cost counts.
+    kind: "steps", "epochs" or "seconds"; a trial's epochs count as equally long. What one that has diverged, or was
+    stopped within an epoch, has cost beyond its last whole epoch counts for those that follow.
     """
     spent, best = 0.0, math.inf
     x, losses = [], []
     for trial in current(trials):
-        whole, epochs = cost(trial)[kind], len(trial.intermediate_values)
-        share = whole / max(cost(trial)["epochs"], epochs, 1)
+        share = trial.user_attrs.get(BY_EPOCH, {}).get(kind, 0.0) / max(len(trial.intermediate_values), 1)
         for number, (_, loss) in enumerate(sorted(trial.intermediate_values.items()), start=1):
             best = min(best, loss)
             x.append(spent + number * share)
             losses.append(best)
-        spent += whole
+        spent += cost(trial)[kind]
     return numpy.array(x), numpy.array(losses)
 
 
-def rows(trials: Sequence[FrozenTrial]) -> list[dict[str, float | str | int]]:
-    """A row for each trial, as trials.csv has them."""
+def rows(trials: Sequence[FrozenTrial], names: Iterable[str]) -> list[dict[str, float | str | int]]:
+    """A row for each trial, as trials.csv has them. names: of the hyperparameters; not every trial has come to each."""
     return [
         {
             "trial": trial.number,
             "run": run_of(trial),
             "state": trial.state.name.lower(),
-            "val_loss": lowest(trial),
+            "val_loss": lowest(trial) if trial.intermediate_values else "",
             **cost(trial),
-            **trial.params,
+            **{name: trial.params.get(name, "") for name in names},
         }
         for trial in current(trials)
     ]
@@ -63,10 +63,10 @@ def importances(study: Study) -> dict[str, float]:
     """How much each hyperparameter decides whether a trial is among the best (PED-ANOVA, Watanabe et al. 2023).
 
     By hyperparameter, the largest first; they sum to 1. Trials that were pruned count with the loss that they had come
-    to. Empty where there are too few trials, or none differs.
+    to. Empty where there are too few trials, or all have the same loss.
     """
     scored = [trial for trial in current(study.get_trials(deepcopy=False)) if trial.intermediate_values]
-    if len(scored) < FEWEST:
+    if len(scored) < FEWEST or len({lowest(trial) for trial in scored}) == 1:
         return {}
     whole = optuna.create_study()
     for trial in scored:

@@ -13,7 +13,7 @@ import numpy
 from optuna.trial import FrozenTrial, TrialState
 
 from stn.search.space import Space
-from stn.search.studies import current, run_of
+from stn.search.studies import LEFT, STOPPED, current, run_of
 
 MEMBER, GENERATION, PARENT = "member", "generation", "parent"  # what a trial has as attributes
 TRUNCATION = 0.25  # of the population that is replaced, and that replaces it
@@ -59,18 +59,23 @@ def next_birth(
     if unborn := [member for member in range(population.size) if member not in newest]:
         return Birth(unborn[0], 0, None, {name: own.draw(random) for name, own in space.items()})
     ready = [trial for trial in newest.values() if trial.state in (TrialState.COMPLETE, TrialState.FAIL)]
+    ready = [trial for trial in ready if trial.user_attrs.get(LEFT) != STOPPED]  # such a one will be taken up
     ready = [trial for trial in ready if trial.user_attrs[GENERATION] + 1 < population.generations]
     if not ready:
         return None
     trial = min(ready, key=lambda trial: (trial.user_attrs[GENERATION], trial.user_attrs[MEMBER]))
     member, generation = trial.user_attrs[MEMBER], trial.user_attrs[GENERATION] + 1
     chosen = exploited(trial, trials, random)
+    if chosen is None:
+        return Birth(member, generation, None, {name: own.draw(random) for name, own in space.items()})
     values = dict(chosen.params) if chosen is trial else explored(chosen.params, space, random)
     return Birth(member, generation, run_of(chosen), values)
 
 
-def exploited(trial: FrozenTrial, trials: Sequence[FrozenTrial], random: numpy.random.Generator) -> FrozenTrial:
+def exploited(trial: FrozenTrial, trials: Sequence[FrozenTrial], random: numpy.random.Generator) -> FrozenTrial | None:
     """The trial whose run a member goes on from: its own, or where that is among the worst one of the best.
+
+    None where it has failed, and there is no other.
 
     Compared are the latest generations of all members of this one's age, older or younger ones where they have gone.
     """
@@ -84,7 +89,7 @@ def exploited(trial: FrozenTrial, trials: Sequence[FrozenTrial], random: numpy.r
     failed = trial.state != TrialState.COMPLETE
     if ranked and (failed or (len(ranked) > 1 and trial in ranked[-count:])):
         return ranked[random.integers(count)]
-    return trial
+    return None if failed else trial
 
 
 def last_value(trial: FrozenTrial) -> float:

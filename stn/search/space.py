@@ -41,9 +41,9 @@ class Range:
         """The value at this place on the range's scale, from 0 to 1."""
         if self.whole:  # each number has an equal part
             return min(int(self.low + place * (self.high - self.low + 1)), int(self.high))
-        if self.log:
-            return math.exp(math.log(self.low) + place * (math.log(self.high) - math.log(self.low)))
-        return self.low + place * (self.high - self.low)
+        low, high = map(math.log, (self.low, self.high)) if self.log else (self.low, self.high)
+        value = low + place * (high - low)
+        return min(max(math.exp(value) if self.log else value, self.low), self.high)  # rounding may leave the range
 
     def place(self, value: float) -> float:
         """Where a value lies on the range's scale, from 0 to 1; the inverse of `at`."""
