@@ -35,6 +35,7 @@ from stn.runs.history import DISCOUNT, Run, words_for
 from stn.schedules import LEARNING_RATE
 
 INITIAL_LABEL = 30  # characters of a line in the legend of initial values
+ROW, ONE_ROW = 1.35, 2.2  # heights of panels in inches, of several rows and of one
 NARROWEST = 0.01  # of a panel's width: a warm-up that is shorter cannot be seen
 RATES = {LEARNING_RATE: "learning rate", DISCOUNT: "discount μ"}  # and what figures call them
 WIDE_RANGE = 10  # a learning rate's largest value over its smallest, from which on its axis is logarithmic
@@ -67,7 +68,7 @@ def schedules(runs: Sequence[Run], order: Sequence[str] = ()) -> Drawing:
     names = sorted(names, key=lambda name: order.index(name) if name in order else len(order))
     contents = [Content(name, drawn, words_for(name, drawn)) for name in names]
     contents += [content for name in rates for content in rate_contents(name, drawn, runs)]
-    figure, panels, spare = grid(len(contents))
+    figure, panels, spare = grid(len(contents), height=ROW if len(contents) > 3 else ONE_ROW)
     set_titles(figure, panels, [content.title for content in contents])
     styles = moving_styles(runs, by)
     marks = draw_schedules(dict(zip(panels, contents, strict=True)), by, styles)
