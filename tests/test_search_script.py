@@ -61,7 +61,8 @@ def test_trials_are_ordinary_runs_with_figures_and_a_table_beside_them(run, tmp_
     folder = tmp_path / "random"
     figures = ("best_so_far", "parallel_coordinates", "importances")
     assert {path.name for path in folder.iterdir()} == {
-        ".lock", "status", "study.journal", ".study.journal.lock", "trials.csv", *(f"trial000{number}" for number in range(5)),
+        ".lock", "status", "study.journal", ".study.journal.lock", "trials.csv",
+        *(f"trial000{number}" for number in range(5)),
         *(f"{name}.{kind}" for name in figures for kind in ("pdf", "png")),
     }  # fmt: skip
     for row in table(folder):
