@@ -18,6 +18,7 @@ from lstm.task import LanguageModeling
 from stn.bilevel import Loss
 from stn.conversion import convert
 from stn.datasets.text import Corpus
+from stn.delta_stn import held_statistics
 from stn.errors import UserError
 from stn.hypergradients.products import CentralDifferences, DoubleBackward
 from stn.hypergradients.replay import Recorded, kept_random_state, random_state, set_random_state
