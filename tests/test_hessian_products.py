@@ -7,7 +7,6 @@ import pytest
 import torch
 from only_once import Raises
 from reference import training_loss
-from stn.normalization import held_statistics
 from torch import nn
 from torch.autograd.functional import hvp
 from torch.func import functional_call
