@@ -68,8 +68,10 @@ def only_run(logs):
 
 
 def size(logs, name):
-    """How long the run's file is, 0 as long as there is none."""
-    return sum(file.stat().st_size for file in logs.glob(f"*/{name}"))
+    """How long the run's file is, 0 as long as there is none; a run that is resumed may remove it."""
+    with contextlib.suppress(FileNotFoundError):
+        return sum(file.stat().st_size for file in logs.glob(f"*/{name}"))
+    return 0
 
 
 def wait_until(condition, process):
