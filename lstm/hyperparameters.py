@@ -6,11 +6,15 @@ from stn.scripts.declared import Declared, Values
 from stn.scripts.flags import VALUES, Flag
 from stn.scripts.options import nonnegative, rate
 
+PENALTIES = (0.01, 10.0)  # where a black-box search looks for a penalty's coefficient
+
 
 def _declared(name: str, label: str, high: float, per_example: bool) -> Declared:
     fixed = 0.05 if high == 1.0 else 0.0
     flags = {"tune": f"tune_{name}", "start": name, "fix": name}
-    return Declared(label, (0.0, high), (0.0, high), initial=0.05, fixed=fixed, per_example=per_example, **flags)
+    searched = PENALTIES if high == math.inf else None
+    spans = {"range": (0.0, high), "possible": (0.0, high), "searched": searched}
+    return Declared(label, **spans, initial=0.05, fixed=fixed, per_example=per_example, **flags)
 
 
 # In the published order. Those that act on shared weights, or on the loss as a whole, are shared by a mini-batch.

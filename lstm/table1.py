@@ -39,6 +39,7 @@ from stn.scripts.jobs import Job, finish
 from stn.scripts.options import ROOT
 from stn.scripts.output import complain, say
 from stn.scripts.script import Script
+from stn.scripts.tables import markdown_table, with_spread
 
 
 @dataclass(frozen=True)
@@ -217,22 +218,7 @@ def markdown(plan: Plan) -> str:
         published = f"{row.published_val_ppl:.2f}", f"{row.published_test_ppl:.2f}"
         lines.append([row.output_dropout, *means, str(row.seeds), *published])
     ends = [[f"{value:g}", f"{final_value(job):.3f}" if job.finished else "–"] for value, job in plan.initial.items()]
-    return f"{plan.caption}\n\n{grid(header, lines)}\n\n{grid(['STN from', 'ended at'], ends)}"
-
-
-def with_spread(mean: float, std: float) -> str:
-    """Mean ± standard deviation, as far as there are any."""
-    if pandas.isna(mean):
-        return "–"
-    return f"{mean:.2f}" if pandas.isna(std) else f"{mean:.2f} ± {std:.2f}"
-
-
-def grid(header: list[str], lines: list[list[str]]) -> str:
-    """A Markdown table, its columns aligned."""
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    rows = [header, ["-" * width for width in widths], *lines]
-    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
-    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
+    return f"{plan.caption}\n\n{markdown_table(header, lines)}\n\n{markdown_table(['STN from', 'ended at'], ends)}"
 
 
 def write(plan: Plan, folder: Path) -> list[Path]:

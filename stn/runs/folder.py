@@ -32,7 +32,7 @@ from stn.runs.events import EVENT_FILES, Events
 from stn.runs.models import MODEL
 from stn.runs.tables import TABLES, Table, csv_line, table_files
 
-STATUSES = ("running", "interrupted", "failed", "finished")
+STATUSES = ("running", "interrupted", "failed", "pruned", "finished")
 ARGS, SCHEDULE = "args.yaml", "schedule.csv"
 STATUS, _RESULT = "status", "result.csv"
 _CLAIM_SECONDS = 30.0
@@ -313,7 +313,7 @@ def _holds(path: Path, same: Callable[[Mapping[str, Any]], bool]) -> bool:
 
 def _is_free(path: Path) -> bool:
     """Whether no run is there, nor a process that is about to start one."""
-    return not _holds_run(path) and (not path.exists() or _is_unused(path))
+    return not _holds_run(path) and (not path.exists() or is_unused(path))
 
 
 def _holds_run(path: Path) -> bool:
@@ -321,7 +321,8 @@ def _holds_run(path: Path) -> bool:
     return not {file.name for file in _own_files(path)} <= {STATUS, ARGS, SCHEDULE, *_TEMPORARY}
 
 
-def _is_unused(path: Path) -> bool:
+def is_unused(path: Path) -> bool:
+    """Whether no process uses a folder that is there."""
     with contextlib.suppress(UserError):
         _lock(path).release()
         return True

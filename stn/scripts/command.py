@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from stn.errors import UserError
-from stn.hyperparameters import Tuned
 from stn.kernels.memory import keep_freed_memory
 from stn.runs.checkpoints import read_checkpoint
 from stn.runs.folder import RunFolder
-from stn.runs.provenance import provenance
 from stn.scripts import probes
 from stn.scripts.course import evaluate_best, train
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import refuse_idle
 from stn.scripts.options import exit_status
 from stn.scripts.output import Lines, complain
-from stn.scripts.records import read_config, refuse_other_runs, resumed_values, same_configuration, values_here
+from stn.scripts.records import (
+    read_config,
+    record_of,
+    refuse_other_runs,
+    resumed_values,
+    same_configuration,
+    values_here,
+)
 from stn.scripts.screen import Screen
 from stn.scripts.script import Script
 from stn.scripts.settings import Data, Settings
@@ -67,15 +72,7 @@ def start(script: Script, given: Mapping[str, Any]) -> int:
     settings, sources = script.make(values), script.sources(values)
 
     def create(data: Data) -> RunFolder:
-        record = {
-            "script": script.path,
-            **{name: value for name, value in values.items() if name not in script.course},
-            "data_checksum": data.checksum,
-            "hyperparameters": list(sources),
-            "labels": {name: script.table[name].label for name in sources},
-            "ranges": {name: [*source.range] for name, source in sources.items() if isinstance(source, Tuned)},
-            "versions": provenance(),
-        }
+        record = record_of(script, values, sources, data)
         seeded = "seed" in {**config, **given}
         with settings.new_folder(lambda other: same_configuration(script, record, other, seeded)) as path:
             run = RunFolder.create(path, record, values.get("overwrite", False))

@@ -1,6 +1,7 @@
 """A training run from beginning to end: the function that every script, and whoever else trains, calls."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -58,20 +59,29 @@ class Result(NamedTuple):
 def train(
     settings: Settings,
     sources: Sources,
-    run: Callable[[Data], RunFolder],
+    run: Callable[[Data], AbstractContextManager[RunFolder]],
     progress: RunProgress,
     stop: Stop = lambda: False,
+    splits: Sequence[str] = EVALUATED,
+    start: Mapping[str, Any] | None = None,
 ) -> Result:
     """Train, from the run's checkpoint where it has one, and leave the best model's result in its folder.
 
     sources: where each hyperparameter's values come from. run: opens the run's folder, given the data; it is called
-    when all is built, so that a run that cannot be built leaves no trace. stop: as for `Trainer`.
+    when all is built, so that a run that cannot be built leaves no trace. stop: as for `Trainer`. splits: what the best
+    model is evaluated on. start: the state of another run's checkpoint, from which a new run goes on.
     """
     data, hyper, task = build(settings, sources)
+
+    def make() -> Trainer:
+        trainer = settings.trainer(task, hyper, folder, progress, stop)
+        if start is not None and not folder.resumed:
+            trainer.load_state_dict(start)
+            trainer.save()
+        return trainer
+
     with run(data) as folder:
-        return carry_out(
-            lambda: settings.trainer(task, hyper, folder, progress, stop), folder, progress, data, settings.model_file
-        )
+        return carry_out(make, folder, progress, data, settings.model_file, splits)
 
 
 def carry_out(

@@ -20,7 +20,8 @@ class Declared:
     label: what messages, and figures of it alone, call it. range: where it lies where it is tuned, open at both ends.
     possible: where a fixed or replayed value may lie, low included and high not. initial, fixed: where tuning starts,
     and the fixed value, if no flag says otherwise. tune, start, scale, fix: the flags that tune it, that say where
-    tuning starts, how widely it perturbs, and a fixed value. per_example, discrete: as in `Tuned`.
+    tuning starts, how widely it perturbs, and a fixed value. per_example, discrete: as in `Tuned`. searched: where a
+    black-box search looks, both ends included, on a logarithmic scale; needed where the range has no upper end.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Declared:
     scale: str = "perturb_scale"
     per_example: bool = True
     discrete: bool = False
+    searched: tuple[float, float] | None = None
 
     def tuned(self, values: Values, feed: Feed = "centred") -> Tuned:
         """The source of a tuned one. Raises UserError where its value or scale cannot start where the flags say."""

@@ -12,8 +12,8 @@ from stn.scripts.options import OneLineParser
 # The flags' groups, in the order of the help.
 WHAT_TO_TUNE, START, VALUES, BASELINE = "what to tune", "where to start", "regularization", "baseline"
 MODEL, TRAINING, TUNING, MACHINE = "model", "training", "self-tuning", "data, device and logs"
-TUNED_RATE = "tuning the learning rate"
-GROUPS = (WHAT_TO_TUNE, START, VALUES, BASELINE, MODEL, TRAINING, TUNING, TUNED_RATE, MACHINE)
+TUNED_RATE, SEARCH = "tuning the learning rate", "search"
+GROUPS = (SEARCH, WHAT_TO_TUNE, START, VALUES, BASELINE, MODEL, TRAINING, TUNING, TUNED_RATE, MACHINE)
 
 
 @dataclass(frozen=True)

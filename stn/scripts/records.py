@@ -7,14 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from stn.errors import UserError, one_line
+from stn.hyperparameters import Tuned
 from stn.kernels import precision
 from stn.runs.folder import ARGS, SCHEDULE, read_settings, read_yaml
-from stn.scripts.declared import Values
+from stn.runs.provenance import provenance
+from stn.scripts.declared import Sources, Values
 from stn.scripts.options import find
 from stn.scripts.script import Script
+from stn.scripts.settings import Data
 
 # What args.yaml holds besides flags.
 RECORDED = ("script", "schedule_checksum", "hyperparameters", "labels", "ranges", "warmup_steps", "versions")
+
+
+def record_of(script: Script, values: Values, sources: Sources, data: Data) -> dict[str, Any]:
+    """What a new run's args.yaml says."""
+    return {
+        "script": script.path,
+        **{name: value for name, value in values.items() if name not in script.course},
+        "data_checksum": data.checksum,
+        "hyperparameters": list(sources),
+        "labels": {name: script.table[name].label for name in sources},
+        "ranges": {name: [*source.range] for name, source in sources.items() if isinstance(source, Tuned)},
+        "versions": provenance(),
+    }
 
 
 def read_config(script: Script, given: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:

@@ -1,0 +1,25 @@
+"""Search an image classifier's hyperparameters: each trial trains it at fixed values.
+
+The values of hyperparameters that no flag fixes are proposed by a grid, at random, by tree-structured Parzen estimators
+(tpe), a Gaussian process (gp), or population-based training (pbt). The same command goes on with a study, in as many
+processes as one likes.
+"""
+
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # the repository, installed or not
+    from stn.scripts.launch import launch
+
+    launch("cnn.search")
+
+from functools import partial
+
+from cnn.train_basic import SCRIPT, setters
+from stn.scripts import search
+
+EXPERIMENT = search.Experiment(
+    SCRIPT, setters=setters, place=lambda folder: {"dir": folder, "subdir": "trials"}, epochs="total_epochs"
+)
+main = partial(search.main, EXPERIMENT, __doc__)

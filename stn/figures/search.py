@@ -1,0 +1,87 @@
+"""Black-box search: the best so far against compute, the trials' values, the hyperparameters' importances."""
+
+from collections.abc import Mapping
+
+import numpy
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from optuna.study import Study
+
+from stn.figures.style import COLORS, COLUMN, PAGE, SHADES, grow, key, legend, styled, wrapped
+from stn.search.history import curve, importances, lowest
+from stn.search.space import Space
+from stn.search.studies import current
+
+AXES = {"steps": "weight steps", "epochs": "epochs", "seconds": "seconds of training"}
+SHADED = LinearSegmentedColormap.from_list("shades", SHADES)
+WORDS = 14  # characters of a line below an axis
+MANY = 8  # axes from which on words stand upright
+BEST = {"color": COLORS[1], "linewidth": 1.6, "zorder": 3}
+
+
+@styled
+def best_so_far(study: Study, kind: str = "steps") -> Figure:
+    """The lowest validation loss so far against what all trials have cost, and each trial's own."""
+    figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
+    panel = figure.subplots()
+    spent, best = curve(study.get_trials(deepcopy=False), kind)
+    panel.plot(spent, best, drawstyle="steps-post", color=COLORS[0])
+    panel.set(xlabel=AXES[kind], ylabel="lowest validation loss (nats)", xlim=(0, None))
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+@styled
+def parallel_coordinates(study: Study, space: Space, words: Mapping[str, str]) -> Figure:
+    """A line for each trial across an axis for each hyperparameter; the darker the lower its validation loss.
+
+    The best trial's is thick. words: what hyperparameters are called.
+    """
+    trials = sorted(
+        (trial for trial in current(study.get_trials(deepcopy=False)) if trial.intermediate_values), key=lowest
+    )
+    figure = Figure(figsize=(PAGE, 2.6), layout="constrained")
+    panel = figure.subplots()
+    losses = [lowest(trial) for trial in trials]
+    # The scale ends at the upper quartile: the worst trials would take all of it.
+    scale = Normalize(min(losses), max(numpy.quantile(losses, 0.75), min(losses) + 1e-9), clip=True)
+    for trial in reversed(trials):
+        heights = [own.place(trial.params[name]) for name, own in space.items()]
+        look = BEST if trial is trials[0] else {"color": SHADED(scale(lowest(trial))), "linewidth": 0.8}
+        panel.plot(range(len(space)), heights, **look)
+    panel.set(ylim=(0, 1), xlim=(-0.2, len(space) - 0.8), yticks=[])
+    upright = len(space) >= MANY
+    labels = [wrapped(words.get(name, name), WORDS) for name in space]
+    panel.set_xticks(range(len(space)), labels, rotation=90 if upright else 0)
+    grow(figure, 4 if upright else 0)
+    panel.grid(axis="x", color="0.7", linewidth=0.8)
+    for place, own in enumerate(space.values()):
+        for height, value, side in ((0, own.low, "bottom"), (1, own.high, "top")):
+            panel.annotate(
+                f"{value:g}",
+                (place, height),
+                (2, -2 if side == "top" else 2),
+                textcoords="offset points",
+                va=side,
+                fontsize=7,
+            )
+    figure.colorbar(ScalarMappable(scale, SHADED), ax=panel, label="validation loss (nats)", pad=0.01)
+    legend(figure, None, [key("best trial", **BEST)], loc="outside upper center")
+    return figure
+
+
+@styled
+def importance(study: Study, words: Mapping[str, str]) -> Figure | None:
+    """How much each hyperparameter decides whether a trial is among the best; None where too few trials tell."""
+    found = importances(study)
+    if not found:
+        return None
+    figure = Figure(figsize=(COLUMN, 0.5 + 0.22 * len(found)), layout="constrained")
+    panel = figure.subplots()
+    names = [*reversed(found)]
+    panel.barh([words.get(name, name) for name in names], [found[name] for name in names], color=COLORS[0], height=0.6)
+    panel.set(xlabel="importance (share)", xlim=(0, None))
+    panel.grid(visible=False, axis="y")
+    return figure
