@@ -154,7 +154,12 @@ TASKS = {
         cnn_place,
         "loss",
         {
-            "demo": Size("--data builtin --model mlp --total_epochs 15 --checkpoint_seconds 15", "--warmup_epochs 1"),
+            "demo": Size(
+                "--data builtin --model mlp --num_train 3000 --batch_size 64 --train_lr 0.02 --total_epochs 24"
+                " --checkpoint_seconds 15",  # images few enough to overfit
+                "--warmup_epochs 1",
+                interval=2,
+            ),
             "quick": Size(
                 "--data builtin --model mlp --num_train 640 --batch_size 64 --total_epochs 2", "--warmup_epochs 1"
             ),
