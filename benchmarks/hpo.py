@@ -81,14 +81,12 @@ class Size:
 class Task:
     """experiment: what is searched. tuned: the script that tunes itself; tuning: what it is to tune.
 
-    place: the flags that have a run lie in this folder below logs/. measure: what the table shows. published: by
-    method, validation and test.
+    measure: what the table shows. published: by method, validation and test.
     """
 
     experiment: Experiment
     tuned: Script
     tuning: str
-    place: Callable[[str], dict[str, str]]
     measure: str
     sizes: Mapping[str, Size]
     published: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -98,18 +96,12 @@ class Task:
         return f"{self.experiment.script.settings.family}.search"
 
 
-def cnn_place(folder: str) -> dict[str, str]:
-    parent, _, name = folder.rpartition("/")
-    return {"dir": parent, "subdir": name}
-
-
 SGD = "--emsize 200 --nhid 200 --batch_size 20 --bptt 35 --nonmono 2"
 TASKS = {
     "lstm": Task(
         lstm_search.EXPERIMENT,
         train.SCRIPT,
         "--tune_all",
-        lambda folder: {"save_dir": folder},
         "ppl",
         {
             "demo": Size(
@@ -133,7 +125,6 @@ TASKS = {
         cnn_search.EXPERIMENT,
         hypertrain.SCRIPT,
         "--tune_all --tune_scales",
-        cnn_place,
         "loss",
         {
             "demo": Size("--data builtin --model small --total_epochs 10 --checkpoint_seconds 15", "--warmup_epochs 1"),
@@ -151,7 +142,6 @@ TASKS = {
         cnn_search.EXPERIMENT,
         hypertrain.SCRIPT,
         "--tune_all --tune_scales",
-        cnn_place,
         "loss",
         {
             "demo": Size(
@@ -320,7 +310,7 @@ class Comparison:
         self, name: str, script: Script, folder: str, flags: Callable[[], list[str]], seed: int, needs: tuple = ()
     ) -> Job:
         common = [*self.size.common.split(), "--seed", str(seed)]
-        place = {**self.task.place(folder), **self.data}
+        place = {**self.task.experiment.place(folder), **self.data}
         return Job(name, script, place, lambda: [*common, *flags()], self.threads, needs)
 
     def search(self, method: str, seed: int, name: str) -> Job:

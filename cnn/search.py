@@ -18,8 +18,14 @@ from functools import partial
 
 from cnn.train_basic import SCRIPT, setters
 from stn.scripts import search
+from stn.scripts.declared import Values
 
-EXPERIMENT = search.Experiment(
-    SCRIPT, setters=setters, place=lambda folder: {"dir": folder, "subdir": "trials"}, epochs="total_epochs"
-)
+
+def place(folder: str) -> Values:
+    """The settings that have a run lie in this folder below logs/."""
+    parent, _, name = folder.rpartition("/")
+    return {"dir": parent, "subdir": name}
+
+
+EXPERIMENT = search.Experiment(SCRIPT, setters=setters, place=place, epochs="total_epochs")
 main = partial(search.main, EXPERIMENT, __doc__)

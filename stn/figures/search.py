@@ -23,7 +23,7 @@ BEST = {"color": COLORS[1], "linewidth": 1.6, "zorder": 3}
 
 @styled
 def best_so_far(study: Study, kind: str = "steps") -> Figure:
-    """The lowest validation loss so far against what all trials have cost, and each trial's own."""
+    """The lowest validation loss so far against what all trials have cost."""
     figure = Figure(figsize=(COLUMN, 2.4), layout="constrained")
     panel = figure.subplots()
     spent, best = curve(study.get_trials(deepcopy=False), kind)
