@@ -106,11 +106,11 @@ TASKS = {
         {
             "demo": Size(
                 f"{demo.NETWORK} --epochs 12",
-                f"{demo.TUNING} --warmup_steps 80",
+                f"{demo.PACE} --warmup_steps 80",
                 interval=2,
                 lines=demo.LINES,
             ),
-            "quick": Size(f"{demo.NETWORK} {demo.QUICK}", f"{demo.TUNING} {demo.QUICK_TUNING}", lines=demo.QUICK_LINES),
+            "quick": Size(f"{demo.NETWORK} {demo.QUICK}", f"{demo.PACE} {demo.QUICK_TUNING}", lines=demo.QUICK_LINES),
             "small": Size(f"{SGD} --epochs 14", interval=2),
             "paper": Size("--epochs 200", interval=20),
         },

@@ -35,8 +35,9 @@ COMMON = (
     f"{NETWORK} --seed 1"
     " --alpha 0.05 --beta 0.05 --dropouto 0.05 --dropouth 0.05 --dropouti 0.05 --dropoute 0.05 --wdrop 0.05"
 )
+PACE = "--warmup_steps 160 --hyper_lr 0.02"
 # The feed by name, though it is the default: runs that were made with another one are not taken for these.
-TUNING = "--drop_transform centred --alpha_beta_transform centred --warmup_steps 160 --hyper_lr 0.02"
+TUNING = f"--drop_transform centred --alpha_beta_transform centred {PACE}"
 RUNS = {"fixed": "", "tuned": f"--tune_all {TUNING}"}
 LINES = {"train": 3600, "valid": 1000, "test": 1000}  # of the built-in corpus
 QUICK, QUICK_TUNING = "--emsize 8 --nhid 8 --epochs 2", "--warmup_steps 5"

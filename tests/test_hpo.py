@@ -90,6 +90,14 @@ def test_a_self_tuned_method_starts_again_while_there_is_room(tmp_path, weight, 
     assert starts[0] == [] and all(starts[1:])
 
 
+@pytest.mark.parametrize(("task", "size"), [("lstm", "quick"), ("lstm", "demo"), ("cnn", "demo"), ("mlp", "demo")])
+def test_the_flags_of_each_size_are_taken_by_every_method(tmp_path, task, size):
+    fix_costs(tmp_path, stn=(1.0, 1.0), delta_stn=(1.0, 1.0))
+    comparison = hpo.Comparison(task, size, 1, 1, str(tmp_path))
+    for job in (job for entry in comparison.entries if entry.method in hpo.SELF_TUNED for job in entry.search):
+        job.script.prepare(job.script.parse(job.new_flags()))
+
+
 def test_the_measured_costs_are_kept(tmp_path):
     first = hpo.Comparison("mlp", "quick", 1, 1, str(tmp_path)).costs
     assert first == hpo.Comparison("mlp", "quick", 1, 1, str(tmp_path)).costs
