@@ -32,6 +32,8 @@ def overview(runs: Sequence[Run]) -> Drawing:
     figure, panels, beside, spare = _panels(len(contents))
     set_titles(figure, panels, [content.title for content in contents])
     marks = draw_schedules(dict(zip(panels, contents, strict=True)), by, moving_styles(runs, by))
+    for panel in panels:
+        panel.xaxis.set_major_locator(MaxNLocator(3, steps=(1, 2, 5, 10), integer=True, min_n_ticks=1))
     styles = line_styles(runs)
     bests = best_markers(runs, styles)
     _draw_perplexities(beside, drawn, styles, bests)
