@@ -149,7 +149,7 @@ class Parsed(BaseException):
 def check(command, monkeypatch):
     """Have the program parse the command line. Raises SystemExit, KeyError or AssertionError where it does not."""
     if command.program == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert {*command.words} <= {*targets}
     elif command.program == "getdata.sh":
         subprocess.run(["bash", ROOT / "getdata.sh", *command.words, "--help"], check=True, stdout=subprocess.DEVNULL)
