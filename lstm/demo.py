@@ -19,6 +19,7 @@ from lstm import train
 from lstm.hyperparameters import TABLE
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import first_lines
+from stn.figures.overview import overview
 from stn.figures.schedules import schedules
 from stn.figures.scores import perplexities
 from stn.scripts import figures, options
@@ -76,8 +77,9 @@ def demo(save_dir: str, quick: bool, overwrite: bool) -> None:
     say("")
     say(table(*jobs))
     say("")
-    for draw in (schedules, perplexities):
-        figure, _ = draw([job.read(TABLE) for job in jobs])
+    runs = [job.read(TABLE) for job in jobs]
+    for draw in (overview, schedules, perplexities):
+        figure, _ = draw(runs)
         figures.write(figure, folder / draw.__name__)
 
 

@@ -98,7 +98,7 @@ def test_quick_demo_from_end_to_end(start, tmp_path):
     assert "fixed | resum" in output or "tuned | resum" in output
     assert "validation perplexity" in output
     drawn = [Path(line.split()[1]) for line in output.splitlines() if line.startswith("wrote ")]
-    assert len(drawn) == 4 and all(file.stat().st_size for file in drawn)
+    assert len(drawn) == 6 and all(file.stat().st_size for file in drawn)
     assert [read_status(path) for path in runs.values()] == ["finished"] * 2
 
     before = [(path / "result.csv").stat().st_mtime_ns for path in runs.values()]

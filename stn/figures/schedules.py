@@ -62,12 +62,7 @@ def schedules(runs: Sequence[Run], order: Sequence[str] = ()) -> Drawing:
     """
     by = schedule_axis(runs)
     drawn, skipped = select(runs, partial(lines, by=by, rates=rates_shown(runs)), partial(without_curves, by=by))
-    rates = rate_names(drawn, by)
-    on = [name for run in drawn for name in run.on(by)]
-    names = dict.fromkeys(on or [name for run in drawn for name in run.curves(by) if not rates])
-    names = sorted(names, key=lambda name: order.index(name) if name in order else len(order))
-    contents = [Content(name, drawn, words_for(name, drawn)) for name in names]
-    contents += [content for name in rates for content in rate_contents(name, drawn, runs)]
+    contents = panel_contents(drawn, runs, by, order)
     figure, panels, spare = grid(len(contents), height=ROW if len(contents) > 3 else ONE_ROW)
     set_titles(figure, panels, [content.title for content in contents])
     styles = moving_styles(runs, by)
@@ -106,6 +101,19 @@ def initial_values(runs: Sequence[Run], name: str, label: str) -> Drawing:
     title = None if any(run.name for run in drawn) else "initial value"
     legend(figure, None, keys, loc="outside upper center", title=title, title_fontsize=STYLE["legend.fontsize"])
     return Drawing(figure, skipped)
+
+
+def panel_contents(drawn: Sequence[Run], runs: Sequence[Run], by: str, order: Sequence[str] = ()) -> list[Content]:
+    """The panels of a figure of schedules: hyperparameters that are ever on, then learning rates, where they are tuned.
+
+    runs: all that were asked for. order: the hyperparameters that come first.
+    """
+    rates = rate_names(drawn, by)
+    on = [name for run in drawn for name in run.on(by)]
+    names = dict.fromkeys(on or [name for run in drawn for name in run.curves(by) if not rates])
+    names = sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+    contents = [Content(name, drawn, words_for(name, drawn)) for name in names]
+    return contents + [content for name in rates for content in rate_contents(name, drawn, runs)]
 
 
 def without_curves(run: Run, by: str) -> str:

@@ -7,6 +7,7 @@ from itertools import cycle
 import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
 from stn.figures.drawing import Drawing, Styles, groups, line_styles, run_keys, select, shared_style
@@ -49,22 +50,20 @@ def _scores(
     runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str, labels: Mapping[str, str] = MEASURES
 ) -> Drawing:
     """Measures of training and validation, a panel each. curves: (one of the labels, "epoch" or "time")."""
-    needed = {"epoch", "time", "val_loss"}
-    needed |= {f"{split}_{measure}" for split in ("train", "val") for measure, _ in curves}
-    missing = partial(_without_scores, needed=sorted(needed), what=what)
-    drawn, skipped = select(runs, lambda run: len(run.epoch) and needed <= {*run.epoch}, missing)
+    needed = needed_for(*(measure for measure, _ in curves))
+    missing = partial(without_scores, needed=needed, what=what)
+    drawn, skipped = select(runs, partial(has_scores, needed=needed), missing)
     same = len({measure for measure, _ in curves}) == 1
     styles = line_styles(runs)
-    bests = _best_markers(runs, styles)
+    bests = best_markers(runs, styles)
     figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=same)
     for panel, (measure, by) in zip(panels, curves, strict=True):
-        unit = _scale_x(panel, by, drawn)
+        unit = scale_x(panel, by, drawn)
         for run in drawn:
-            x, best, valid = run.epoch[by].to_numpy() / unit, run.best(), run.epoch[f"val_{measure}"]
+            x = run.epoch[by].to_numpy() / unit
             panel.plot(x, run.epoch[f"train_{measure}"], color=styles[run]["color"], **CONSTANT)
-            panel.plot(x, valid, **styles[run])
-            panel.plot(x[best], valid.iloc[best], clip_on=False, **bests[run])
+            draw_validation(panel, x, run, measure, styles[run], bests[run])
         if by == "time":
             panel.set_xlim(left=0)
         _scale_score(panel, measure, drawn)
@@ -73,13 +72,35 @@ def _scores(
     handles = [
         key("validation", **shared_style(drawn, styles) | {"color": "0.35"}),
         key("training", color="0.35", **CONSTANT),
-        key("best epoch", linestyle="none", **{**bests[drawn[0]], "color": "0.35", "marker": "o"}),
+        best_key(bests[drawn[0]]),
     ]
     legend(figure, None, [*run_keys(drawn, runs, {run: styles[run] | bests[run] for run in drawn}), *handles])
     return Drawing(figure, skipped)
 
 
-def _without_scores(run: Run, needed: Sequence[str], what: str) -> str | None:
+def needed_for(*measures: str) -> list[str]:
+    """The columns of epoch.csv that curves of these measures need."""
+    return sorted({"epoch", "time", "val_loss", *(f"{split}_{own}" for split in ("train", "val") for own in measures)})
+
+
+def has_scores(run: Run, needed: Sequence[str]) -> bool:
+    """Whether a run has a whole epoch, with these columns."""
+    return len(run.epoch) > 0 and {*needed} <= {*run.epoch}
+
+
+def draw_validation(panel: Axes, x: numpy.ndarray, run: Run, measure: str, style: Mapping, best: Mapping) -> None:
+    """A run's validation curve and, above it, the marker of its best epoch."""
+    place, valid = run.best(), run.epoch[f"val_{measure}"]
+    panel.plot(x, valid, **style)
+    panel.plot(x[place], valid.iloc[place], clip_on=False, **best)
+
+
+def best_key(look: Mapping) -> Line2D:
+    """The legend's entry for the markers of best epochs. look: that of one of them."""
+    return key("best epoch", linestyle="none", **{**look, "color": "0.35", "marker": "o"})
+
+
+def without_scores(run: Run, needed: Sequence[str], what: str) -> str | None:
     """Why a run has no such scores; None for one of another kind."""
     if run.epoch.empty:
         return run.lacks(f"{what} of a whole epoch")
@@ -90,7 +111,7 @@ def _without_scores(run: Run, needed: Sequence[str], what: str) -> str | None:
     return f"{run.path / 'epoch.csv'} has no column {lacking}: mend it, or leave that run out"
 
 
-def _best_markers(runs: Sequence[Run], styles: Styles) -> dict[Run, dict]:
+def best_markers(runs: Sequence[Run], styles: Styles) -> dict[Run, dict]:
     """The marker of each run's best epoch, one for each name: hollow and larger where the lines have markers too."""
     hollow = {"markersize": 5, "markerfacecolor": "white", "markeredgewidth": 0.8}
     named = groups(runs).values()
@@ -99,7 +120,7 @@ def _best_markers(runs: Sequence[Run], styles: Styles) -> dict[Run, dict]:
     return {run: {"color": styles[run]["color"], "marker": marker, **look} for run, marker in marked}
 
 
-def _scale_x(panel: Axes, by: str, runs: Sequence[Run]) -> float:
+def scale_x(panel: Axes, by: str, runs: Sequence[Run]) -> float:
     """Set up a score's axis of epochs or of time; what its numbers are to be divided by."""
     if by == "epoch":
         panel.set_xlabel("epoch")

@@ -127,8 +127,11 @@ def set_titles(figure: Figure, panels: Sequence[Axes], titles: Sequence[str]) ->
     lines = [wrapped(title, int(PER_INCH * figure.get_figwidth() / columns)) for title in titles]
     for panel, title in zip(panels, lines, strict=True):
         panel.set_title(title)
-    counts = [1 + title.count("\n") if title else 0 for title in lines]
-    grow(figure, sum(max(counts[first : first + columns]) for first in range(0, len(counts), columns)))
+    tallest: dict[int, int] = {}  # of each row
+    for panel, title in zip(panels, lines, strict=True):
+        row, count = panel.get_subplotspec().rowspan.start, 1 + title.count("\n") if title else 0
+        tallest[row] = max(tallest.get(row, 0), count)
+    grow(figure, sum(tallest.values()))
 
 
 def wrapped(label: str, width: int) -> str:
