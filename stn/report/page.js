@@ -4,8 +4,7 @@ const { layout, panels } = JSON.parse(document.getElementById("panels").textCont
 const plots = [...document.querySelectorAll(".plot")];
 const PAPER = { width: 340, height: 210 }; // of a panel in print, as page.css places them
 const touched = matchMedia("(pointer: coarse)").matches;
-const config = { responsive: true, displaylogo: false, displayModeBar: touched ? false : "hover",
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const config = { responsive: true, displaylogo: false, displayModeBar: false };
 
 for (const plot of plots) {
   const panel = panels[plot.dataset.panel];

@@ -15,6 +15,7 @@ from stn.schedules import LEARNING_RATE
 
 MOST_POINTS = 1000  # of a curve: more are neither seen nor quick to draw
 FEW_POINTS = 30  # a curve of no more has a marker at each
+FEW_TICKS = 7  # epochs, each of which has a tick
 DIGITS = 6  # of a band's edges and of scales
 FORMATS = {"ppl": ":,.2f", "loss": ":.4f", "acc": ":.2%"}
 VALUE = ":.4~g"
@@ -64,8 +65,10 @@ def _scores(looks: Looks, measure: str, by: str) -> Panel:
     labels = MEASURES if any("val_ppl" in run.epoch or "val_acc" in run.epoch for run in drawn) else UNKNOWN_LOSS
     label = "accuracy" if measure == "acc" else labels[measure]
     title = f"{label} by {'epoch' if by == 'epoch' else 'time'}"
-    layout = axes(unit_name, log=measure != "acc" and spans(values, LOG_FACTOR))
-    layout["hovermode"] = "x unified" if by == "epoch" else "closest"
+    longest = max((run.epoch[by].max() for run in drawn), default=1.0)
+    layout = axes(unit_name, longest, log=measure != "acc" and spans(values, LOG_FACTOR))
+    if by == "time":
+        layout["hovermode"] = "closest"
     if measure == "acc":
         layout["yaxis"]["tickformat"] = ".0%"
     return Panel(title, f"val_{measure}, train_{measure}", data, layout)
@@ -122,7 +125,7 @@ def _schedule(looks: Looks, name: str, title: str, by: str) -> Panel:
             hover += f" (scale %{{customdata{VALUE}}})"
             own["customdata"] = rounded(scales[kept])
         data.append({**trace(run, looks, x[kept], y[kept], hover, line), **own})
-    layout = axes("weight step" if by == "train_step" else "epoch", log=is_rate and spans(values, WIDE_RANGE))
+    layout = axes("weight step" if by == "train_step" else "epoch", longest, log=is_rate and spans(values, WIDE_RANGE))
     if layout["yaxis"].get("type") != "log" and all((y >= 0).all() for y in values):
         layout["yaxis"]["rangemode"] = "tozero"
     layout["shapes"] = warm_up([*looks], looks, by) if not is_rate else []
@@ -166,10 +169,11 @@ def warm_up(runs: Sequence[Run], looks: Looks, by: str) -> list[dict[str, Any]]:
     return [{**whole, "type": "line", "x0": end, "x1": end, "line": dotted[run]} for run, end in ends.items()]
 
 
-def axes(x: str, log: bool) -> dict[str, Any]:
-    """The layout of a panel with this axis below."""
+def axes(x: str, longest: float, log: bool) -> dict[str, Any]:
+    """The layout of a panel with this axis below, up to the longest."""
+    whole = {"dtick": 1} if x == "epoch" and longest <= FEW_TICKS else {}
     return {
-        "xaxis": {"title": {"text": x}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": x}, "rangemode": "tozero", **whole},
         "yaxis": {"type": "log", "dtick": "D2"} if log else {},
         "hovermode": "x unified",
     }

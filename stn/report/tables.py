@@ -35,11 +35,12 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """corner: the head of the first column."""
+    """corner: the head of the first column. extra: how many of the last columns other tables show, too."""
 
     corner: str
     heads: Sequence[str]
     rows: Sequence[Row]
+    extra: int = 0
 
 
 def runs_table(entries: Sequence[Entry], looks: Mapping[Run, Look]) -> Table:
@@ -63,7 +64,7 @@ def runs_table(entries: Sequence[Entry], looks: Mapping[Run, Look]) -> Table:
         cells += [setting_cell(entry.run.settings.get(name)) for name in (*seeds, *names)]
         script = str(entry.run.settings.get("script", ""))
         rows.append(Row(own.title, cells, script, own, f"run-{number}"))
-    return Table("run", [*heads, "time", *seeds, *names], rows)
+    return Table("run", [*heads, "time", *seeds, *names], rows, len(names))
 
 
 def scores(entry: Entry) -> dict[str, float]:
