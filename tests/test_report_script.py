@@ -20,8 +20,8 @@ from lstm import settings as lstm_settings
 from lstm import train, train_basic
 from stn.runs.folder import RunFolder
 from stn.runs.history import read_run
+from stn.scripts import launch, reproduce
 from stn.scripts import report as command
-from stn.scripts import reproduce
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "python -m stn.report"
@@ -64,14 +64,20 @@ def test_starts_as_a_module_and_adds_the_suffix(make_run, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "wrote page.html\n", "")
 
 
-def test_without_plotly_a_line_says_what_to_install(tmp_path):
-    code = (
-        "import sys; sys.modules['plotly'] = None; sys.argv[1:] = ['x']; import runpy; runpy.run_module('stn.report')"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "plotly" in done.stderr
-    assert "pip install -r" in done.stderr
+def test_without_plotly_a_line_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    for module in ("stn.report.page", "stn.scripts.report"):
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(SystemExit) as stop:
+        launch.launch("stn.scripts.report", NAME)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(NAME) and error.count("\n") == 1
+    assert "plotly" in error and "pip install -r" in error
+
+
+def test_a_path_of_bytes_that_are_no_text_is_shown(make_run, run_command, out):
+    assert run_command(make_run("r\udcff", save_dir="r"))[0] == 0
+    assert "r?/2026-01-02" in content_of(out).text
 
 
 def test_what_cannot_be_read_is_named_and_the_others_are_shown(make_run, run_command, out, tmp_path):
@@ -152,7 +158,7 @@ def test_a_run_that_is_training_says_so_and_one_that_was_killed(tmp_path, run_co
 # What each script makes of its flags, and so must make of the commands that a report tells.
 STARTED = {
     "all": (train, "--tune_all --tune_scales --warmup_steps 3"),
-    "delta": (train, "--tune_dropouto --delta_stn --no_linearize --alpha 0.5 --drop_transform none"),
+    "delta": (train, "--tune_dropouto --delta_stn --no_linearize --alpha 0.5"),
     "rate": (train, "--tune_wdrop --tune_lr marthe --lr_mu -1 --lr_hyper_lr 0.01"),
     "noise": (train_basic, "--perturb_type sinusoid --perturb_dropouto --dropouto 0.3"),
     "images": (hypertrain, "--data builtin --model mlp --tune_all --recipe stn --milestones 3 5"),
@@ -181,8 +187,8 @@ def test_the_commands_make_the_run_again_and_replay_it(tmp_path, monkeypatch, ru
     assert run_command(run)[0] == 0
     text = content_of(out).text
     config, flags, replay = (found.line for found in reproduce.commands(read_run(run)) if "python" in found.line)
-    assert config == f"python lstm/train.py --config {run}" and all(" ".join(one.split()) in text for one in (config,))
-    assert flags in text and replay in text
+    assert config == f"python lstm/train.py --config {run}"
+    assert all(" ".join(line.split()) in text for line in (config, flags, replay))
     for script, line in ((train, flags), (train_basic, replay)):
         assert shlex.split(line)[1] == f"lstm/{script.SCRIPT.name}"
         words = [*shlex.split(line)[2:], "--save_dir", str(tmp_path / script.SCRIPT.name / "logs")]
