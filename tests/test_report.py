@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
+import numpy
 import pytest
 from figure_runs import (
     EPOCH_CSV,
@@ -205,6 +206,15 @@ def test_runs_look_apart_in_grey_too(tmp_path):
     assert len({look.color for look in found.values()}) == len({look.dash for look in found.values()}) == len(COLORS)
     assert len({look.glyph for look in found.values()}) == 12
     assert pixels(DASHES[0]) == "" and pixels((0, (5, 1))) == "10,2" and panels.dashed("10,2") == "10px,2px"
+
+
+def test_wide_scores_have_a_logarithmic_axis_with_whole_labels(tmp_path):
+    content = Content(report(write_run(tmp_path)))
+    axis = content.panels[0]["layout"]["yaxis"]  # of perplexities from 134.3 to 403.4
+    assert axis["type"] == "log" and {150.0, 200.0, 300.0} <= {*axis["tickvals"]}
+    assert axis["ticktext"][axis["tickvals"].index(150.0)] == "150"
+    assert panels.logarithmic([numpy.array([1.0, 2.0])], 2) == panels.logarithmic([numpy.array([0.0, 9.0])], 2) == {}
+    assert panels.logarithmic([], 2) == panels.logarithmic([numpy.array([math.nan])], 2) == {}
 
 
 def test_seeds_of_one_name_look_alike_and_are_named(tmp_path):

@@ -66,7 +66,7 @@ def _scores(looks: Looks, measure: str, by: str) -> Panel:
     label = "accuracy" if measure == "acc" else labels[measure]
     title = f"{label} by {'epoch' if by == 'epoch' else 'time'}"
     longest = max((run.epoch[by].max() for run in drawn), default=1.0)
-    layout = axes(unit_name, longest, log=measure != "acc" and spans(values, LOG_FACTOR))
+    layout = axes(unit_name, longest, logarithmic(values, LOG_FACTOR) if measure != "acc" else {})
     if by == "time":
         layout["hovermode"] = "closest"
     if measure == "acc":
@@ -125,7 +125,9 @@ def _schedule(looks: Looks, name: str, title: str, by: str) -> Panel:
             hover += f" (scale %{{customdata{VALUE}}})"
             own["customdata"] = rounded(scales[kept])
         data.append({**trace(run, looks, x[kept], y[kept], hover, line), **own})
-    layout = axes("weight step" if by == "train_step" else "epoch", longest, log=is_rate and spans(values, WIDE_RANGE))
+    layout = axes(
+        "weight step" if by == "train_step" else "epoch", longest, logarithmic(values, WIDE_RANGE) if is_rate else {}
+    )
     if layout["yaxis"].get("type") != "log" and all((y >= 0).all() for y in values):
         layout["yaxis"]["rangemode"] = "tozero"
     layout["shapes"] = warm_up([*looks], looks, by) if not is_rate else []
@@ -169,21 +171,26 @@ def warm_up(runs: Sequence[Run], looks: Looks, by: str) -> list[dict[str, Any]]:
     return [{**whole, "type": "line", "x0": end, "x1": end, "line": dotted[run]} for run, end in ends.items()]
 
 
-def axes(x: str, longest: float, log: bool) -> dict[str, Any]:
-    """The layout of a panel with this axis below, up to the longest."""
+def axes(x: str, longest: float, y: dict[str, Any]) -> dict[str, Any]:
+    """The layout of a panel with this axis below, up to the longest, and that one at its side."""
     whole = {"dtick": 1} if x == "epoch" and longest <= FEW_TICKS else {}
     return {
         "xaxis": {"title": {"text": x}, "rangemode": "tozero", **whole},
-        "yaxis": {"type": "log", "dtick": "D2"} if log else {},
+        "yaxis": y,
         "hovermode": "x unified",
     }
 
 
-def spans(values: Sequence[numpy.ndarray], factor: float) -> bool:
-    """Whether these are above 0 and differ by more than the factor."""
+def logarithmic(values: Sequence[numpy.ndarray], factor: float) -> dict[str, Any]:
+    """A logarithmic axis with round ticks, where these are above 0 and differ by more than the factor."""
     every = numpy.concatenate([*values, []])
     every = every[numpy.isfinite(every)]
-    return bool(len(every) and every.min() > 0 and every.max() > factor * every.min())
+    if not len(every) or every.min() <= 0 or every.max() <= factor * every.min():
+        return {}
+    low, high = math.floor(math.log10(every.min())), math.ceil(math.log10(every.max()))
+    steps = (1, 1.5, 2, 3, 5, 7) if every.max() < 10 * every.min() else (1, 2, 5) if high - low <= 3 else (1,)
+    ticks = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
 
 
 def time_unit(runs: Iterable[Run]) -> tuple[float, str]:
