@@ -352,7 +352,8 @@ def scale_figure(runs: pandas.DataFrame) -> Figure:
     for (weight, own), color, marker in zip(runs.groupby(TUNED_SCALE.name), COLORS[1:], MARKERS[1:], strict=False):
         look = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1}
         draw.across(panel, own, "scale", "scale_low", "scale_high", **look)
-        handles.append(key(f"{TUNED_SCALE.words} {weight:g}", **look))
+        lost = " (diverged)" if own["diverged"].all() else ""
+        handles.append(key(f"{TUNED_SCALE.words} {weight:g}{lost}", **look))
     panel.set(xlabel="scale of the perturbation", ylabel=SCORE)
     legend(figure, None, handles + draw.keys(runs))
     return figure
