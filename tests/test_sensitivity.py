@@ -166,9 +166,10 @@ def test_the_whole_of_the_demo(plan):
 def test_a_shared_run_lies_in_one_place_whichever_studies_are_asked_for(plan):
     everything = {run.name: run.place for run in plan(seeds=2).runs}
     for name in sensitivity.STUDIES:
-        some = plan(seeds=2, studies=[name]).runs
-        assert {run.name: run.place for run in some}.items() <= everything.items()
-        assert {"default seed1", "default seed2"} <= {run.name for run in some}
+        some = plan(seeds=2, studies=[name])
+        assert {entry.study for entry in some.entries} == {name}
+        assert {run.name: run.place for run in some.runs}.items() <= everything.items()
+        assert {"default seed1", "default seed2"} <= {run.name for run in some.runs}
 
 
 def test_the_scales_of_the_best_epoch(plan, tmp_path, monkeypatch):
