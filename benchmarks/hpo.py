@@ -41,7 +41,7 @@ from stn.scripts.jobs import Job, finish
 from stn.scripts.output import say
 from stn.scripts.script import Script
 from stn.scripts.search import Experiment
-from stn.scripts.tables import markdown_table, with_spread
+from stn.scripts.tables import markdown_table, with_spread, write_table
 from stn.search import studies
 from stn.search.history import best_trial, curve
 from stn.search.space import between
@@ -443,9 +443,7 @@ class Comparison:
 
     def write(self) -> list[Path]:
         """hpo.csv, hpo.md and the figure, as far as methods are finished; the files written."""
-        files = [self.folder / "hpo.csv", self.folder / "hpo.md"]
-        for file, text in zip(files, (self.results().to_csv(index=False), self.markdown() + "\n"), strict=True):
-            write_atomically(file, lambda new, text=text: new.write(text.encode()))
+        files = write_table(self.folder / "hpo", self.results(), self.markdown())
         return files + (save(self.figure(), self.folder / "best_so_far") if len(self.results()) else [])
 
 

@@ -64,7 +64,7 @@ class Job:
         if overwrite or path is None:
             return start
         self.refuse_other_settings(path)
-        if read_status(path) == "finished":
+        if self.finished:
             return None
         wait_until_free(path, PATIENCE)
         return [*module, "--resume", str(path)] if (path / "checkpoint.pt").exists() else start

@@ -13,12 +13,11 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import Trial
 
-from stn.errors import UserError
+from stn.errors import Diverged, UserError
 from stn.figures import search as figures
 from stn.figures.style import save
 from stn.files import explaining_os_errors, write_atomically
 from stn.kernels.memory import keep_freed_memory
-from stn.recorder import Diverged
 from stn.runs.folder import ARGS, STATUS, RunFolder
 from stn.runs.tables import csv_line
 from stn.scripts import command
@@ -228,7 +227,7 @@ class Search:
         try:
             result = train(settings, sources, lambda _: nullcontext(folder), watch, stop, VALID, start)
         except Diverged as error:
-            folder.mark("failed")
+            folder.mark("diverged")
             self.lines.say(f"{run_of(trial)}  {error}")
             raise
         ended = COMPLETED if result.completed else PRUNED if watch.pruned else STOPPED
