@@ -15,24 +15,24 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-import stn
 from stn.scripts.figures import add_out, write
 from stn.scripts.options import OneLineParser, exit_status, nonnegative_int, positive_int
 from stn.scripts.output import say
 from stn.scripts.tables import markdown_table
 from toy import response_figures
-from toy.hypergradients import angle, implicit, unrolled
+from toy.hypergradients import Hypergradient, angle, implicit, unrolled
 from toy.response_figures import Learned
-from toy.responses import Hypernetwork, LinearNetwork, hypergradient, jacobian, response, train
+from toy.responses import Hypernetwork, LinearNetwork, RidgeTask, hypergradient, jacobian, response, train
 from toy.ridge import Ridge, affine_optimum, linearized_optimum, make_ridge, tuned
 
 NAME = "best_response.py"
 LAM = -1.5  # λ₀, a penalty of 0.22
 SCALES = {"too small": 0.01, "just right": 0.5, "too wide": 2.0}
-LR = 0.1
+LR, LR_EACH = 0.1, 0.05  # to one penalty, and to a penalty on each input, where h is longer
 REACH = 5.0  # of the figure, on either side of λ₀
-UNROLLED = (2, 3, 5, 10, 20, 50, 100)  # steps of gradient descent
-ITERATIONS = (1, 2, 4)  # of conjugate gradients
+DESCENT = (2, 3, 5, 10, 20, 50, 100)  # steps of gradient descent
+SHOWN = (5, 20, 100)  # of these, in the table
+ITERATIONS = (1, 2, 4, 6)  # of conjugate gradients
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +62,7 @@ def draw(args) -> None:
     say(f"learning responses to {ridge.x.shape[1]} penalties, {2 * args.steps} weight steps each")
     curves, lines, optimum = compare_hypergradients(ridge, 2 * args.steps)
     drawn("hypergradients", response_figures.hypergradients(curves, optimum))
-    say(markdown_table(["hypergradient by", "angle (°)", "relative error", "training", "beyond"], lines))
+    say(markdown_table(["hypergradient by", "training", "beyond", "angle (°)", "relative error"], lines))
 
 
 def write_figure(folder, name: str, figure) -> None:
@@ -116,37 +116,45 @@ def jacobian_table(panels: response_figures.Panels) -> str:
     return markdown_table(["response", "scale", "error of its Jacobian", "of its optimum"], lines)
 
 
-def compare_hypergradients(ridge: Ridge, steps: int) -> tuple[dict[str, list], list[list[str]], float]:
-    """A penalty on each input: (cost, angle) by method, lines of a table, and the angle of the Δ-STN's optimum."""
+Curves = dict[str, list[tuple[int, int, float]]]  # by method: training, beyond it, and the angle
+
+
+def compare_hypergradients(ridge: Ridge, steps: int) -> tuple[Curves, list[list[str]], float]:
+    """A penalty on each input: angles by cost, lines of a table, and the angle of the Δ-STN's optimum."""
     inputs, scale = ridge.x.shape[1], SCALES["just right"]
     lam = torch.full((inputs,), LAM).double()
     exact, curves, lines = ridge.hypergradient(lam), {}, []
 
-    def add(method: str, setting: str, found: Tensor, training: int, beyond: int) -> None:
-        curves.setdefault(method, []).append((training + beyond, angle(found, exact)))
-        numbers = [f"{angle(found, exact):.2g}", f"{relative(found, exact):.2g}", str(training), str(beyond)]
-        lines.append([f"{method}{setting}", *numbers])
+    def add(method: str, found: Hypergradient, shown: bool) -> None:
+        value, training, beyond = found
+        curves.setdefault(method, []).append((training, beyond, angle(value, exact)))
+        if shown:
+            numbers = f"{angle(value, exact):.2g}", f"{relative(value, exact):.2g}"
+            lines.append([method, str(training), str(beyond), *numbers])
 
-    for count in UNROLLED:
-        add("unrolled", f", {count} steps", *unrolled(ridge, lam, count))
+    for count in DESCENT:
+        add("unrolled", unrolled(ridge, lam, count), count in SHOWN)
     for iterations in ITERATIONS:
-        for count in UNROLLED:
-            add(f"implicit, {iterations} CG", f", {count} steps", *implicit(ridge, lam, count, iterations))
-    for method, feed, beyond in (("STN", "unconstrained", 1), ("Δ-STN", "centred", 2)):
+        for count in DESCENT:
+            add(f"implicit, {iterations} CG", implicit(ridge, lam, count, iterations), count == SHOWN[-1])
+    # A best-response layer has two products, the elementary and the response's; the Δ-STN's response step is one with a
+    # tangent, which has two as well, after a plain one.
+    for method, feed, response_cost in (("STN", "unconstrained", 1), ("Δ-STN", "centred", 2)):
         hyper = tuned(LAM, scale, inputs, feed)
 
-        def seen(step: int, task: stn.Task, method=method, hyper=hyper, beyond=beyond) -> None:
-            if step in spread(steps) and step >= 10:
-                add(method, f", {step} steps", hypergradient(task, hyper), step, beyond * step + 1)
+        def seen(step: int, task: RidgeTask, method=method, hyper=hyper, response_cost=response_cost) -> None:
+            if step in spread(steps):
+                found = Hypergradient(hypergradient(task, hyper), step, response_cost * step + 1)
+                add(method, found, step in (steps // 10, steps))
 
-        train(LinearNetwork(inputs, inputs), ridge, hyper, steps, LR, seen)
+        train(LinearNetwork(inputs, inputs), ridge, hyper, steps, LR_EACH, seen)
     slope = ridge.validation_gradient(ridge.best_response(lam))
     return curves, lines, angle(linearized_optimum(ridge, lam, scale).T @ slope, exact)
 
 
 def spread(steps: int) -> set[int]:
     """Some of the steps, evenly on a logarithmic scale, and the last."""
-    return {*numpy.geomspace(1, steps, 25).round().astype(int).tolist()}
+    return {steps // 10, *numpy.geomspace(1, steps, 25).round().astype(int).tolist()}
 
 
 def relative(found: Tensor, exact: Tensor) -> float:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from stn.figures.style import COLORS, COLUMN, DASHES, MARKERS, PAGE, key, legend, styled
+from stn.figures.style import COLORS, DASHES, MARKERS, PAGE, STYLE, key, legend, styled
 
 EXACT = {"color": "0.0", "linewidth": 2.2, "alpha": 0.75}
 LOOKS = {
@@ -69,30 +70,37 @@ def errors(panels: Panels) -> Figure:
             if name in ("STN", "Δ-STN") and learned.optimum > 1e-3:
                 cell.axhline(learned.optimum, color=LOOKS[name]["color"], linewidth=0.7)
         cell.set(xscale="log", yscale="log", xlabel="weight steps")
+        _plain_ticks(cell)
     cells[0].set_ylabel("relative error of ∂ŵ/∂λ")
     legend(figure, None, _keys())
     return figure
 
 
 @styled
-def hypergradients(curves: Mapping[str, Sequence[tuple[float, float]]], optimum: float) -> Figure:
-    """Angles to the exact hypergradient in degrees, by cost in gradient evaluations: (cost, angle) of each method.
+def hypergradients(methods: Mapping[str, Sequence[tuple[int, int, float]]], optimum: float) -> Figure:
+    """Angles to the exact hypergradient in degrees by cost, with the training of the weights and without it.
 
-    optimum: the Δ-STN's, at its scale.
+    methods: of each, gradient evaluations of the training, those beyond it, and the angle, one after another. optimum:
+    the angle of the Δ-STN's, at its scale.
     """
-    figure = Figure(figsize=(COLUMN, 2.9), layout="constrained")
-    panel = figure.subplots()
+    figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
     keys = []
-    for name, color, marker in zip(curves, COLORS, MARKERS, strict=False):
-        costs, angles = zip(*curves[name], strict=True)
+    whole, beyond = cells = [*figure.subplots(1, 2, sharey=True, sharex=True)]
+    for name, color, marker in zip(methods, COLORS, MARKERS, strict=False):
         look = {"color": color, "marker": marker, "markersize": 3}
-        panel.plot(costs, angles, **look)
+        trained, others, angles = zip(*methods[name], strict=True)
+        whole.plot(numpy.add(trained, others), angles, **look)
+        beyond.plot(others, angles, **look)
         keys.append(key(name, **look))
-    panel.axhline(optimum, color="0.4", linestyle=DASHES[1], linewidth=0.8)
-    keys.append(key("optimum of the Δ-STN", color="0.4", linestyle=DASHES[1], linewidth=0.8))
-    panel.set(xscale="log", yscale="log", ylim=(0.03, 180))
-    panel.set(xlabel="gradient evaluations, training included", ylabel="angle to the exact one (°)")
-    legend(figure, None, keys)
+    line = {"color": "0.4", "linestyle": DASHES[1], "linewidth": 0.8}
+    for cell in cells:
+        cell.axhline(optimum, **line)
+        cell.set(xscale="log", yscale="log", ylim=(0.1, 180))
+        _plain_ticks(cell)
+    whole.set(title="from weights of 0", ylabel="angle to the exact one (°)")
+    beyond.set_title("beyond training the weights")
+    figure.supxlabel("gradient evaluations", fontsize=STYLE["axes.labelsize"])
+    figure.legend(handles=[*keys, key("best at this scale", **line)], loc="outside right center")
     return figure
 
 
@@ -103,6 +111,13 @@ def _row(panels: Panels, height: float) -> tuple[Figure, list[Axes]]:
     for cell, (title, found) in zip(cells, panels.items(), strict=True):
         cell.set_title(f"{title}: scale {found['STN'].scale:g}")
     return figure, cells
+
+
+def _plain_ticks(cell: Axes) -> None:
+    """On logarithmic axes: 0.1, not a power of ten, as letters are drawn as they are."""
+    for axis in (cell.xaxis, cell.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _keys() -> list:
