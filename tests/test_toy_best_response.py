@@ -111,7 +111,7 @@ class FixedNoise(stn.Hyperparameters):
         return super().perturbed(batch_size, noise, differentiable)
 
 
-def converge(model, ridge, sources, noise, lr=0.2, steps=400):
+def converge(model, ridge, sources, noise, lr=0.4, steps=400):
     """The hyperparameters, after steps on the exact mean over the noise.
 
     A Δ-STN's response is learned the faster the narrower its perturbation, as its loss is the flatter.
@@ -269,7 +269,7 @@ def test_unrolling_two_steps_by_hand(ridge):
     slope = -rate * EACH.exp() * first  # of the second step in λ, the rate held
     found = unrolled(ridge, EACH, 2)
     assert_close(found.value, slope * ridge.validation_gradient(second))
-    assert (found.training, found.beyond, found.cost) == (2, 5, 7)
+    assert (found.training, found.beyond) == (2, 5)
 
 
 def test_implicit_differentiation_costs_a_product_an_iteration_and_one_for_the_penalties(ridge):

@@ -20,10 +20,6 @@ class Hypergradient(NamedTuple):
     training: int
     beyond: int
 
-    @property
-    def cost(self) -> int:
-        return self.training + self.beyond
-
 
 def descend(ridge: Ridge, lam: Tensor, steps: int, differentiable: bool = False) -> Tensor:
     """The weights (D,) after steps of gradient descent from 0, as long as the largest curvature allows."""

@@ -158,7 +158,7 @@ def linearized_optimum(ridge: Ridge, lam: Tensor, scale: float) -> Tensor:
 def affine_optimum(ridge: Ridge, lam: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """The w and J (D,) that minimize E[L_T(w + J ε, λ + ε)] for one λ: to these an STN converges.
 
-    Unlike the Δ-STN's, its elementary weights answer to all the perturbed λ, and w is not w*(λ). The gradients vanish at
+    Unlike the Δ-STN's, its elementary weights answer to all the perturbed λ: w is not w*(λ). The gradients vanish where
 
         (A + m₀ K) w + m₁ K J = b,    m₁ K w + (scale² A + m₂ K) J = 0.
     """
