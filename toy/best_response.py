@@ -9,7 +9,10 @@ if __name__ == "__main__":
 
     launch("toy.best_response")
 
+import math
+from argparse import Namespace
 from functools import partial
+from pathlib import Path
 
 import numpy
 import torch
@@ -47,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     return exit_status(NAME, lambda: draw(args), "start it again")
 
 
-def draw(args) -> None:
+def draw(args: Namespace) -> None:
     """Learn the responses, draw the figures and print the tables."""
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -65,7 +68,7 @@ def draw(args) -> None:
     say(markdown_table(["hypergradient by", "training", "beyond", "angle (°)", "relative error"], lines))
 
 
-def write_figure(folder, name: str, figure) -> None:
+def write_figure(folder: Path, name: str, figure: Figure) -> None:
     write(figure, folder / f"toy-best-response-{name}")
 
 
@@ -89,7 +92,7 @@ def learn_responses(ridge: Ridge, steps: int) -> tuple[numpy.ndarray, numpy.ndar
                 errors[step] = relative(jacobian(model, hyper), ridge.jacobian(lam))
 
         train(model, ridge, hyper, steps, LR, seen)
-        least = torch.nan if optimum is None else relative(optimum, ridge.jacobian(lam))
+        least = math.nan if optimum is None else relative(optimum, ridge.jacobian(lam))
         return Learned(scale, (response(model, hyper, shifts) @ direction).numpy(), errors, least)
 
     overall = learn(Hypernetwork(1, 32, inputs), "unconstrained", SCALES["too wide"])
@@ -106,13 +109,12 @@ def learn_responses(ridge: Ridge, steps: int) -> tuple[numpy.ndarray, numpy.ndar
 
 
 def jacobian_table(panels: response_figures.Panels) -> str:
-    """The relative errors of the Jacobians after the training, and where it tends to."""
+    """The relative errors of the Jacobians after the training, and of the optima that it tends to."""
+    found = {(name, one.scale): one for learned in panels.values() for name, one in learned.items()}
     lines = []
-    for learned in panels.values():
-        for name, one in learned.items():
-            if name != "global hypernetwork" or learned is [*panels.values()][-1]:
-                tends = "" if numpy.isnan(one.optimum) else f"{one.optimum:.2g}"
-                lines.append([name, f"{one.scale:g}", f"{[*one.errors.values()][-1]:.2g}", tends])
+    for (name, scale), one in found.items():
+        optimum = "" if math.isnan(one.optimum) else f"{one.optimum:.2g}"
+        lines.append([name, f"{scale:g}", f"{[*one.errors.values()][-1]:.2g}", optimum])
     return markdown_table(["response", "scale", "error of its Jacobian", "of its optimum"], lines)
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import stn
 from toy.ridge import Ridge
 
-MOMENTUM, CLIP = 0.9, 10.0
+MOMENTUM = 0.9
+CLIP = 10.0  # of the gradient: a wide perturbation now and then makes a penalty of thousands
 
 
 class Hypernetwork(nn.Sequential):
