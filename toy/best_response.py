@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from stn.scripts.figures import add_out, write
