@@ -86,7 +86,9 @@ def hypergradients(methods: Mapping[str, Sequence[tuple[int, int, float]]], opti
     figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
     keys = []
     whole, beyond = cells = [*figure.subplots(1, 2, sharey=True, sharex=True)]
-    for name, color, marker in zip(methods, COLORS, MARKERS, strict=False):
+    others_colors = iter(COLORS[2:])
+    for name, marker in zip(methods, MARKERS, strict=False):
+        color = LOOKS[name]["color"] if name in LOOKS else next(others_colors)
         look = {"color": color, "marker": marker, "markersize": 3}
         trained, others, angles = zip(*methods[name], strict=True)
         whole.plot(numpy.add(trained, others), angles, **look)
