@@ -1,15 +1,15 @@
-"""A small network tunes its dropout, how many pixels it sees, and how often; or the same network keeps all of that.
+"""A small network tunes its dropout, how many pixels it sees, and how often; or it holds them where they start.
 
     python toy/pixel_dropout.py                self-tuning
-    python toy/pixel_dropout.py --no_tuning    the same network with all hyperparameters held where tuning starts
+    python toy/pixel_dropout.py --no_tuning    the same network with all hyperparameters constant
 
-With probability `augmented` a training image loses pixels: each is kept, in all its colours, with probability `keep`. Both,
-and the dropout rates after each layer, differ between the examples of a mini-batch, so that the response layers learn what
-the network would be under other values, which the validation images then choose between. Whether a pixel is dropped is
-drawn anew for each image and not differentiated: λ acts through the response alone.
+With probability `augmented` a training image loses pixels: each is kept, in all its colours, with probability `keep`.
+Both, and the dropout rates after each layer, differ between the examples of a mini-batch, so that the response layers
+learn what the network would be under other values, among which the validation images choose. Drawing a mask is not
+differentiated: the hyperparameters get their gradient through the response alone.
 
-It learns 2,000 images of CIFAR-10 (./getdata.sh cifar10), or else as many built-in ones, few enough to overfit. Once both
-runs are there, the second one ends with a table and figures of the two.
+It learns 2,000 images of CIFAR-10 (./getdata.sh cifar10), or else as many built-in ones, few enough to overfit. Once
+both runs are there, the second ends with a table and figures of the two.
 """
 
 if __name__ == "__main__":
@@ -79,7 +79,7 @@ def hyperparameters(tuned: bool) -> stn.Hyperparameters:
 
 
 def pixel_dropout(batch: tuple[Tensor, Tensor], draw: stn.Draw) -> tuple[Tensor, Tensor]:
-    """Of images (B, C, H, W) and labels, some images without some of their pixels; what is kept is scaled by 1 / keep."""
+    """Some of images (B, C, H, W) without some of their pixels, the kept ones scaled by 1 / keep; and their labels."""
     images, labels = batch
     count, _, height, width = images.shape
     some_pixels = drop(images, 1 - draw["keep"], (count, 1, height, width))
@@ -100,7 +100,7 @@ def loader(images: Images, count: int, shuffle: bool) -> DataLoader:
 
 
 def train(run: Path, tuned: bool, seed: int = 1, method: str = "stn", epochs: int = EPOCHS) -> None:
-    """Train the network anew, in the folder `run`."""
+    """Train the network anew, in the folder `run`. Raises KeyboardInterrupt where it is stopped."""
     published = ROOT / "data" / "cifar10"
     pair = load_cifar10(published) if published.exists() else builtin_images(TRAIN + VALID, TEST)
     sets = load_image_sets(*pair, VALID / (TRAIN + VALID), CIFAR10_CLASSES)
@@ -109,7 +109,7 @@ def train(run: Path, tuned: bool, seed: int = 1, method: str = "stn", epochs: in
     rates = {name: name for name in TABLE if name.startswith("dropout")}
     net = stn.convert(network(), hyper, dropout=rates)
     train_loader = loader(sets.train, TRAIN, shuffle=True)
-    stn.fit(
+    result = stn.fit(
         net,
         hyper,
         loss=F.cross_entropy,
@@ -125,6 +125,8 @@ def train(run: Path, tuned: bool, seed: int = 1, method: str = "stn", epochs: in
         run=run,
         overwrite=True,
     )
+    if not result.completed:
+        raise KeyboardInterrupt
 
 
 def finished(out: Path, seed: int) -> list[Run]:
@@ -152,7 +154,7 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train one run, and compare it with the other where that is there; the exit status, 2 for what the user can mend."""
+    """Train one run, and compare it with the other where that is there; the exit status, 2 for what can be mended."""
     parser = OneLineParser(prog="pixel_dropout.py", description=__doc__.partition("\n")[0])
     parser.add_argument("--no_tuning", action="store_true", help="hold all hyperparameters where tuning starts")
     parser.add_argument("--method", type=one_of(*METHODS), default="stn", help="(default: stn)")
