@@ -167,12 +167,12 @@ def trajectories(run: Run) -> Figure:
     blue, orange = style.COLORS[:2]
     width.fill_between(steps, *run.band("width", "epoch"), color=blue, label="± 1 scale", **style.BAND)
     width.plot(steps, run.epoch["width"], color=blue, label="width")
-    width.axhline(HALF, color="0.35", label="validation", **style.CONSTANT)
+    width.axhline(HALF, color="0.35", label="end of validation", **style.CONSTANT)
     scale.plot(steps, run.epoch["width_scale"], color=blue)
     loss.plot(steps, run.epoch["train_loss"], color=orange, linestyle=style.DASHES[1], label="training")
     loss.plot(steps, run.epoch["val_loss"], color=blue, label="validation")
     loss.set_yscale("log")
-    loss.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("e-0", "e-"))
+    loss.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-"))
     width.set_ylim(0, None)
     scale.set_ylim(0, None)
     for panel, title in zip((width, scale, loss), ("width", "scale of its perturbation", "squared error"), strict=True):
