@@ -8,8 +8,8 @@ How it learns of widths that it has not reached: each example has a width of its
 and the response layers learn how the weights depend on it. The validation loss moves the width through that response.
 
 The perturbation's scale is learned too, under a small weight of its entropy, 1e-4: the squared errors are small in the
-end, and a weight of 1e-3 lets entropy widen the perturbation and so the width, to above 3. At a constant scale the
-width stops near 2, in half of the runs a little below. Both methods find 2; the STN takes less time.
+end, and under a weight of 1e-3 entropy widens the perturbation and so the width, to 3 in longer runs. At a constant
+scale the width stops near 2, in two of four runs a little below. Both methods find 2; the STN takes less time.
 """
 
 if __name__ == "__main__":
