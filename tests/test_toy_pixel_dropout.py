@@ -70,7 +70,10 @@ def test_two_runs_are_compared(tmp_path, monkeypatch, capsys):
     rows = {line[:28].strip(): line[28:].split() for line in both.splitlines() if line[28:].strip()}
     results = [pandas.read_csv(tmp_path / f"{name}-seed1" / "result.csv").iloc[0] for name in ("fixed", "tuned")]
     assert rows["test accuracy (%)"] == [f"{100 * result['test_acc']:.1f}" for result in results]
-    assert rows["pixel keep probability"][0] == "0.950" != rows["pixel keep probability"][1]
+    assert rows["pixel keep probability"] == [f"{result['keep']:.3f}" for result in results]
+    tables = [pandas.read_csv(tmp_path / f"{name}-seed1" / "epoch.csv") for name in ("fixed", "tuned")]
+    for name, (_, start, _) in TABLE.items():
+        assert (tables[0][name] == start).all() and tables[1][name].iloc[-1] != pytest.approx(start, abs=1e-5)
     for figure in ("schedules", "accuracies"):
         assert all((tmp_path / f"{figure}.{suffix}").stat().st_size for suffix in ("pdf", "png"))
 

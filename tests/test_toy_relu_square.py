@@ -14,7 +14,7 @@ from toy.relu_square import GRID, Frame, animate, trajectories, widened
 
 # A smaller network, in a fifth of the steps.
 SMALL = {"hidden": 32, "steps": 25, "epochs": 16, "warmup": 100, "lr": 5e-3, "hyper_lr": 0.05}
-FEW = {"hidden": 4, "steps": 5, "epochs": 3, "warmup": 5}
+FEW = {"hidden": 4, "steps": 6, "epochs": 3, "warmup": 6}
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
@@ -48,7 +48,7 @@ def test_trajectories_show_what_the_tables_hold(tmp_path):
     square = relu_square.train(tmp_path, **FEW)
     width, scale, loss = trajectories(read_run(tmp_path)).axes
     steps = [frame.step for frame in square.frames[1:]]
-    assert width.lines[0].get_xdata().tolist() == steps == [5, 10, 15]
+    assert width.lines[0].get_xdata().tolist() == steps == [6, 12, 18]
     assert width.lines[0].get_ydata().tolist() == [frame.width for frame in square.frames[1:]]
     assert len(scale.lines) == 1 and len(loss.lines) == 2
 

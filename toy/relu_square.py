@@ -163,7 +163,7 @@ def trajectories(run: Run) -> Figure:
     """The width with the band of its perturbation, the perturbation's scale, and the losses, against weight steps."""
     figure = Figure(figsize=(style.PAGE, 1.9), layout="constrained")
     width, scale, loss = figure.subplots(1, 3)
-    steps = STEPS * (run.epoch["epoch"] + 1)
+    steps = run.settings["mini_batches"][0] * (run.epoch["epoch"] + 1)  # of an epoch, and those before it
     blue, orange = style.COLORS[:2]
     width.fill_between(steps, *run.band("width", "epoch"), color=blue, label="± 1 scale", **style.BAND)
     width.plot(steps, run.epoch["width"], color=blue, label="width")
