@@ -34,7 +34,7 @@ from stn.datasets.text import first_lines
 from stn.errors import UserError
 from stn.figures import schedules, style
 from stn.scripts import options
-from stn.scripts.jobs import Job, finish
+from stn.scripts.jobs import Job, add_flags, finish
 from stn.scripts.options import ROOT
 from stn.scripts.output import complain, say
 from stn.scripts.script import Script
@@ -134,16 +134,11 @@ class Plan(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
     parser = options.OneLineParser(prog=NAME, description=__doc__)
-    add = parser.add_argument
     sizes = (
         "paper: Penn Treebank, 2 x 650 units. small: Penn Treebank, 2 x 200 units, hours. demo: 2 x 64 units on a "
         "part of the built-in corpus, minutes. quick: a trial, which shows nothing"
     )
-    add("--size", choices=SIZES, default="paper", help=sizes)
-    add("--seeds", type=options.positive_int, default=1, metavar="K", help="runs for each row, of seeds 1 to K")
-    add("--jobs", type=options.positive_int, default=1, metavar="N", help="runs at once, which share the CPU's cores")
-    add("--overwrite", action="store_true", help="redo the runs that are there")
-    add("--save_dir", type=options.named, default=None, help="the runs' folder below logs/ (default: table1/SIZE)")
+    add_flags(parser, SIZES, "paper", sizes, "table1/SIZE")
     args = parser.parse_args(argv)
     return options.exit_status(parser.prog, lambda: table1(**vars(args)), "start it again to continue")
 

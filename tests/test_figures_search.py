@@ -59,7 +59,8 @@ def test_each_scored_trial_crosses_the_axes_at_its_values(study):
     assert drawn == sorted(tuple(numpy.round(own, 9)) for own in heights)
     best = min(scored, key=figures.lowest)
     assert axes.lines[-1].get_linewidth() > 1 and axes.lines[-1].get_ydata()[0] == best.params["rate"]
-    assert [text.get_text().replace("\n", " ") for text in axes.get_xticklabels()] == [*WORDS.values()]
+    labels = [f"{word} (log)" if SPACE[name].log else word for name, word in WORDS.items()]
+    assert [text.get_text().replace("\n", " ") for text in axes.get_xticklabels()] == labels
     assert_legible(figure)
     assert_in_view(figure)
     assert_on_the_page(figure)

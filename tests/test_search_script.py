@@ -282,7 +282,7 @@ def test_a_journal_of_something_else_is_refused(quick, tmp_path, content):
     path = tmp_path / "random" / "study.journal"
     path.parent.mkdir()
     path.write_bytes(content)
-    refused(quick(), path, "restore it, or give another --storage")
+    refused(quick(), path, "restore it, or give another --study or --storage")
     assert path.read_bytes() == content
 
 

@@ -16,6 +16,7 @@ from stn.search.studies import current
 
 AXES = {"steps": "weight steps", "epochs": "epochs", "seconds": "seconds of training"}
 SHADED = LinearSegmentedColormap.from_list("shades", SHADES)
+ENDS = 11  # points below an axis that its lower end takes
 WORDS = 14  # characters of a line below an axis
 MANY = 8  # axes from which on words stand upright
 BEST = {"color": COLORS[1], "linewidth": 1.6, "zorder": 3}
@@ -37,7 +38,8 @@ def best_so_far(study: Study, kind: str = "steps") -> Figure:
 def parallel_coordinates(study: Study, space: Space, words: Mapping[str, str]) -> Figure:
     """A line for each trial across an axis for each hyperparameter; the darker the lower its validation loss.
 
-    The best trial's is thick. words: what hyperparameters are called.
+    The best trial's is thick. words: what hyperparameters are called. The ends of each range stand above and below its
+    axis, where no line crosses them.
     """
     trials = sorted(
         (trial for trial in current(study.get_trials(deepcopy=False)) if trial.intermediate_values), key=lowest
@@ -53,21 +55,19 @@ def parallel_coordinates(study: Study, space: Space, words: Mapping[str, str]) -
         panel.plot(range(len(space)), heights, **look)
     panel.set(ylim=(0, 1), xlim=(-0.2, len(space) - 0.8), yticks=[])
     upright = len(space) >= MANY
-    labels = [wrapped(words.get(name, name), WORDS) for name in space]
+    labels = [wrapped(words.get(name, name) + " (log)" * own.log, WORDS) for name, own in space.items()]
     panel.set_xticks(range(len(space)), labels, rotation=90 if upright else 0)
     grow(figure, 4 if upright else 0)
+    panel.tick_params(axis="x", length=0, pad=ENDS)
+    panel.spines[["left", "bottom"]].set_visible(False)
     panel.grid(axis="x", color="0.7", linewidth=0.8)
+    beside = {"textcoords": "offset points", "ha": "center", "fontsize": 7}
     for place, own in enumerate(space.values()):
-        for height, value, side in ((0, own.low, "bottom"), (1, own.high, "top")):
-            panel.annotate(
-                f"{value:g}",
-                (place, height),
-                (2, -2 if side == "top" else 2),
-                textcoords="offset points",
-                va=side,
-                fontsize=7,
-            )
-    figure.colorbar(ScalarMappable(scale, SHADED), ax=panel, label="validation loss (nats)", pad=0.01)
+        panel.annotate(f"{own.low:g}", (place, 0), (0, -2), va="top", **beside)
+        panel.annotate(f"{own.high:g}", (place, 1), (0, 2), va="bottom", **beside)
+    shown = {"pad": 0.01, "extend": "max" if losses[-1] > scale.vmax else "neither"}
+    bar = figure.colorbar(ScalarMappable(scale, SHADED), ax=panel, label="validation loss (nats)", **shown)
+    bar.formatter.set_useOffset(False)
     legend(figure, None, [key("best trial", **BEST)], loc="outside upper center")
     return figure
 
