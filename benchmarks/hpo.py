@@ -50,6 +50,7 @@ from stn.training import Trainer
 
 RUNS = 8  # fixed runs that a method may cost
 WORST = 1.0  # how far above the worst end the figure reaches, in widths of what lies between the ends
+FAINT = 0.06  # of the searches' bands, which are many and lie on each other
 ROUNDS = 15  # of steps that are timed
 SEARCHES = {
     "grid": ("grid search", "--sampler grid"),
@@ -434,7 +435,8 @@ class Comparison:
             x = numpy.linspace(first, RUNS, 400)
             values = numpy.array([best[numpy.searchsorted(spent, x, side="right") - 1] for spent, best in curves])
             panel.plot(x, values.mean(axis=0), label=words, color=color, linestyle=dashes)
-            panel.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, **BAND)
+            band = BAND if method in SELF_TUNED else BAND | {"alpha": FAINT}
+            panel.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, **band)
         panel.set(xlabel="cost (fixed runs)", ylabel="lowest validation loss (nats)", xlim=(0, RUNS))
         ends = [line.get_ydata()[-1] for line in panel.lines]
         panel.set_ylim(top=max(ends) + WORST * (max(ends) - min(ends)))  # what they began with would take all of it
