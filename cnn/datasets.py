@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from stn.datasets import builtin_images, cifar100, images, mnist
+from stn.datasets import builtin_images, cifar100, fashion_mnist, images, mnist
 from stn.datasets.images import Images, ImageSets, Normalization, load_image_sets
 from stn.scripts.options import ROOT, find
 
@@ -41,6 +41,13 @@ class DataSet:
 COLOURED = Source(
     "built-in images", lambda _: builtin_images.builtin_images(), builtin_images.CLASSES, images.CIFAR10_NORMALIZATION
 )
+GREY = Source(
+    "built-in grey images",
+    lambda _: builtin_images.builtin_grey_images(),
+    builtin_images.CLASSES,
+    builtin_images.GREY_NORMALIZATION,
+)
+AS_THEY_ARE = Normalization((0.0,), (1.0,))  # grey images in [0, 1]
 DATA_SETS = {
     "cifar10": DataSet(
         models=("alexnet", "small"),
@@ -75,12 +82,19 @@ DATA_SETS = {
             mnist.MNIST_CLASSES,
             mnist.MNIST_NORMALIZATION,
         ),
-        builtin=Source(
-            "built-in grey images",
-            lambda _: builtin_images.builtin_grey_images(),
-            builtin_images.CLASSES,
-            builtin_images.GREY_NORMALIZATION,
+        builtin=GREY,
+    ),
+    "fashion_mnist": DataSet(
+        models=(),
+        percent_valid=0.15,
+        files=Source(
+            "FashionMNIST",
+            lambda data: fashion_mnist.load_fashion_mnist(find(data, "--data")),
+            fashion_mnist.FASHION_MNIST_CLASSES,
+            AS_THEY_ARE,
+            fashion_mnist.FASHION_MNIST_NORMALIZATION,
         ),
+        builtin=replace(GREY, normalization=AS_THEY_ARE, plain_normalization=GREY.normalization),
     ),
 }
 DATASET_OF = {model: name for name, data_set in DATA_SETS.items() for model in data_set.models}
