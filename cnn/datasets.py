@@ -47,10 +47,10 @@ GREY = Source(
     builtin_images.CLASSES,
     builtin_images.GREY_NORMALIZATION,
 )
-AS_THEY_ARE = Normalization((0.0,), (1.0,))  # grey images in [0, 1]
+AS_THEY_ARE = Normalization((0.0,), (1.0,))  # images in [0, 1], whatever their channels
 DATA_SETS = {
     "cifar10": DataSet(
-        models=("alexnet", "small"),
+        models=("alexnet", "small", "vgg16"),
         percent_valid=0.2,
         files=Source(
             "CIFAR-10",
@@ -74,7 +74,7 @@ DATA_SETS = {
         builtin=replace(COLOURED, title="built-in images of 10 classes"),
     ),
     "mnist": DataSet(
-        models=("mlp",),
+        models=("mlp", "simple_cnn"),
         percent_valid=0.15,
         files=Source(
             "MNIST",
@@ -85,7 +85,7 @@ DATA_SETS = {
         builtin=GREY,
     ),
     "fashion_mnist": DataSet(
-        models=(),
+        models=("simple_cnn", "mlp"),
         percent_valid=0.15,
         files=Source(
             "FashionMNIST",
@@ -97,7 +97,12 @@ DATA_SETS = {
         builtin=replace(GREY, normalization=AS_THEY_ARE, plain_normalization=GREY.normalization),
     ),
 }
-DATASET_OF = {model: name for name, data_set in DATA_SETS.items() for model in data_set.models}
+
+
+def datasets_of(model: str) -> list[str]:
+    """The data sets that a self-tuning network is for, its own first: the one among whose networks it comes first."""
+    names = [name for name, data_set in DATA_SETS.items() if model in data_set.models]
+    return sorted(names, key=lambda name: DATA_SETS[name].models.index(model))
 
 
 def locate(name: str, data: str | None) -> tuple[str, str]:

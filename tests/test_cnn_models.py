@@ -4,12 +4,13 @@ import torch
 from cnn_runs import layers_of, load_into, tuned
 from torch.testing import assert_close
 
-from cnn.models import MLP, MODELS, AlexNet, SmallCNN, alexnet, convnet, mlp
+from cnn.models import MLP, MODELS, VGG16, AlexNet, SimpleCNN, SmallCNN, convnet, mlp
 from stn.hyperparameters import Hyperparameters
 from stn.schedules import Constant
 
 BATCH, HIDDEN = 3, (24, 16)
-SHAPES = {"alexnet": (3, 32, 32), "small": (3, 32, 32), "mlp": (1, 28, 28)}
+COLOUR, GREY = (3, 32, 32), (1, 28, 28)
+SHAPES = {"alexnet": COLOUR, "small": COLOUR, "mlp": GREY, "simple_cnn": GREY, "vgg16": COLOUR}
 any_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -17,13 +18,16 @@ any_model = pytest.mark.parametrize("name", MODELS)
 def narrow(monkeypatch):
     monkeypatch.setattr(AlexNet, "FULLY_CONNECTED", (1024, *HIDDEN))
     monkeypatch.setattr(MLP, "SIZES", (784, *HIDDEN))
+    monkeypatch.setattr(SimpleCNN, "FULLY_CONNECTED", (1568, HIDDEN[0]))
+    monkeypatch.setattr(VGG16, "CHANNELS", (3, *cnn_runs.VGG16_CHANNELS))
+    monkeypatch.setattr(VGG16, "FULLY_CONNECTED", (cnn_runs.VGG16_CHANNELS[-1], *HIDDEN))
 
 
 @pytest.fixture
 def rates(monkeypatch):
     """What is dropped, as the networks ask for it: (kind, shape of the input, rate)."""
     asked = []
-    for module, kind in ((convnet, "channel_dropout"), (alexnet, "dropout"), (mlp, "dropout")):
+    for module, kind in ((convnet, "channel_dropout"), (convnet, "dropout"), (mlp, "dropout")):
         monkeypatch.setattr(module, kind, lambda x, rate, kind=kind: asked.append((kind, x.shape, rate)) or x)
     return asked
 
@@ -37,8 +41,7 @@ def images(name, count=BATCH):
 
 
 def constants(name, **values):
-    names = {"small": cnn_runs.SMALL_NAMES, "alexnet": cnn_runs.ALEXNET_NAMES, "mlp": cnn_runs.MLP_NAMES}[name]
-    return Hyperparameters(**{name: Constant(values.get(name, 0.0)) for name in names}).current()
+    return Hyperparameters(**{name: Constant(values.get(name, 0.0)) for name in cnn_runs.NAMES[name]}).current()
 
 
 @torch.no_grad()
@@ -297,6 +300,7 @@ def test_pixels_as_they_are_stored_are_named(name):
 @any_model
 def test_networks_show_their_layers(name):
     shown = repr(MODELS[name](2))
-    first = "HyperLinear(in_features=784, out" if name == "mlp" else "HyperConv2d(in_channels=3, out"
+    channels = SHAPES[name][0]
+    first = "HyperLinear(in_features=784, out" if name == "mlp" else f"HyperConv2d(in_channels={channels}, out"
     assert f"(0): {first}_" in shown and "num_hyper=2" in shown
     assert "(classifier): HyperLinear(in_features=" in shown

@@ -39,7 +39,7 @@ def test_the_perceptrons_own_recipe(flags):
 def test_alexnet_by_the_delta_stns_recipe():
     values, ranges = found("--recipe delta_stn")
     assert {name: values[name] for name in ALEXNET} == ALEXNET
-    assert ranges["dropout0"] == ranges["fcdropout1"] == ranges["indropout"] == (0, 0.95)
+    assert ranges["dropout0"] == ranges["fcdropout1"] == ranges["indropout2d"] == (0, 0.95)
     assert ranges["cutlength"] == (2, 24) and ranges["cutholes"] == (0, 5) and ranges["hue"] == (0, 0.5)
 
 
@@ -64,7 +64,7 @@ def test_flags_overrule_a_recipe():
 
 def test_recipes_name_flags_that_there_are():
     for recipe in RECIPES.values():
-        for values in (recipe.flags, *recipe.models.values()):
+        for values in recipe.parts:
             for name, value in values.items():
                 assert hypertrain.SCRIPT.flags[name].accepts(value)
 
