@@ -52,6 +52,7 @@ RECIPES = {
             **_NO_OTHER_DECAY,
         },
         models={
+            "mlp": {"total_epochs": 500},
             "simple_cnn": {"total_epochs": 200, "normalize": False, "elementary_scale": False},
             "alexnet": _ON_CIFAR10,
             "vgg16": _ON_CIFAR10,

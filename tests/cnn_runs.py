@@ -26,14 +26,14 @@ NAMES = {
 VGG16_CHANNELS = (2, 3, 4, 5, 4, 5, 4, 5, 6, 5, 4, 5, 6)  # of a narrow one
 
 
-def tuned(model="small", shared_dropout=False):
+def tuned(model="small", shared_dropout=False, recipe=None):
     """All hyperparameters of a model, tuned from the published start."""
     return Hyperparameters(
         **{
             name: Tuned(
                 TABLE[name].initial, TABLE[name].range, 0.5, discrete=TABLE[name].discrete, feed="unconstrained"
             )
-            for name in names_of(model, shared_dropout)
+            for name in names_of(model, shared_dropout, recipe)
         }
     )
 

@@ -49,5 +49,6 @@ class MLP(nn.Module):
         return self.classifier(self.dropped(x, draw, len(self.hidden)), draw.h).to(self.classifier.weight.dtype)
 
     def dropped(self, x: Tensor, draw: Draw, layer: int) -> Tensor:
-        """The input (B, F) of a layer, with dropout in training."""
-        return dropout(x, draw[f"fcdropout{layer}"]) if self.training else x
+        """The input (B, F) of a layer, in training dropped at the layer's rate, if the draw has it."""
+        name = f"fcdropout{layer}"
+        return dropout(x, draw[name]) if self.training and name in draw else x

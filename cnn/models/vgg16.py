@@ -17,7 +17,7 @@ class VGG16(ConvNet):
     0.001; fully connected layers as in every network here.
 
     batch_norm: normalize what each convolution gives. These layers do not respond to hyperparameters. Their running
-    statistics count the forward pass of each weight step, under the Δ-STN the one at the current hyperparameters.
+    statistics count each forward pass in training, but of the Δ-STN's two only that at the current hyperparameters.
     """
 
     CHANNELS = (3, 64, 64, 128, 128, 256, 256, 256, *[512] * 6)
