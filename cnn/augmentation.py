@@ -106,6 +106,55 @@ def input_scaling(images: Tensor, strength: Strength) -> Tensor:
     return images * _wide(_uniform(1 / most, most, images))
 
 
+def affine(images: Tensor, degrees: Strength, translation: Strength, scale: Strength, shear: Strength) -> Tensor:
+    """Rotate, shift, scale and shear each of images (B, C, H, W), as torchvision's RandomAffine -> same.
+
+    degrees: v ≥ 0, for an angle uniform in [−v, v].
+    translation: v ≥ 0, for shifts along x and y, uniform in ±v times the width and the height, rounded to whole pixels.
+    scale: v in [0, 1), for a factor uniform in [1 − v, 1 + v].
+    shear: v in [0, 90) degrees, for an angle along x uniform in [−v, v].
+
+    No gradient reaches the strengths: nearest neighbour has none.
+    """
+    strengths = (degrees, translation, scale, shear)
+    if all(is_zero(strength) for strength in strengths):
+        return images
+    turn, shift, spread, slant = (_strength(strength, images).detach() for strength in strengths)
+    height, width = images.shape[2:]
+    pixels = [_uniform(-shift * size, shift * size, images).round() for size in (width, height)]
+    angles, shears = (_uniform(-most, most, images) for most in (turn, slant))
+    return transformed(images, angles, torch.stack(pixels, dim=1), _uniform(1 - spread, 1 + spread, images), shears)
+
+
+def transformed(images: Tensor, angles: Tensor, translations: Tensor, scales: Tensor, shears: Tensor) -> Tensor:
+    """Transform each image by its own affine map: nearest neighbour, black outside: images (B, C, H, W) -> same.
+
+    angles, shears: (B,), degrees; translations: (B, 2), pixels to the right and down; scales: (B,), factors.
+
+    From the image's centre, x to the right and y down, what was at p comes to A p + t, with t the translation and
+
+        A = scale · | cos a  −sin a | · | 1  −tan s |
+                    | sin a   cos a |   | 0     1   |
+
+    for an angle a (clockwise) and a shear s. So what is at q afterwards was at A⁻¹ (q − t), and
+
+        A⁻¹ = 1/scale · | 1  tan s | · |  cos a  sin a |
+                        | 0    1   |   | −sin a  cos a |
+    """
+    height, width = images.shape[2:]
+    angles, slope = angles.deg2rad(), shears.deg2rad().tan()
+    cos, sin = angles.cos() / scales, angles.sin() / scales
+    right, down = translations.unbind(1)
+    x_of_x, x_of_y, y_of_x, y_of_y = cos - slope * sin, sin + slope * cos, -sin, cos
+    # For `affine_grid` the image reaches from −1 to 1 in either direction: half a width and half a height are 1.
+    maps = [
+        *(x_of_x, x_of_y * (height / width), -(x_of_x * right + x_of_y * down) * (2 / width)),
+        *(y_of_x * (width / height), y_of_y, -(y_of_x * right + y_of_y * down) * (2 / height)),
+    ]
+    grid = F.affine_grid(torch.stack(maps, dim=1).view(-1, 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+
+
 def cropped(images: Tensor, padding: int = 4) -> Tensor:
     """Crop each of images (B, C, H, W), of any type, to its own size at a random place of it padded with zeros."""
     rows, columns = (torch.randint(2 * padding + 1, (len(images),), device=images.device) for _ in range(2))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from stn.datasets import builtin_images, cifar100, images, mnist
+from stn.datasets import builtin_images, cifar100, fashion_mnist, images, mnist
 from stn.datasets.images import Images, ImageSets, Normalization, load_image_sets
 from stn.scripts.options import ROOT, find
 
@@ -41,9 +41,16 @@ class DataSet:
 COLOURED = Source(
     "built-in images", lambda _: builtin_images.builtin_images(), builtin_images.CLASSES, images.CIFAR10_NORMALIZATION
 )
+GREY = Source(
+    "built-in grey images",
+    lambda _: builtin_images.builtin_grey_images(),
+    builtin_images.CLASSES,
+    builtin_images.GREY_NORMALIZATION,
+)
+AS_THEY_ARE = Normalization((0.0,), (1.0,))  # images in [0, 1], whatever their channels
 DATA_SETS = {
     "cifar10": DataSet(
-        models=("alexnet", "small"),
+        models=("alexnet", "small", "vgg16"),
         percent_valid=0.2,
         files=Source(
             "CIFAR-10",
@@ -67,7 +74,7 @@ DATA_SETS = {
         builtin=replace(COLOURED, title="built-in images of 10 classes"),
     ),
     "mnist": DataSet(
-        models=("mlp",),
+        models=("mlp", "simple_cnn"),
         percent_valid=0.15,
         files=Source(
             "MNIST",
@@ -75,15 +82,27 @@ DATA_SETS = {
             mnist.MNIST_CLASSES,
             mnist.MNIST_NORMALIZATION,
         ),
-        builtin=Source(
-            "built-in grey images",
-            lambda _: builtin_images.builtin_grey_images(),
-            builtin_images.CLASSES,
-            builtin_images.GREY_NORMALIZATION,
+        builtin=GREY,
+    ),
+    "fashion_mnist": DataSet(
+        models=("simple_cnn", "mlp"),
+        percent_valid=0.15,
+        files=Source(
+            "FashionMNIST",
+            lambda data: fashion_mnist.load_fashion_mnist(find(data, "--data")),
+            fashion_mnist.FASHION_MNIST_CLASSES,
+            AS_THEY_ARE,
+            fashion_mnist.FASHION_MNIST_NORMALIZATION,
         ),
+        builtin=replace(GREY, normalization=AS_THEY_ARE, plain_normalization=GREY.normalization),
     ),
 }
-DATASET_OF = {model: name for name, data_set in DATA_SETS.items() for model in data_set.models}
+
+
+def datasets_of(model: str) -> list[str]:
+    """The data sets that a self-tuning network is for, its own first: the one among whose networks it comes first."""
+    names = [name for name, data_set in DATA_SETS.items() if model in data_set.models]
+    return sorted(names, key=lambda name: DATA_SETS[name].models.index(model))
 
 
 def locate(name: str, data: str | None) -> tuple[str, str]:

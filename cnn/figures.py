@@ -6,7 +6,7 @@ from functools import partial
 import numpy
 from matplotlib.ticker import MaxNLocator
 
-from cnn.hyperparameters import CUTOUT, LAYERS, TABLE
+from cnn.hyperparameters import AFFINE, CUTOUT, DECAY, JITTER, LAYERS, TABLE
 from stn.figures.drawing import Drawing, run_keys, select, shared_style, titles
 from stn.figures.schedules import (
     Content,
@@ -21,18 +21,19 @@ from stn.figures.style import COLORS, DASHES, SHADES, grid, key, legend, set_tit
 from stn.runs.history import Run
 
 CONVOLUTIONAL = LAYERS["dropout"]  # their rates, in the order of the layers
-RATES = ("dropout", *CONVOLUTIONAL, "indropout", *LAYERS["fc_dropout"])
+RATES = ("dropout", *CONVOLUTIONAL, "indropout", "indropout2d", *LAYERS["fc_dropout"])
 # The lines of the rates that are no convolutional layer's own.
 OTHERS = {
     "dropout": {"color": SHADES[0]},
     "indropout": {"color": "black", "linestyle": DASHES[3]},
+    "indropout2d": {"color": "black", "linestyle": DASHES[3]},  # no network has both
     "fcdropout0": {"color": COLORS[1], "linestyle": DASHES[1]},
     "fcdropout1": {"color": COLORS[4], "linestyle": DASHES[2]},
     "fcdropout2": {"color": COLORS[3], "linestyle": DASHES[5]},
 }
 STEPS = 0.5  # width of the line of rounded values
 WORDS = {name: declared.label for name, declared in TABLE.items()}
-ORDER = (*RATES, "hue", "contrast", "sat", "bright", "inscale", *CUTOUT)  # whatever acts alike is side by side
+ORDER = (*RATES, *JITTER, *AFFINE, "inscale", *CUTOUT, DECAY)  # whatever acts alike is side by side
 
 
 def rates(run: Run, by: str = "train_step") -> list[str]:

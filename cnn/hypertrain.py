@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from cnn import recipes
-from cnn.hyperparameters import CUTOUT, TABLE, names_of
+from cnn.hyperparameters import AFFINE, CUTOUT, DECAY, TABLE, names_of
 from cnn.recipes import RECIPES, declared, recipe_of
 from cnn.settings import ImageSettings, fitting, model_of, refuse_misfit, run_names
 from stn.errors import UserError
@@ -32,7 +32,7 @@ COUNTERPARTS = {"cutlength": 8.0, "cutholes": 1.0}
 TUNE = {
     "tune_dropout": ("-tdrop", "one dropout rate for all convolutional layers"),
     "tune_dropoutl": ("-tdropl", "a dropout rate for each convolutional layer"),
-    "tune_indropout": ("-tidrop", "the dropout rate of the input"),
+    "tune_indropout": ("-tidrop", "the dropout rate of the input, of whole channels by the recipe delta_stn"),
     "tune_fcdropout": ("-tfcdrop", "the dropout rates of the fully connected layers' inputs"),
     "tune_inscale": ("-tiscl", "the scaling noise of the input"),
     "tune_hue": ("-thue", "the hue's jitter"),
@@ -40,9 +40,11 @@ TUNE = {
     "tune_contrast": ("-tcon", "the contrast's jitter"),
     "tune_bright": ("-tbrt", "the brightness's jitter"),
     "tune_jitters": ("-tjit", "hue, saturation, contrast and brightness"),
+    "tune_affine": ("-taff", "rotation, translation, scale and shear"),
     "tune_cutlength": ("-tcutl", "the length of cutout holes"),
     "tune_cutholes": ("-tcuth", "the number of cutout holes"),
     "tune_all": ("-tall", "all of these that the network has, with a dropout rate for each layer"),
+    "tune_wdecay": ("-twd", "the weight decay, of the weights as they respond; not among --tune_all"),
 }
 JITTERS = ("tune_hue", "tune_sat", "tune_contrast", "tune_bright")
 # Short name and what it is, in the published order.
@@ -55,9 +57,15 @@ START = {
     "start_sat": ("-sat", "saturation jitter"),
     "start_contrast": ("-con", "contrast jitter"),
     "start_bright": ("-brt", "brightness jitter"),
+    "start_degrees": ("-deg", "rotation in degrees"),
+    "start_translation": ("-trans", "translation as a fraction of the size"),
+    "start_zoom": ("-zoom", "affine scale, of a factor from 1 − v to 1 + v"),
+    "start_shear": ("-shear", "shear in degrees"),
     "start_cutlength": ("-cutl", "length of a cutout hole"),
     "start_cutholes": ("-cuth", "number of cutout holes"),
+    "start_wdecay": ("-wd", "weight decay"),
 }
+ADDED = {"tune_affine", "tune_wdecay", *(f"start_{name}" for name in (*AFFINE, DECAY))}
 SCALE = {
     "perturb_scale": ("-pscl", "continuous hyperparameters"),
     "cutlength_scale": ("-clscl", "the holes' length"),
@@ -67,7 +75,7 @@ SCALE = {
 
 def sources(values: Values) -> Sources:
     """Where each hyperparameter's values come from: tuned where a flag asks for it, else off."""
-    names = names_of(values["model"], shared_dropout=values["tune_dropout"])
+    names = own_names(values)
     tuned = [name for name in names if values[TABLE[name].tune]]
     off = dict.fromkeys(names, 0.0) | (COUNTERPARTS if {*tuned} & {*CUTOUT} else {})
     feed: Feed = "centred" if methods.is_delta_stn(values) else "unconstrained"
@@ -77,12 +85,18 @@ def sources(values: Values) -> Sources:
     }
 
 
+def own_names(values: Values, shared_dropout: bool | None = None) -> list[str]:
+    """The hyperparameters of the run's network. shared_dropout: as of `names_of` (default: as --tune_dropout says)."""
+    shared = values["tune_dropout"] if shared_dropout is None else shared_dropout
+    return names_of(values["model"], shared, values["recipe"]) + [DECAY] * values["tune_wdecay"]
+
+
 def implied(values: Values) -> Values:
     """What the model, the data set and the recipe say of each other, and of the flags that nobody gives."""
     model = model_of(values)
     recipe = recipe_of(values, model)
     scaled = {"elementary_scale": not methods.is_delta_stn(values)}
-    return {**fitting(values), **scaled, "recipe": recipe, **recipes.implied(recipe, model)}
+    return {**fitting(values), **scaled, "recipe": recipe, **recipes.implied(recipe, model, values["method"])}
 
 
 def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -91,12 +105,12 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     Raises UserError where nothing is tuned, the model is not for the data set, flags contradict each other or have
     nothing to act on, or a start is not inside its range.
     """
-    refuse_misfit(values)
+    refuse_misfit(values, given)
     methods.refuse_idle_flags(values, given)
     rates.refuse_misfits(values, given, ImageSettings.RATE_FLAGS[1:])
     values = {**values, **run_names(values, given)}
     if "recipe" in given:  # and not the values of a run that this one follows
-        brought = SCRIPT.defaults() | recipes.implied(values["recipe"], values["model"])
+        brought = {**SCRIPT.defaults(), **implied(values)}
         values |= {name: brought[name] for name in recipes.FLAGS - given}
     if values["total_epochs"] <= values["warmup_epochs"]:
         raise UserError(
@@ -106,13 +120,14 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     for flag in ("tune_all", "tune_dropoutl"):
         if values["tune_dropout"] and values[flag]:
             raise UserError(f"--tune_dropout is one rate for all layers, --{flag} brings one for each: leave one out")
-    everything = tuning(names_of(values["model"]))
+    everything = tuning(names_of(values["model"], recipe=values["recipe"]))
     values |= dict.fromkeys(everything if values["tune_all"] else JITTERS if values["tune_jitters"] else (), True)
-    names = names_of(values["model"], shared_dropout=values["tune_dropout"])
-    tuned = [TABLE[name] for name in names if values[TABLE[name].tune]]
-    shared = names_of(values["model"], shared_dropout=True)
+    tuned = [TABLE[name] for name in own_names(values) if values[TABLE[name].tune]]
+    possible = {DECAY, *own_names(values, shared_dropout=False), *own_names(values, shared_dropout=True)}
     remedy = f"give another network than --model {values['model']}"
-    refuse_idle(given, dict.fromkeys(acting(TABLE) - acting([*names_of(values["model"]), *shared]), remedy))
+    if recipes.differ(values["model"]):
+        remedy += f", or another --recipe than {values['recipe']}"
+    refuse_idle(given, dict.fromkeys(acting(TABLE) - acting(possible), remedy))
     if not tuned:
         raise UserError("nothing is tuned: add --tune_all, or --tune_… for some hyperparameters")
     sources(values)
@@ -139,15 +154,18 @@ def tuning_flags() -> list[Flag]:
     """What to tune, from where, and how widely it is perturbed."""
     scale = "standard deviation of the perturbation of {}, unconstrained"
     recipe = (
-        "the paper whose ranges, optimizers and alternation are the defaults; those shown here are stn's (default: "
-        "delta_stn for mlp, else stn)"
+        "the paper whose hyperparameters, ranges, optimizers and alternation are the defaults; those shown here are "
+        "stn's (default: delta_stn for mlp, simple_cnn and vgg16, else stn)"
     )
     tune, start = partial(Flag, group=WHAT_TO_TUNE), partial(Flag, group="where to start")
     initial = {own.start: own.initial for own in TABLE.values()}
     return [
-        *(tune(name, f"tune {what}", aliases=(short,)) for name, (short, what) in TUNE.items()),
+        *(tune(name, f"tune {what}", aliases=(short,), added=name in ADDED) for name, (short, what) in TUNE.items()),
         Flag("recipe", recipe, one_of(*RECIPES), None, group=TUNING),
-        *(start(name, what, nonnegative, initial[name], (short,)) for name, (short, what) in START.items()),
+        *(
+            start(name, what, nonnegative, initial[name], (short,), added=name in ADDED)
+            for name, (short, what) in START.items()
+        ),
         *(Flag(name, scale.format(what), nonnegative, 0.5, (short,), TUNING) for name, (short, what) in SCALE.items()),
     ]
 

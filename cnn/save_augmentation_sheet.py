@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cnn.hyperparameters import AUGMENTATION, AUGMENTED, TABLE
+from cnn.hyperparameters import AUGMENTATION, TABLE, names_of
 from cnn.models import MODELS
 from cnn.settings import ImageSettings
 from cnn.task import augmented, scaled, unnormalized
+from stn.datasets.images import Normalization
 from stn.errors import UserError
 from stn.figures import style
 from stn.hyperparameters import Hyperparameters, Tuned
@@ -33,10 +34,11 @@ ROWS = 3  # of each epoch
 MOST_IMAGES = 30  # beyond which they are too small to see
 # Inches: the labels' width, an image's at most, a label's line, the space between two blocks and above the first.
 MARGIN, LARGEST, LINE, GAP, TOP = 1.45, 0.6, 0.13, 0.12, 0.03
-# What `augmented` reads, by what it is called in the sheet.
+# What `augmented` may read, by what it is called in the sheet.
 LABELS = {name: TABLE[name].label for name in AUGMENTATION}
 # Of args.yaml, by what they are.
 NEEDED = {"data": str, "data_checksum": str, "model": str, "percent_valid": float, "batch_size": int}
+LATER = ("dataset", "normalize")  # which older runs may lack
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,8 +59,8 @@ def draw(run: str, out: Path, images: int, seed: int) -> None:
         raise UserError(f"--images {images} is more than a page has room for: give at most {MOST_IMAGES}")
     history = read_run(figures.find_run(run), TABLE)
     epochs = epochs_to_draw(history)
-    pixels = some_images(history.settings, images, seed)
-    blocks = [augmented_rows(pixels, drawer(row, history.settings), seed) for row in epochs]
+    pixels, normalization = some_images(history.settings, images, seed)
+    blocks = [augmented_rows(pixels, drawer(row, history.settings), seed, normalization) for row in epochs]
     figures.write(sheet(scaled(pixels), blocks, epochs), out)
 
 
@@ -69,8 +71,10 @@ def epochs_to_draw(run: Run) -> list[dict[str, float]]:
     """
     if [name for name in NEEDED if name not in run.settings] or run.settings["model"] not in [*MODELS]:
         raise UserError(f"{run.path} is no run of an image classifier: give one of cnn/hypertrain.py")
-    if (model := run.settings["model"]) not in AUGMENTED:
-        models = " or ".join(sorted(AUGMENTED))
+    model, recipe = run.settings["model"], run.settings.get("recipe")
+    needed = [name for name in names_of(model, recipe=recipe) if name in LABELS]
+    if not needed:
+        models = " or ".join(sorted(other for other in MODELS if {*names_of(other)} & LABELS.keys()))
         raise UserError(f"{run.path} has --model {model}, which trains on images as they are: give one of {models}")
     for name, kind in NEEDED.items():
         if not isinstance(run.settings[name], kind) or not run.settings[name]:
@@ -78,7 +82,7 @@ def epochs_to_draw(run: Run) -> list[dict[str, float]]:
             raise UserError(f"{cause}: mend it, or give another run")
     if run.epoch.empty:
         raise UserError(f"no epoch of {run.path} has ended yet: let it train first")
-    if missing := [name for name in LABELS if name not in run.epoch]:
+    if missing := [name for name in needed if name not in run.epoch]:
         raise UserError(f"{run.path / 'epoch.csv'} has no column {missing[0]}: give a run of cnn/hypertrain.py")
     last = len(run.epoch) - 1
     rows = [run.epoch.iloc[place].to_dict() for place in sorted({0, last // 2, last})]
@@ -89,7 +93,7 @@ def epochs_to_draw(run: Run) -> list[dict[str, float]]:
 
 def check_ranges(run: Run, row: Mapping[str, float]) -> None:
     """Raise UserError where an epoch's row has a value that was not in the range in which it was tuned."""
-    for name in LABELS:
+    for name in LABELS.keys() & row.keys():
         low, high = run.settings.get("ranges", {}).get(name, (-math.inf, math.inf))
         if not low < row[name] < high:
             place = f"not inside its range ({low:g}, {high:g})"
@@ -97,20 +101,23 @@ def check_ranges(run: Run, row: Mapping[str, float]) -> None:
             raise UserError(f"{cause}: mend it, or give another run")
 
 
-def some_images(settings: Mapping, count: int, seed: int) -> Tensor:
-    """Training images of a run, chosen by the seed: (count, 3, 32, 32) uint8.
+def some_images(settings: Mapping, count: int, seed: int) -> tuple[Tensor, Normalization]:
+    """Training images of a run, chosen by the seed: (count, C, H, W) uint8; and how they are normalized.
 
     Raises UserError where its data is not there or has changed, or there are not so many.
     """
-    pixels = ImageSettings(label="", **{name: settings[name] for name in NEEDED}).load().train.pixels
+    own = {name: settings[name] for name in (*NEEDED, *LATER) if name in settings}
+    sets = ImageSettings(label="", **own).load()
+    pixels = sets.train.pixels
     if count > len(pixels):
         raise UserError(f"--images {count} is more than the {len(pixels)} training images: lower it")
-    return pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:count]]
+    chosen = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))[:count]
+    return pixels[chosen], sets.normalization
 
 
 def drawer(row: Mapping[str, float], settings: Mapping) -> Hyperparameters:
     """The hyperparameters of augmentation as an epoch's row recorded them; those tuned, with their scales."""
-    sources = {name: Constant(row[name]) for name in LABELS}
+    sources = {name: Constant(row[name]) for name in LABELS if name in row}
     for name, ends in settings.get("ranges", {}).items():
         if name in sources and name + SCALE in row:
             # A discrete one starts half above its initial value; the row has it as it is.
@@ -119,28 +126,29 @@ def drawer(row: Mapping[str, float], settings: Mapping) -> Hyperparameters:
     return Hyperparameters(**sources)
 
 
-def augmented_rows(pixels: Tensor, hyper: Hyperparameters, seed: int) -> Tensor:
-    """pixels (N, 3, 32, 32) uint8 -> (ROWS, N, 3, 32, 32) in [0, 1], each perturbed and augmented by itself.
+def augmented_rows(pixels: Tensor, hyper: Hyperparameters, seed: int, by: Normalization) -> Tensor:
+    """pixels (N, C, H, W) uint8 -> (ROWS, N, C, H, W) in [0, 1], each perturbed and augmented by itself.
 
     The same seed has the same random numbers, as far as the same operations are on.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         examples = pixels.repeat(ROWS, 1, 1, 1)
-        images = augmented(examples, hyper.perturbed(len(examples)))
-    return unnormalized(images).clamp(0, 1).unflatten(0, (ROWS, len(pixels)))
+        images = augmented(examples, hyper.perturbed(len(examples)), by)
+    return unnormalized(images, by).clamp(0, 1).unflatten(0, (ROWS, len(pixels)))
 
 
 @style.styled
 def sheet(originals: Tensor, blocks: Sequence[Tensor], epochs: Sequence[Mapping[str, float]]) -> style.Figure:
-    """A row of originals (N, 3, 32, 32), and a block of rows (ROWS, N, 3, 32, 32) for each epoch; all in [0, 1].
+    """A row of originals (N, C, H, W), and a block of rows (ROWS, N, C, H, W) for each epoch; all in [0, 1].
 
     epochs: rows of epoch.csv, whose values stand beside the blocks.
     """
     blocks = [originals[None], *blocks]
     texts = [("original", {})]
     for row in epochs:
-        texts.append((f"epoch {row['epoch']:g}", {label: in_use(name, row[name]) for name, label in LABELS.items()}))
+        values = {label: in_use(name, row[name]) for name, label in LABELS.items() if name in row}
+        texts.append((f"epoch {row['epoch']:g}", values))
     side = min((style.PAGE - MARGIN) / len(originals), LARGEST)
     pairs = zip(blocks, texts, strict=True)
     heights = [max(len(block) * side, (1 + len(values)) * LINE) for block, (_, values) in pairs]
@@ -162,10 +170,10 @@ def in_use(name: str, value: float) -> str:
 
 
 def draw_block(panel: style.Axes, block: Tensor) -> None:
-    """block: (R, N, 3, 32, 32) in [0, 1], as one picture of 34 pixels an image, with white between them."""
+    """block: (R, N, C, H, W) in [0, 1], of colour or grey, as one picture with white between the images."""
     padded = torch.nn.functional.pad(block, (1, 1, 1, 1), value=1.0)
     rows, count, channels, high, wide = padded.shape
-    picture = padded.permute(0, 3, 1, 4, 2).reshape(rows * high, count * wide, channels)
+    picture = padded.permute(0, 3, 1, 4, 2).reshape(rows * high, count * wide, channels).expand(-1, -1, 3)
     panel.imshow(picture.numpy(), interpolation="nearest", aspect="auto")
     panel.set_axis_off()
 

@@ -4,7 +4,7 @@ Flags, short names and defaults are the published ones.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from cnn import datasets
-from cnn.datasets import DATA_SETS, DATASET_OF
+from cnn.datasets import AS_THEY_ARE, DATA_SETS, datasets_of
 from cnn.models import MODELS
 from cnn.task import ImageClassification
 from stn.datasets.images import Images, ImageSets
@@ -27,8 +27,10 @@ from stn.recorder import Progress, Recorder
 from stn.runs.find import last_started
 from stn.runs.folder import RunFolder, claimed
 from stn.scripts.declared import Values
+from stn.scripts.flags import refuse_idle
 from stn.scripts.options import (
     ROOT,
+    folder_name,
     fraction,
     nonnegative,
     nonnegative_int,
@@ -136,12 +138,29 @@ class ImageSettings(ImageRunSettings, SelfTuningSettings):
         "hypertrain.py's default with --method stn",
         switches={"no_elementary_scale": (False, "no such scalars")},
     )
+    width: float = of_model(1.0, "factor of every layer's channels; 1 is as published", positive, added=True)
+    batch_norm: bool = of_model(False, "with vgg16, normalize what each convolution gives, batch by batch", added=True)
     total_epochs: int = of_training(500, "epochs, warm-up included", positive_int, "-totep", **LONGER)
     train_lr: float = of_training(0.01, "learning rate of the weights' SGD", positive, "-tlr")
     momentum: float = of_training(0.9, "momentum of the weights' SGD", rate, "-mom")
     lr_decay: float = of_training(0.1, "factor of the learning rate when it decays", fraction)
     milestones: tuple[int, ...] = of_training(
         [], "decay the learning rate after these epochs too", positive_int, metavar="EPOCH", many=True
+    )
+    flip: bool = of_training(
+        False,
+        "turn training images from left to right at random; alexnet's and vgg16's default by the recipe delta_stn",
+        switches={"no_flip": (False, "leave them as they are")},
+        added=True,
+    )
+    data_seed: int = of_training(
+        None, "random seed of the images' order, drawn apart (default: --seed)", nonnegative_int, added=True
+    )
+    model_seed: int = of_training(
+        None,
+        "random seed of the weights and of what training draws, the images' order apart (default: --seed)",
+        nonnegative_int,
+        added=True,
     )
 
     warmup_epochs: int = of_tuning(5, "epochs before the hyperparameters start to train", nonnegative_int, "-wupep")
@@ -156,8 +175,17 @@ class ImageSettings(ImageRunSettings, SelfTuningSettings):
 
     dataset: str = of_machine(
         "cifar10",
-        "the data set; --model mlp is for mnist, and either implies the other",
-        one_of(*dict.fromkeys(DATASET_OF.values())),
+        "the data set; each network has one of its own, and either implies the other",
+        one_of(*(name for name, data_set in DATA_SETS.items() if data_set.models)),
+    )
+    normalize: bool = of_machine(
+        True,
+        "bring pixels to mean 0 and deviation 1 (the default but for simple_cnn)",
+        switches={"no_normalize": (False, "pixels go from 0 to 1")},
+        added=True,
+    )
+    experiment_name: str = of_machine(
+        None, "what the run's folder is called first", folder_name, metavar="NAME", added=True
     )
     save: bool = of_machine(False, "keep the best model as model.pt; all else is logged in any case")
     min_lr: float = 1e-5  # as published, of hypertrain.py
@@ -170,9 +198,20 @@ class ImageSettings(ImageRunSettings, SelfTuningSettings):
     def task(self, data: ImageSets, num_hyper: int) -> ImageClassification:
         remedy = "try --model small" if self.dataset == "cifar10" else "free memory, or use another device"
         with explaining_out_of_memory(f"model and images do not fit into memory: {remedy}"):
-            model = MODELS[self.model](num_hyper, getattr(torch, self.dtype), elementary_scale=self.elementary_scale)
-            model = model.to(self.device)
-            return ImageClassification(model, data, self.batch_size, self.device)
+            # Seeded apart, the weights and the images' order do not depend on each other's seed.
+            apart = self.data_seed is not None or self.model_seed is not None
+            if self.model_seed is not None:
+                torch.manual_seed(self.model_seed)
+            options = {"elementary_scale": self.elementary_scale, "width": self.width}
+            if self.batch_norm:
+                options["batch_norm"] = True
+            model = MODELS[self.model](num_hyper, getattr(torch, self.dtype), **options).to(self.device)
+            order = (self.seed if self.data_seed is None else self.data_seed) if apart else None
+            return ImageClassification(model, data, self.batch_size, self.device, flip=self.flip, seed=order)
+
+    def read_data(self) -> ImageSets:
+        sets = super().read_data()
+        return sets if self.normalize else replace(sets, normalization=AS_THEY_ARE)
 
     def plan(self, task: ImageClassification) -> Plan:
         _, steps_of_an_epoch = task.position
@@ -207,28 +246,33 @@ def _parent(logdir: str, folder: str, subdir: str) -> Path:
 
 def model_of(values: Values) -> str:
     """The network that --model and --dataset stand for, where one of them is left at its default."""
-    return values["model"] if values["dataset"] == ImageSettings.dataset else DATA_SETS[values["dataset"]].models[0]
+    model, dataset = values["model"], values["dataset"]
+    models = DATA_SETS[dataset].models
+    return model if dataset == ImageSettings.dataset or model in models else models[0]
 
 
 def fitting(values: Values) -> Values:
     """What --model and --dataset say of each other and of the split, where nobody decides otherwise."""
-    model = model_of(values)
-    dataset = DATASET_OF[model]
+    model, named = model_of(values), values["dataset"]
+    dataset = named if named in datasets_of(model) else datasets_of(model)[0]
     return {"model": model, "dataset": dataset, "percent_valid": DATA_SETS[dataset].percent_valid}
 
 
-def refuse_misfit(values: Values) -> None:
-    """Raise UserError for a model that is not for the data set."""
+def refuse_misfit(values: Values, given: Collection[str]) -> None:
+    """Raise UserError for a model that is not for the data set, or flags that it has no use for."""
     model, dataset = values["model"], values["dataset"]
-    if DATASET_OF[model] != dataset:
-        remedy = f"give --dataset {DATASET_OF[model]}, or --model {' or '.join(DATA_SETS[dataset].models)}"
-        raise UserError(f"--model {model} is not for --dataset {dataset}: {remedy}")
+    if dataset not in datasets_of(model):
+        fit, others = " or ".join(datasets_of(model)), " or ".join(DATA_SETS[dataset].models)
+        raise UserError(f"--model {model} is not for --dataset {dataset}: give --dataset {fit}, or --model {others}")
+    if model != "vgg16":
+        refuse_idle(given, {"batch_norm": "add --model vgg16"})
 
 
 def run_names(values: Values, given: set[str]) -> Values:
     """How a new run's folder is called: by its flags, in a subfolder by the date unless one is given."""
-    placing = {"logdir", "dir", "subdir", "model_loc", "data", "threads"}
-    words = [values["label"]] if "label" in values else []  # of the run that this one follows
+    placing = {"logdir", "dir", "subdir", "model_loc", "data", "threads", "experiment_name"}
+    words = [values["experiment_name"]] if "experiment_name" in given else []
+    words += [values["label"]] if "label" in values else []  # of the run that this one follows
     for name in sorted(given - placing):
         value = str(values[name])
         short = value != "True" and re.fullmatch(r"[\w.-]+", value)

@@ -1,14 +1,15 @@
 """Image classification as tasks for the training loop: shuffled mini-batches, augmented where they train."""
 
 import math
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cnn.augmentation import cropped, cutout, flipped, input_scaling, jitter
-from cnn.hyperparameters import AUGMENTATION
+from cnn.augmentation import affine, cropped, cutout, flipped, input_scaling, jitter
+from cnn.hyperparameters import AFFINE, AUGMENTATION, DECAY
 from cnn.models import PLAIN
 from cnn.models.plain import PlainClassifier
 from stn.bilevel import Loss, Score, StreamTask
@@ -17,6 +18,7 @@ from stn.dropout import dropout
 from stn.hyperparameters import Draw
 from stn.kernels.precision import of_products
 from stn.streams import Shuffled
+from stn.weight_decay import WeightDecay
 
 EVALUATION_BATCH = 1000
 TUNED_HOLES = 4  # the most that a tuned number is rounded down to; a fixed one may be larger
@@ -30,18 +32,34 @@ class Batch(NamedTuple):
 
 
 class ImageClassification(StreamTask):
-    """Train and validate a network on image sets; validation and test images are never augmented."""
+    """Train and validate a network on image sets; validation and test images are never augmented.
 
-    def __init__(self, model: nn.Module, sets: ImageSets, batch_size: int, device: torch.device | str = "cpu"):
+    In training the weights are penalized where the draw has a weight decay. flip: turn training images from left to
+    right with probability one half, alike in every pass on a mini-batch. seed: of the images' order, which is drawn
+    apart then.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sets: ImageSets,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        *,
+        flip: bool = False,
+        seed: int | None = None,
+    ):
         self.model, self.batch_size, self.normalization = model, batch_size, sets.normalization
+        self.flip = flip
         pairs = {
             split: (images.pixels, images.labels) for split, images in (("train", sets.train), ("valid", sets.valid))
         }
-        self.streams = {split: Shuffled(pair, batch_size, device) for split, pair in pairs.items()}
+        self.streams = {split: Shuffled(pair, batch_size, device, seed) for split, pair in pairs.items()}
         self.evaluation = {"valid": sets.valid.to(device), "test": sets.test.to(device)}
 
     def batch(self, split: str) -> Batch:
-        return Batch(*super().batch(split))
+        batch = Batch(*super().batch(split))
+        return batch._replace(pixels=flipped(batch.pixels)) if self.flip and split == "train" else batch
 
     def predict(self, batch: Batch, draw: Draw) -> Tensor:
         """Logits (B, classes)."""
@@ -55,13 +73,18 @@ class ImageClassification(StreamTask):
     def prepared(self, pixels: Tensor, draw: Draw) -> Tensor:
         """The network's input, augmented in training if the draw has hyperparameters of that."""
         if self.model.training and any(name in draw for name in AUGMENTATION):
-            return augmented(pixels, draw)
+            return augmented(pixels, draw, self.normalization)
         return normalized(scaled(pixels), self.normalization)
 
-    def loss(self, prediction: Tensor, batch: Batch, draw: Draw) -> Loss:  # noqa: ARG002
+    def loss(self, prediction: Tensor, batch: Batch, draw: Draw) -> Loss:
         loss = F.cross_entropy(prediction, batch.labels)
         accuracy = (prediction.argmax(1) == batch.labels).float().mean()
-        return Loss(loss, loss.detach(), len(batch.labels), accuracy)
+        penalized = self.model.training and DECAY in draw
+        return Loss(loss + self.decay(draw) if penalized else loss, loss.detach(), len(batch.labels), accuracy)
+
+    @cached_property
+    def decay(self) -> WeightDecay:
+        return WeightDecay(self.model, DECAY)
 
     def evaluate(self, split: str, draw: Draw) -> Score:
         images = self.evaluation[split]
@@ -118,13 +141,21 @@ def plain_network(name: str, sets: ImageSets, **architecture: Any) -> PlainClass
     return PLAIN[name](len(sets.classes), tuple(sets.train.pixels.shape[1:]), **architecture)
 
 
-def augmented(pixels: Tensor, draw: Draw) -> Tensor:
-    """CIFAR-10's pixels (B, 3, 32, 32) uint8 -> the network's input, each example augmented by its own values."""
-    images = jitter(scaled(pixels), draw["bright"], draw["contrast"], draw["sat"], draw["hue"])
-    holes = whole(draw["cutholes"])
+def augmented(pixels: Tensor, draw: Draw, by: Normalization = CIFAR10_NORMALIZATION) -> Tensor:
+    """pixels (B, C, H, W) uint8 -> the network's input, each example augmented by its own values, what is missing off.
+
+    Jitter is for images in colour.
+    """
+
+    def value(name: str) -> float | Tensor:
+        return draw[name] if name in draw else 0.0  # noqa: SIM401, as a draw is no dict
+
+    images = affine(scaled(pixels), *map(value, AFFINE))
+    images = normalized(jitter(images, *map(value, ("bright", "contrast", "sat", "hue"))), by)
+    holes = whole(value("cutholes"))
     most = TUNED_HOLES if isinstance(holes, Tensor) else max(TUNED_HOLES, int(holes))
-    images = cutout(normalized(images), holes, whole(draw["cutlength"]), most)
-    return input_scaling(dropout(images, draw["indropout"]), draw["inscale"])
+    images = cutout(images, holes, whole(value("cutlength")), most)
+    return input_scaling(dropout(images, value("indropout")), value("inscale"))
 
 
 def whole(value: float | Tensor) -> float | Tensor:

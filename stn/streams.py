@@ -12,11 +12,18 @@ from stn.errors import UserError
 class Shuffled:
     """Mini-batches of examples, in a new order for each pass; a pass's last one may be smaller.
 
-    tensors: of one data set, example after example: inputs and targets, for instance. device: where they go to. Raises
-    ValueError for tensors of different lengths, or a batch of none.
+    tensors: of one data set, example after example: inputs and targets, for instance. device: where they go to. seed:
+    of a generator of its own for the orders (default: PyTorch's common one). Raises ValueError for tensors of different
+    lengths, or a batch of none.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], batch_size: int, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        seed: int | None = None,
+    ):
         if not isinstance(tensors, tuple | list) or not all(isinstance(tensor, Tensor) for tensor in tensors):
             raise TypeError(
                 f"a data set is a tuple of tensors, such as (inputs, targets), not {type(tensors).__name__}"
@@ -30,14 +37,17 @@ class Shuffled:
         self.tensors = tuple(tensor.to(device) for tensor in tensors)
         self.batch_size = batch_size
         self.epochs = self.position = 0  # passes completed, examples read of the one under way
+        self.seed = seed
+        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         self.order = self.shuffled()
 
     def another(self) -> "Shuffled":
-        return Shuffled(self.tensors, self.batch_size, self.tensors[0].device)
+        seed = None if self.seed is None else self.seed + 1  # so that the two read in different orders
+        return Shuffled(self.tensors, self.batch_size, self.tensors[0].device, seed)
 
     def shuffled(self) -> Tensor:
         # Drawn on the CPU, so that a seed gives the same order on every device.
-        return torch.randperm(len(self.tensors[0]))
+        return torch.randperm(len(self.tensors[0]), generator=self.generator)
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -54,12 +64,15 @@ class Shuffled:
         return tuple(tensor[chosen] for tensor in self.tensors)
 
     def state_dict(self) -> dict:
-        return {"epochs": self.epochs, "position": self.position, "order": self.order}
+        own = {} if self.generator is None else {"generator": self.generator.get_state()}
+        return {"epochs": self.epochs, "position": self.position, "order": self.order, **own}
 
     def load_state_dict(self, state: dict) -> None:
         if len(state["order"]) != len(self.order):
             raise ValueError(f"the checkpoint is of {len(state['order'])} examples, not of {len(self.order)}")
         self.epochs, self.position, self.order = state["epochs"], state["position"], state["order"]
+        if self.generator is not None:
+            self.generator.set_state(state["generator"])
 
 
 class LoaderStream:

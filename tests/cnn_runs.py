@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from cnn.hyperparameters import TABLE, names_of
-from cnn.models import MLP, AlexNet
+from cnn.models import MLP
 from stn.hyperparameters import Hyperparameters, Tuned
 
 SMALL = "--data builtin --model small --dtype float32 --batch_size 32 --threads 1 --no_cuda --log_interval 2"
@@ -14,14 +14,26 @@ MLP_NAMES = ["fcdropout0", "fcdropout1", "fcdropout2"]
 ALEXNET_NAMES = [f"dropout{layer}" for layer in range(5)] + SHARED + ["fcdropout0", "fcdropout1"]
 
 
-def tuned(model="small", shared_dropout=False):
+AFFINE = ["degrees", "translation", "zoom", "shear"]
+JITTER = ["hue", "contrast", "sat", "bright"]
+SIMPLE_CNN_NAMES = ["dropout0", "dropout1", "indropout2d", "cutlength", "cutholes", "fcdropout1"]
+DELTA_STN_NAMES = [*JITTER, *AFFINE, "indropout2d", "cutlength", "cutholes", "fcdropout1", "fcdropout2"]
+VGG16_NAMES = [f"dropout{layer}" for layer in range(13)] + DELTA_STN_NAMES
+NAMES = {
+    **{"small": SMALL_NAMES, "alexnet": ALEXNET_NAMES, "mlp": MLP_NAMES},
+    **{"simple_cnn": SIMPLE_CNN_NAMES, "vgg16": VGG16_NAMES},
+}
+VGG16_CHANNELS = (2, 3, 4, 5, 4, 5, 4, 5, 6, 5, 4, 5, 6)  # of a narrow one
+
+
+def tuned(model="small", shared_dropout=False, recipe=None):
     """All hyperparameters of a model, tuned from the published start."""
     return Hyperparameters(
         **{
             name: Tuned(
                 TABLE[name].initial, TABLE[name].range, 0.5, discrete=TABLE[name].discrete, feed="unconstrained"
             )
-            for name in names_of(model, shared_dropout)
+            for name in names_of(model, shared_dropout, recipe)
         }
     )
 
@@ -34,6 +46,18 @@ def plain(model, hidden=(4096, 4096)):
             layers += [nn.Conv2d(fan_in, fan_out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(640, 10))
     first, second = hidden
+    if model == "simple_cnn":
+        convolutions = [nn.Conv2d(1, 16, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()]
+        convolutions += [nn.Conv2d(16, 32, 5, padding=2), nn.MaxPool2d(2), nn.ReLU()]
+        return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(1568, first), nn.ReLU(), nn.Linear(first, 10))
+    if model == "vgg16":
+        layers, channels = [], 3
+        for layer, size in enumerate(VGG16_CHANNELS, start=1):
+            layers += [nn.Conv2d(channels, size, 3, padding=1), nn.ReLU()]
+            layers += [nn.MaxPool2d(2)] if layer in (2, 4, 7, 10, 13) else []
+            channels = size
+        hidden_layers = (nn.Linear(channels, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU())
+        return nn.Sequential(*layers, nn.Flatten(), *hidden_layers, nn.Linear(second, 10))
     if model == "mlp":
         hidden_layers = (nn.Linear(784, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU())
         return nn.Sequential(nn.Flatten(), *hidden_layers, nn.Linear(second, 10))
@@ -52,8 +76,7 @@ def layers_of(network):
     if isinstance(network, nn.Sequential):
         return [layer for layer in network if hasattr(layer, "weight")]
     convolutions = [] if isinstance(network, MLP) else network.convolutions
-    hidden = network.hidden if isinstance(network, AlexNet | MLP) else []
-    return [*convolutions, *hidden, network.classifier]
+    return [*convolutions, *network.hidden, network.classifier]
 
 
 @torch.no_grad()

@@ -4,12 +4,14 @@ import torch
 from cnn_runs import layers_of, load_into, tuned
 from torch.testing import assert_close
 
-from cnn.models import MLP, MODELS, AlexNet, SmallCNN, alexnet, convnet, mlp
+from cnn.hyperparameters import names_of
+from cnn.models import MLP, MODELS, VGG16, AlexNet, SimpleCNN, SmallCNN, convnet, mlp
 from stn.hyperparameters import Hyperparameters
 from stn.schedules import Constant
 
 BATCH, HIDDEN = 3, (24, 16)
-SHAPES = {"alexnet": (3, 32, 32), "small": (3, 32, 32), "mlp": (1, 28, 28)}
+COLOUR, GREY = (3, 32, 32), (1, 28, 28)
+SHAPES = {"alexnet": COLOUR, "small": COLOUR, "mlp": GREY, "simple_cnn": GREY, "vgg16": COLOUR}
 any_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -17,13 +19,16 @@ any_model = pytest.mark.parametrize("name", MODELS)
 def narrow(monkeypatch):
     monkeypatch.setattr(AlexNet, "FULLY_CONNECTED", (1024, *HIDDEN))
     monkeypatch.setattr(MLP, "SIZES", (784, *HIDDEN))
+    monkeypatch.setattr(SimpleCNN, "FULLY_CONNECTED", (1568, HIDDEN[0]))
+    monkeypatch.setattr(VGG16, "CHANNELS", (3, *cnn_runs.VGG16_CHANNELS))
+    monkeypatch.setattr(VGG16, "FULLY_CONNECTED", (cnn_runs.VGG16_CHANNELS[-1], *HIDDEN))
 
 
 @pytest.fixture
 def rates(monkeypatch):
     """What is dropped, as the networks ask for it: (kind, shape of the input, rate)."""
     asked = []
-    for module, kind in ((convnet, "channel_dropout"), (alexnet, "dropout"), (mlp, "dropout")):
+    for module, kind in ((convnet, "channel_dropout"), (convnet, "dropout"), (mlp, "dropout")):
         monkeypatch.setattr(module, kind, lambda x, rate, kind=kind: asked.append((kind, x.shape, rate)) or x)
     return asked
 
@@ -37,8 +42,7 @@ def images(name, count=BATCH):
 
 
 def constants(name, **values):
-    names = {"small": cnn_runs.SMALL_NAMES, "alexnet": cnn_runs.ALEXNET_NAMES, "mlp": cnn_runs.MLP_NAMES}[name]
-    return Hyperparameters(**{name: Constant(values.get(name, 0.0)) for name in names}).current()
+    return Hyperparameters(**{name: Constant(values.get(name, 0.0)) for name in cnn_runs.NAMES[name]}).current()
 
 
 @torch.no_grad()
@@ -201,6 +205,112 @@ def test_shapes_of_the_perceptron(monkeypatch):
     assert sum(weight.numel() for weight in model.parameters()) == 2 * elementary + gates
 
 
+def seen_shapes(model, shape, hyper):
+    """The shapes of what each layer with weights takes and gives, without the batch."""
+    seen = []
+    for layer in layers_of(model):
+        layer.register_forward_hook(lambda _, args, y: seen.append((*args[0].shape[1:], "->", *y.shape[1:])))
+    model.eval()(torch.empty(2, *shape), hyper.perturbed(2))
+    return seen
+
+
+def test_shapes_of_the_simple_network(monkeypatch):
+    monkeypatch.undo()
+    with torch.device("meta"):
+        model = SimpleCNN(6)
+        seen = seen_shapes(model, GREY, tuned("simple_cnn"))
+    assert seen == [(1, 28, 28, "->", 16, 28, 28), (16, 14, 14, "->", 32, 14, 14), (1568, "->", 1568), (1568, "->", 10)]
+    assert [(layer.kernel_size, layer.stride, layer.padding) for layer in model.convolutions] == [(5, 1, 2)] * 2
+    elementary = (16 * 25 + 16) + (32 * 16 * 25 + 32) + (1568 * 1568 + 1568) + (1568 * 10 + 10)
+    gates = 2 * 6 * (16 + 32 + 1568 + 10)
+    assert sum(weight.numel() for weight in model.parameters()) == 2 * elementary + gates == 4_997_772
+
+
+def test_shapes_of_vgg16(monkeypatch):
+    monkeypatch.undo()
+    with torch.device("meta"):
+        model = VGG16(26)
+        seen = seen_shapes(model, COLOUR, tuned("vgg16"))
+        normalized = VGG16(0, batch_norm=True)
+    channels = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    sides = [32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2]
+    expected = [
+        (before, side, side, "->", after, side, side)
+        for before, after, side in zip([3, *channels], channels, sides, strict=False)
+    ]
+    assert seen == [*expected, (512, "->", 512), (512, "->", 512), (512, "->", 10)]
+    kernels = sum(9 * before * after for before, after in zip([3, *channels], channels, strict=False))
+    elementary = kernels + sum(channels) + 2 * (512 * 512 + 512) + 512 * 10 + 10
+    assert elementary == 15_245_130  # of which 14,714,688 are the convolutions'
+    gates = 2 * 26 * (sum(channels) + 512 + 512 + 10)
+    assert sum(weight.numel() for weight in model.parameters()) == 2 * elementary + gates
+    assert sum(weight.numel() for weight in normalized.parameters()) == elementary + 2 * sum(channels)
+
+
+def test_vgg16_starts_as_published(monkeypatch):
+    """Convolutions alone: N(0, 2/(9·out)) for both kinds of weights, biases 0 and 0.001."""
+    monkeypatch.undo()
+    model = VGG16(2, width=0.25)
+    for layer in model.convolutions:
+        assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
+        assert torch.equal(layer.response_bias, torch.full_like(layer.bias, 0.001))
+        for weight in (layer.weight, layer.response_weight):
+            numbers = (weight.detach() * (9 * layer.out_channels / 2) ** 0.5).flatten()
+            noise = 5 / len(numbers) ** 0.5
+            assert numbers.mean().abs() < noise and numbers.std().item() == pytest.approx(1, abs=noise)
+            assert (numbers.abs() < 1).double().mean().item() == pytest.approx(0.683, abs=noise)
+    assert not torch.equal(model.convolutions[0].weight, model.convolutions[0].response_weight)
+    assert model.hidden[0].bias.abs().max() > 0 and model.convolutions[0].gate.abs().max() > 0
+    assert VGG16(0).convolutions[0].response_weight is None
+
+
+@pytest.mark.parametrize(("name", "sizes"), [
+    ("alexnet", (16, 48, 96, 64, 64, 256, 1024, 1024)),
+    ("vgg16", (16, 16, 32, 32, 64, 64, 64, *[128] * 6, 128, 128, 128)),
+    ("simple_cnn", (4, 8, 392, 392)),
+    ("small", (2, 5, 10, 160)),
+    ("mlp", (300, 300)),
+])  # fmt: skip
+def test_the_width_scales_every_layer(monkeypatch, name, sizes):
+    """Channels of the convolutions, and inputs of the fully connected layers."""
+    monkeypatch.undo()
+    with torch.device("meta"):
+        model = MODELS[name](0, width=0.25)
+        found = [layer.out_channels for layer in getattr(model, "convolutions", [])]
+        found += [layer.in_features for layer in (*model.hidden, model.classifier)]
+        assert tuple(found[-len(sizes) :]) == sizes and model.classifier.out_features == 10
+        again = type(model)(**model.arguments)
+    assert [weight.shape for weight in again.parameters()] == [weight.shape for weight in model.parameters()]
+    assert all(size >= 1 for size in convnet.scaled((1, 64), 0.001))
+
+
+@any_model
+def test_a_width_of_1_is_the_network_as_it_was(name):
+    models = []
+    for arguments in ({}, {"width": 1.0}):
+        torch.manual_seed(1)
+        models.append(MODELS[name](3, **arguments).state_dict())
+    assert cnn_runs.same(*models)
+
+
+def test_batch_normalization_is_torchs():
+    """The plain twin with torch's own between convolution and rectifier, in training and in evaluation."""
+    model, twin = VGG16(0, batch_norm=True), load_into(plain("vgg16"), VGG16(0))
+    layers, normalizations = [], []
+    for layer in twin:
+        layers.append(layer)
+        if isinstance(layer, torch.nn.Conv2d):
+            normalizations.append(torch.nn.BatchNorm2d(layer.out_channels))
+            layers.append(normalizations[-1])
+    load_into(torch.nn.Sequential(*(layer for layer in twin if hasattr(layer, "weight"))), model)
+    twin, x = torch.nn.Sequential(*layers), images("vgg16", 8)
+    for mode in (True, False):
+        assert_close(model.train(mode)(x, Hyperparameters().current()), twin.train(mode)(x))
+    for own, other in zip(model.normalizations, normalizations, strict=True):
+        assert_close(own.running_mean, other.running_mean) and own.num_batches_tracked == 1
+    assert model.arguments["batch_norm"] and not VGG16(0).normalizations
+
+
 @any_model
 def test_layers_with_a_response_have_the_elementary_scale(name):
     size = tuned(name).num_tuned
@@ -238,6 +348,24 @@ def test_dropout_rates_of_the_small_network_are_the_draws(rates, shared):
     shapes = [(BATCH, 10, 16, 16), (BATCH, 20, 8, 8), (BATCH, 40, 4, 4)]
     expected = [0.1] * 3 if shared else [0.1, 1.1, 2.1]
     assert rates == [("channel_dropout", shape, rate) for shape, rate in zip(shapes, expected, strict=True)]
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("simple_cnn", None), ("vgg16", None), ("alexnet", "delta_stn")])
+def test_dropout_rates_of_the_delta_stns_networks_are_the_draws(rates, name, recipe):
+    """Channels of the input and of what each convolution gives, pooled; single outputs of the hidden layers."""
+    names = names_of(name, recipe=recipe)
+    draw = tuned(name, recipe=recipe).perturbed(BATCH)
+    model = MODELS[name](len(names)).train()
+    model(images(name), draw)
+    convolutions = [name for name in names if name.startswith("dropout")]
+    asked = ["indropout2d", *convolutions, *(name for name in names if name.startswith("fcdropout"))]
+    kinds = ["channel_dropout"] * (1 + len(convolutions)) + ["dropout"] * len(model.hidden)
+    assert [kind for kind, *_ in rates] == kinds
+    for name, (_, _, rate) in zip(asked, rates, strict=True):
+        assert torch.equal(rate, draw[name]) and rate.shape == (BATCH,)
+    sides = {2: (28, 14, 7), 13: (32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2, 1), 5: (32, 8, 4, 4, 4, 2)}
+    assert tuple(shape[-1] for kind, shape, _ in rates if kind == "channel_dropout") == sides[len(convolutions)]
+    assert [shape[1] for kind, shape, _ in rates if kind == "dropout"] == [layer.out_features for layer in model.hidden]
 
 
 def test_dropout_rates_of_the_perceptron_are_the_draws(rates):
@@ -297,6 +425,7 @@ def test_pixels_as_they_are_stored_are_named(name):
 @any_model
 def test_networks_show_their_layers(name):
     shown = repr(MODELS[name](2))
-    first = "HyperLinear(in_features=784, out" if name == "mlp" else "HyperConv2d(in_channels=3, out"
+    channels = SHAPES[name][0]
+    first = "HyperLinear(in_features=784, out" if name == "mlp" else f"HyperConv2d(in_channels={channels}, out"
     assert f"(0): {first}_" in shown and "num_hyper=2" in shown
     assert "(classifier): HyperLinear(in_features=" in shown

@@ -416,3 +416,129 @@ def test_the_gradient_of_discrete_ones_is_through_the_response(scales):
                 assert gradient[column].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
                 assert abs(gradient[column].item()) > 1e-6
     assert all(weight.grad is None for weight in model.parameters())
+
+
+# The Δ-STN's experiments
+
+
+def test_the_order_of_augmentation(monkeypatch):
+    """Affine, jitter, normalization, cutout; each gets what the one before it has made."""
+    asked = []
+    for name in ("affine", "jitter", "normalized", "cutout"):
+
+        def recording(images, *rest, name=name):
+            asked.append((name, images.mean().item(), rest))
+            return images + 1
+
+        monkeypatch.setattr(cnn.task, name, recording)
+    values = {"degrees": 9.0, "translation": 0.1, "zoom": 0.2, "shear": 8.0, "bright": 0.3, "contrast": 0.4, "sat": 0.5}
+    values |= {"hue": 0.25, "cutholes": 2.0, "cutlength": 7.0}
+    draw = Hyperparameters(**{name: Constant(value) for name, value in values.items()}).current()
+    augmented(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), draw, MNIST_NORMALIZATION)
+    assert asked == [
+        ("affine", 0.0, (9.0, 0.1, 0.2, 8.0)),
+        ("jitter", 1.0, (0.3, 0.4, 0.5, 0.25)),
+        ("normalized", 2.0, (MNIST_NORMALIZATION,)),
+        ("cutout", 3.0, (2.0, 7.0, 4)),
+    ]
+
+
+def test_grey_images_are_cut_and_moved_without_jitter():
+    """By the hyperparameters that the draw has; pixels that are not normalized go from 0 to 1."""
+    pixels = torch.randint(1, 256, (6, 1, 28, 28), dtype=torch.uint8)
+    as_they_are = Normalization((0.0,), (1.0,))
+    cut = Hyperparameters(cutholes=Constant(1.0), cutlength=Constant(6.0)).current()
+    images = augmented(pixels, cut, as_they_are)
+    holes = images == 0
+    assert torch.equal(images[~holes], (pixels / 255)[~holes])
+    assert all(9 <= count <= 36 for count in holes.sum((1, 2, 3)))
+    moved = augmented(pixels, Hyperparameters(degrees=Constant(45.0)).current(), as_they_are)
+    assert not torch.equal(moved, pixels / 255) and {*moved.unique().tolist()} <= {0, *(pixels / 255).unique().tolist()}
+
+
+def test_an_image_is_flipped_alike_in_every_pass(seen):
+    """In training alone, with probability one half."""
+    sets = image_sets(train=64, valid=64)
+    task = ImageClassification(SmallCNN(0).train(), sets, 64, flip=True)
+    order, off = task.streams["train"].order, constant().current()
+    batch = task.batch("train")
+    for _ in range(2):
+        task.loss(task.predict(batch, off), batch, off)
+    (first, *_), (second, *_) = seen
+    assert torch.equal(first, second)
+    expected = normalized(scaled(sets.train.pixels[order]))
+    flips = [torch.equal(image, other.flip(2)) for image, other in zip(first, expected, strict=True)]
+    kept = [torch.equal(image, other) for image, other in zip(first, expected, strict=True)]
+    assert all(one != other for one, other in zip(flips, kept, strict=True)) and 20 < sum(flips) < 44
+    order = task.streams["valid"].order
+    assert torch.equal(task.batch("valid").pixels, sets.valid.pixels[order])
+
+
+def decayed(**others):
+    """A narrow perceptron that responds to weight decay and a dropout rate, its task, and its hyperparameters."""
+    images = Images(torch.randint(256, (4, 1, 28, 28), dtype=torch.uint8), torch.arange(4))
+    sets = ImageSets(images, images, images, tuple("abcdefghij"), "", MNIST_NORMALIZATION)
+    hyper = Hyperparameters(
+        wdecay=Tuned(0.25, TABLE["wdecay"].range, **others), fcdropout1=Tuned(0.1, range=(0, 1), **others)
+    )
+    return ImageClassification(MLP(2, width=0.005), sets, 4), hyper
+
+
+@pytest.mark.usefixtures("double")
+def test_weight_decay_is_of_the_weights_as_each_example_has_them():
+    """Half its coefficient times their squared norms, in the mean over examples; biases are left out."""
+    task, hyper = decayed(feed="unconstrained")
+    task.model.train()
+    draw, batch = hyper.perturbed(4), task.batch("train")
+    loss = task.loss(task.predict(batch, draw), batch, draw)
+    expected = torch.zeros(())
+    for h, coefficient in zip(draw.h, draw["wdecay"], strict=True):
+        for layer in layers_of(task.model):
+            gate = (layer.gate @ h)[: len(layer.weight), None]
+            expected = expected + coefficient / 2 * (layer.weight + gate * layer.response_weight).square().sum() / 4
+    assert_close(loss.objective - loss.data, expected)
+    parameters = [*task.model.parameters()]
+    found = torch.autograd.grad(task.decay(draw), parameters, allow_unused=True)
+    for own, other in zip(found, torch.autograd.grad(expected, parameters, allow_unused=True), strict=True):
+        assert (own is None) == (other is None)
+        if own is not None:
+            assert_close(own, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_hypergradient_of_weight_decay_is_that_of_the_response():
+    """The validation loss, unpenalized, through W + g(λ) ⊙ W' of every layer, by autograd of plain products."""
+    task, hyper = decayed(feed="unconstrained")
+    with torch.no_grad():
+        for layer in layers_of(task.model):
+            layer.gate.normal_()
+    draw, batch = hyper.current(), task.batch("valid")
+    task.model.eval()
+    loss = task.loss(task.predict(batch, draw), batch, draw)
+    assert torch.equal(loss.objective, loss.data)
+    (found,) = torch.autograd.grad(loss.objective, hyper.unconstrained)
+    rates = hyper.unconstrained.detach().clone().requires_grad_()
+    x = normalized(scaled(batch.pixels), MNIST_NORMALIZATION).flatten(1).double()
+    layers = layers_of(task.model)
+    for number, layer in enumerate(layers):
+        gate, bias_gate = (layer.gate.detach() @ rates).chunk(2)
+        weight = layer.weight.detach() + gate[:, None] * layer.response_weight.detach()
+        x = x @ weight.T + layer.bias.detach() + bias_gate * layer.response_bias.detach()
+        x = x.relu() if number < len(layers) - 1 else x
+    (expected,) = torch.autograd.grad(F.cross_entropy(x, batch.labels), rates)
+    assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    assert found[0] != 0
+
+
+def test_a_constant_weight_decay_is_that_of_sgd():
+    task, _ = decayed()
+    task.model = MLP(0, width=0.005).train()
+    off, on = (Hyperparameters(**own).current() for own in ({}, {"wdecay": Constant(0.5)}))
+    batch = task.batch("train")
+    for name, weight in task.model.named_parameters():
+        without, penalized = (
+            torch.autograd.grad(task.loss(task.predict(batch, draw), batch, draw).objective, weight)[0]
+            for draw in (off, on)
+        )
+        decay = 0.5 * weight if name.endswith("weight") else 0 * weight
+        assert_close(penalized, without + decay)

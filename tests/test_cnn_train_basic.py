@@ -43,9 +43,9 @@ def used(monkeypatch):
     values = []
     augmented = cnn.task.augmented
 
-    def recording(pixels, draw):
+    def recording(pixels, draw, *others):
         values.append({name: draw[name] for name in [*SMALL_NAMES, "dropout"] if name in draw})
-        return augmented(pixels, draw)
+        return augmented(pixels, draw, *others)
 
     monkeypatch.setattr(cnn.task, "augmented", recording)
     return values

@@ -71,4 +71,14 @@ def test_the_hyperparameters_of_each_network():
     assert images.names_of("alexnet") == [*(f"dropout{layer}" for layer in range(5)), *others, *connected]
     for shared in (False, True):
         assert images.names_of("mlp", shared) == [*connected, "fcdropout2"]
+    augmentation = ["hue", "contrast", "sat", "bright", "degrees", "translation", "zoom", "shear", "indropout2d"]
+    augmentation += ["cutlength", "cutholes", "fcdropout1", "fcdropout2"]
+    for name, recipe, layers, count in (("alexnet", "delta_stn", 5, 18), ("vgg16", "stn", 13, 26)):
+        names = images.names_of(name, recipe=recipe)
+        assert names == [*(f"dropout{layer}" for layer in range(layers)), *augmentation] and len(names) == count
+    simple = ["indropout2d", "cutlength", "cutholes", "fcdropout1"]
+    assert images.names_of("simple_cnn") == ["dropout0", "dropout1", *simple]
+    assert images.names_of("simple_cnn", shared_dropout=True) == ["dropout", *simple]
+    assert images.names_of("alexnet", recipe="stn") == images.names_of("alexnet")
+    assert images.names_of("small", recipe="delta_stn") == images.names_of("small")
     assert images.names_of("alexnet", shared_dropout=True) == ["dropout", *others, *connected]

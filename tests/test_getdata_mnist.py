@@ -20,9 +20,9 @@ from test_getdata_cifar10 import (
     sha256,
 )
 
-from stn.datasets.mnist import MNIST_FILES
+from stn.datasets.mnist import MNIST_SHA256
 
-NAMES = tuple(MNIST_FILES)
+NAMES = tuple(MNIST_SHA256)
 # Random, so that they do not compress away.
 FILES = {name: random.Random(name).randbytes(9_000 + 1_000 * place) for place, name in enumerate(NAMES)}
 ALTERED = FILES | {NAMES[2]: FILES[NAMES[2]][:-1] + b"\x01"}
@@ -46,7 +46,7 @@ def getdata(tmp_path):
 
 
 def part_of(getdata, archive):
-    return getdata.data / f".{archive}.part"
+    return getdata.data / f".mnist-{archive}.part"
 
 
 def assert_installed(getdata, result):
@@ -66,9 +66,7 @@ def test_recorded_digests_are_those_that_the_loader_checks():
     script = SCRIPT.read_text()
     digests = re.search(r'^mnist_published="([^"]+)"', script, re.MULTILINE)[1]
     names = re.search(r'^mnist_files="([^"]+)"', script, re.MULTILINE)[1]
-    assert dict(zip(names.split(), digests.split(), strict=True)) == {
-        name: digest for name, (_, digest) in MNIST_FILES.items()
-    }
+    assert dict(zip(names.split(), digests.split(), strict=True)) == MNIST_SHA256
 
 
 # ---- the four files

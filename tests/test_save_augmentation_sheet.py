@@ -100,8 +100,8 @@ def test_images_are_those_of_training(make_run, sheets, tmp_path, capsys, monkey
     """The very function that trains, on a draw that is perturbed as in training."""
     calls = []
 
-    def recording(pixels, draw):
-        calls.append((pixels, draw, augmented(pixels, draw)))
+    def recording(pixels, draw, by):
+        calls.append((pixels, draw, augmented(pixels, draw, by)))
         return calls[-1][-1]
 
     monkeypatch.setattr(script, "augmented", recording)
@@ -118,7 +118,7 @@ def test_the_perturbation_has_the_recorded_values_and_scales():
     row = {**MILD, **{name: 0.05 * (place + 1) for place, name in enumerate(SCALES)}}
     hyper = script.drawer(row, {"model": "alexnet", "ranges": RANGES})
     logged = dict(zip(hyper.log_names, hyper.log_values().tolist(), strict=True))
-    assert logged == {name: pytest.approx(row[name], rel=1e-5) for name in [*script.LABELS, *map_scales(script.LABELS)]}
+    assert logged == {name: pytest.approx(row[name], rel=1e-5) for name in [*AUGMENTATION, *map_scales(AUGMENTATION)]}
     middle = hyper.current()
     assert (middle["cutlength"].item(), middle["cutholes"].item()) == (8, 2)
 
@@ -207,7 +207,11 @@ def test_bad_input_is_one_line(make_run, tmp_path, capsys):
     ("row", "settings", "words"),
     [
         ({**MILD, **SCALES}, {"model": "lstm"}, ["no run of an image classifier"]),
-        ({"fcdropout0": 0.1}, {"model": "mlp"}, ["--model mlp", "images as they are", "alexnet or small"]),
+        (
+            {"fcdropout0": 0.1},
+            {"model": "mlp"},
+            ["--model mlp", "images as they are", "or small or vgg16"],
+        ),
         ({"alpha": 1.0}, {}, ["no column hue"]),
         ({**MILD, **SCALES}, {"data_checksum": "another"}, ["does not hold"]),
         ({**MILD, **SCALES}, {"data": "/nowhere/cifar10"}, ["/nowhere/cifar10"]),

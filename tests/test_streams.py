@@ -49,3 +49,21 @@ def test_a_stream_goes_on_from_its_state():
 def test_what_is_no_data_set(tensors, batch_size, words):
     with pytest.raises((TypeError, ValueError), match=words):
         Shuffled(tensors, batch_size)
+
+
+def test_a_seed_of_its_own_draws_the_orders_apart():
+    """From the common generator nothing is drawn; the seed's orders are those of a generator that is seeded by it."""
+    before = torch.get_rng_state()
+    stream, again = Shuffled((X, Y), 4, seed=5), Shuffled((X, Y), 4, seed=5)
+    orders = [torch.cat([stream.next()[1] for _ in range(3)]).tolist() for _ in range(3)]
+    assert torch.equal(torch.get_rng_state(), before)
+    generator = torch.Generator().manual_seed(5)
+    assert orders == [torch.randperm(10, generator=generator).tolist() for _ in range(3)]
+    again.next()
+    state = again.state_dict()
+    other = Shuffled((X, Y), 4, seed=6)
+    other.load_state_dict(state)
+    for _ in range(5):
+        assert torch.equal(other.next()[1], again.next()[1])
+    assert Shuffled((X, Y), 4, seed=5).another().order.tolist() != orders[0]
+    assert "generator" not in Shuffled((X, Y), 4).state_dict()

@@ -11,8 +11,10 @@ from cnn.models.lenet import LeNet
 from cnn.models.mlp import MLP
 from cnn.models.perceptron import Perceptron
 from cnn.models.resnet import ResNet
+from cnn.models.simple_cnn import SimpleCNN
 from cnn.models.small import SmallCNN
 from cnn.models.vgg import VGG
+from cnn.models.vgg16 import VGG16
 from cnn.models.wide_resnet import WideResNet
 
 __all__ = [
@@ -21,16 +23,18 @@ __all__ = [
     "MODELS",
     "PLAIN",
     "VGG",
+    "VGG16",
     "AlexNet",
     "DenseNet",
     "LeNet",
     "Perceptron",
     "ResNet",
+    "SimpleCNN",
     "SmallCNN",
     "WideResNet",
 ]
 
-MODELS = {"alexnet": AlexNet, "small": SmallCNN, "mlp": MLP}
+MODELS = {"alexnet": AlexNet, "small": SmallCNN, "mlp": MLP, "simple_cnn": SimpleCNN, "vgg16": VGG16}
 PLAIN = {
     "lenet": LeNet,
     "mlp": Perceptron,

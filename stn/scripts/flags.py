@@ -24,7 +24,7 @@ class Flag:
     aliases: other spellings, with their dashes. metavar: what the help calls the value (default: what the check says).
     many: takes one value or more. optional: may stand without a value, which is then None. may_change: may differ when
     a run is resumed. lengthens: lets a finished run train on. switches: others, without dashes, that stand for one of
-    its values: that value, and their help.
+    its values: that value, and their help. added: older runs know nothing of it, and go on with its default.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Flag:
     may_change: bool = False
     lengthens: bool = False
     switches: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    added: bool = False
 
     def add_to(self, group: Any, hyphens: bool = False) -> None:
         """Add the flag to a parser or to a group of one; a flag that is not given will not be in the result."""

@@ -62,6 +62,13 @@ def named(path: str) -> str:
     return path
 
 
+def folder_name(text: str) -> str:
+    """A name that a folder can have, which is no path."""
+    if not text or Path(text).name != text or text in (".", ".."):
+        raise argparse.ArgumentTypeError(f"'{text}' is no name of a folder")
+    return text
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     """A check for one of these words, which --help shows."""
 

@@ -107,7 +107,8 @@ def refuse_other_runs(script: Script, record: Mapping[str, Any]) -> None:
     if (other := str(record.get("script", script.path))) != script.path:
         remedy = "go on with that" if "/" in other else "it is of another version, start a new run"
         raise UserError(f"the run is one of {other}, not of {script.path}: {remedy}")
-    needed = {flag.name for flag in script.flags.values() if not flag.may_change} | {*script.settings.DERIVED}
+    needed = {flag.name for flag in script.flags.values() if not (flag.may_change or flag.added)}
+    needed |= {*script.settings.DERIVED}
     if missing := sorted(needed - record.keys()):
         words = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
         raise UserError(f"the run's args.yaml lacks {words}: it is of another version, start a new run")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
@@ -24,7 +23,16 @@ from stn.scripts import command
 from stn.scripts.course import train
 from stn.scripts.declared import Values
 from stn.scripts.flags import SEARCH, Flag, parse
-from stn.scripts.options import ROOT, OneLineParser, exit_status, named, nonnegative_int, one_of, positive_int
+from stn.scripts.options import (
+    ROOT,
+    OneLineParser,
+    exit_status,
+    folder_name,
+    named,
+    nonnegative_int,
+    one_of,
+    positive_int,
+)
 from stn.scripts.output import Lines
 from stn.scripts.records import record_of
 from stn.scripts.screen import duration, filled, in_words
@@ -55,19 +63,12 @@ def budget(text: str) -> str:
 budget.metavar = "AMOUNT"
 
 
-def study_name(text: str) -> str:
-    """A folder's name."""
-    if not text or Path(text).name != text or text in (".", ".."):
-        raise ArgumentTypeError(f"'{text}' is no name of a folder")
-    return text
-
-
 FLAGS = [
     Flag("sampler", "what proposes values; pbt is population-based training", one_of(*studies.SAMPLERS), "tpe"),
     Flag("pruner", "what ends trials early", one_of(*studies.PRUNERS), "none"),
     Flag("trials", "trials at most, of all workers together; more go on with the study", positive_int, None),
     Flag("budget", "training at most, of all trials together: 5000steps, 40epochs, 90s, 30min, 2h", budget, None),
-    Flag("study", "the study's name (default: by sampler and pruner)", study_name, None, metavar="NAME"),
+    Flag("study", "the study's name (default: by sampler and pruner)", folder_name, None, metavar="NAME"),
     Flag(
         "storage",
         "where workers share the study: a journal's file, or a database's URL (default: a journal beside the trials)",
@@ -178,6 +179,7 @@ class Search:
         """What tells this search from others, in the study."""
         free = {*self.script.changeable - {self.experiment.epochs}, *self.script.course, *self.script.settings.PLACES}
         free |= {"label", "data_checksum", *(self.script.table[name].fix for name in self.space)}
+        free |= {name for name, flag in self.script.flags.items() if flag.added and self.values[name] == flag.default}
         settings = {name: value for name, value in self.values.items() if name not in free}
         own = {name: value for name, value in self.options.items() if name not in MAY_CHANGE}
         known = {"experiment": self.script.path, "data": self.data.checksum}
