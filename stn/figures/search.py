@@ -1,6 +1,6 @@
 """Black-box search: the best so far against compute, the trials' values, the hyperparameters' importances."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy
 from matplotlib.cm import ScalarMappable
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from optuna.study import Study
 
-from stn.figures.style import COLORS, COLUMN, PAGE, SHADES, grow, key, legend, styled, wrapped
+from stn.figures.style import BAND, COLORS, COLUMN, DASHES, PAGE, SHADES, grow, key, legend, styled, wrapped
 from stn.search.history import curve, importances, lowest
 from stn.search.space import Space
 from stn.search.studies import current
@@ -18,6 +18,7 @@ AXES = {"steps": "weight steps", "epochs": "epochs", "seconds": "seconds of trai
 SHADED = LinearSegmentedColormap.from_list("shades", SHADES)
 WORDS = 14  # characters of a line below an axis
 MANY = 8  # axes from which on words stand upright
+WORST = 1.0  # how far above the worst end a comparison reaches, in widths of what lies between the ends
 BEST = {"color": COLORS[1], "linewidth": 1.6, "zorder": 3}
 
 
@@ -30,6 +31,32 @@ def best_so_far(study: Study, kind: str = "steps") -> Figure:
     panel.plot(spent, best, drawstyle="steps-post", color=COLORS[0])
     panel.set(xlabel=AXES[kind], ylabel="lowest validation loss (nats)", xlim=(0, None))
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+@styled
+def lowest_losses(
+    curves: Mapping[str, Sequence[tuple[numpy.ndarray, numpy.ndarray]]], until: float, axis: str
+) -> Figure:
+    """The lowest validation loss so far of several methods against cost: means over seeds, and bands to the extremes.
+
+    curves: of each method, what was spent and the lowest loss by then, for each seed; a method without any keeps its
+    colour. until: where the axis ends. axis: what it is called.
+    """
+    figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
+    panel = figure.subplots()
+    for (name, seeds), color, dashes in zip(curves.items(), COLORS, DASHES, strict=False):
+        if not seeds:
+            continue
+        x = numpy.linspace(max(spent[0] for spent, _ in seeds), until, 400)
+        values = numpy.array([best[numpy.searchsorted(spent, x, side="right") - 1] for spent, best in seeds])
+        panel.plot(x, values.mean(axis=0), label=name, color=color, linestyle=dashes)
+        panel.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, **BAND)
+    panel.set(xlabel=axis, ylabel="lowest validation loss (nats)", xlim=(0, until))
+    ends = [line.get_ydata()[-1] for line in panel.lines]
+    if min(ends) < max(ends):  # what they began with would take all of the figure
+        panel.set_ylim(top=max(ends) + WORST * (max(ends) - min(ends)))
+    figure.legend(loc="outside right center")
     return figure
 
 
