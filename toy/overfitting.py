@@ -1,49 +1,40 @@
 """A perceptron that overfits: examples few enough, and labels noisy enough, that regularization decides.
 
-Twenty inputs, of which six decide the class, and a tenth of the labels wrong. Three hyperparameters: the dropout rates
-of the inputs and of the hidden units, and the coefficient of weight decay. A training takes seconds.
+Four causes decide the class, each seen in eight noisy copies, and a tenth of the labels are wrong. Three
+hyperparameters: the dropout rates of the inputs and of the hidden units, and the coefficient of weight decay. A
+training takes seconds.
 """
 
-import math
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from optuna.study import Study
-from optuna.trial import Trial
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import stn
 from stn.recorder import Unseen
 from stn.scripts.course import Result, RunProgress
-from stn.scripts.trials import Watch
-from stn.search import studies
-from stn.search.budget import Budget
-from stn.search.space import Range
-from stn.search.storages import JOURNAL, open_storage
-from stn.search.worker import COMPLETED, STOPPED, Plan, Worker
 
-INPUTS, UNITS = 20, 100
+CAUSES, COPIES, UNITS = 4, 8, 100
+INPUTS = CAUSES * COPIES
 SIZES = {"train": 400, "valid": 400, "test": 2000}
 WRONG = 0.1  # labels
 START = {"input_dropout": 0.05, "hidden_dropout": 0.05, "weight_decay": 1e-3}  # hardly any regularization
-RATES = Range(0.0, 0.75)
-SPACE = {"input_dropout": RATES, "hidden_dropout": RATES, "weight_decay": Range(1e-4, 1.0, log=True)}
 LAYERS = {"0": "input_dropout", "*": "hidden_dropout"}  # whose rate each is
-HYPER_LR = 0.05
+LR, HYPER_LR, CLIP = 0.05, 0.05, 1.0
 
 
 def loaders(seed: int = 0) -> dict[str, DataLoader]:
-    """Mini-batches of "train", "valid" and "test": inputs (B, 20), classes (B,)."""
+    """Mini-batches of "train", "valid" and "test": inputs (B, 32), classes (B,)."""
     generator = torch.Generator().manual_seed(seed)
     found = {}
     for split, size in SIZES.items():
-        x = torch.randn(size, INPUTS, generator=generator)
-        right = x[:, 0] * x[:, 1] + x[:, 2:6].sum(1) / 2 > 0
+        cause = torch.randn(size, CAUSES, generator=generator)
+        x = cause.repeat(1, COPIES) + torch.randn(size, INPUTS, generator=generator)
+        right = cause[:, 0] * cause[:, 1] + cause[:, 2] * cause[:, 3] > 0
         labels = (right ^ (torch.rand(size, generator=generator) < WRONG)).long()
         batch = 40 if split == "train" else 100
         found[split] = DataLoader(TensorDataset(x, labels), batch, shuffle=split != "test")
@@ -51,7 +42,7 @@ def loaders(seed: int = 0) -> dict[str, DataLoader]:
 
 
 def network() -> nn.Sequential:
-    """One hidden layer, plain; (B, 20) -> logits (B, 2)."""
+    """One hidden layer, plain; (B, 32) -> logits (B, 2)."""
     return nn.Sequential(nn.Dropout(0.05), nn.Linear(INPUTS, UNITS), nn.ReLU(), nn.Dropout(0.05), nn.Linear(UNITS, 2))
 
 
@@ -89,42 +80,12 @@ def train(
         accuracy=accuracy,
         weight_decay="weight_decay",
         **loaders(),
-        optimizer=torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9),
+        optimizer=torch.optim.SGD(net.parameters(), lr=LR, momentum=0.9),
         method=partial(stn.STN, hyper_lr=HYPER_LR),
+        clip=CLIP,
         epochs=epochs,
         run=run,
         overwrite=True,
         progress=progress or Unseen(),
         stop=stop,
     )
-
-
-def search(
-    folder: Path | str,
-    sampler: str = "tpe",
-    seconds: float = math.inf,
-    trials: int | None = None,
-    epochs: int = 60,
-    seed: int = 0,
-) -> Study:
-    """Search the three at fixed values, for so many seconds of training or trials; redoes the search that is there.
-
-    sampler: one of `stn.search.studies.SAMPLERS` but population-based training. Each trial's run lies in the folder.
-    """
-    folder = Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    storage = open_storage(str(folder / JOURNAL))
-    study = studies.open_study(storage, folder.name, {"script": "toy/overfitting.py"})
-    budget = None if math.isinf(seconds) else Budget(seconds, "seconds")
-
-    def run(trial: Trial, values: Mapping[str, float], _: object) -> str:
-        watch = Watch(trial, budget, lambda: worker.room(trial))
-        place = folder / studies.run_of(trial)
-        result = train(fixed(**values), place, epochs, seed, watch, watch.asks_to_stop)
-        return COMPLETED if result.completed else STOPPED
-
-    plan = Plan(sampler, "none", seed, epochs, trials, budget, startup_trials=3)
-    worker = Worker(study, storage, folder, SPACE, plan, run)
-    worker.work()
-    return study

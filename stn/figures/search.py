@@ -36,12 +36,13 @@ def best_so_far(study: Study, kind: str = "steps") -> Figure:
 
 @styled
 def lowest_losses(
-    curves: Mapping[str, Sequence[tuple[numpy.ndarray, numpy.ndarray]]], until: float, axis: str
+    curves: Mapping[str, Sequence[tuple[numpy.ndarray, numpy.ndarray]]], until: float, axis: str, whole: bool = False
 ) -> Figure:
     """The lowest validation loss so far of several methods against cost: means over seeds, and bands to the extremes.
 
     curves: of each method, what was spent and the lowest loss by then, for each seed; a method without any keeps its
-    colour. until: where the axis ends. axis: what it is called.
+    colour. until: where the axis ends. axis: what it is called. whole: show what they began with, too, which may take
+    most of the figure.
     """
     figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
     panel = figure.subplots()
@@ -54,7 +55,7 @@ def lowest_losses(
         panel.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, **BAND)
     panel.set(xlabel=axis, ylabel="lowest validation loss (nats)", xlim=(0, until))
     ends = [line.get_ydata()[-1] for line in panel.lines]
-    if min(ends) < max(ends):  # what they began with would take all of the figure
+    if not whole and min(ends) < max(ends):
         panel.set_ylim(top=max(ends) + WORST * (max(ends) - min(ends)))
     figure.legend(loc="outside right center")
     return figure
