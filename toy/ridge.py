@@ -21,10 +21,10 @@ w = Qᵀs, and with A = Σ_i a_i q_i q_iᵀ, q_i the data's principal directions
 
 Q₀ has the rows q_i, s₀ = Q₀ w*(−∞) solves the problem without a penalty, v = −1 and c_i = log a_i.
 
-What it needs: a squared error; a penalty on the Jacobian ∂y/∂x = Qᵀs (weight decay on Q and s apart shrinks a direction
-to exactly 0 at a finite λ, which no sigmoid does); one λ for all inputs, or one for each principal direction (unequal
-penalties of the inputs turn the principal directions); a_i > 0 or, where the data do not span a direction, s₀_i = 0 and
-any c_i. It gives *a* best response: any other (Q, s) with the same product is as good.
+What it needs: a squared error; a penalty on the Jacobian ∂y/∂x = Qᵀs (weight decay on Q and s apart amounts to one on
+‖w‖, not its square, and makes w exactly 0 at a finite λ, which no sigmoid does); one λ for all inputs, or one for each
+principal direction (unequal penalties of the inputs turn the principal directions); a_i > 0 or, where the data do not
+span a direction, s₀_i = 0 and any c_i. It gives *a* best response: any other (Q, s) with the same product is as good.
 """
 
 import math
