@@ -20,11 +20,11 @@ from stn.scripts.course import Result, RunProgress
 
 CAUSES, COPIES, UNITS = 4, 8, 100
 INPUTS = CAUSES * COPIES
-SIZES = {"train": 400, "valid": 400, "test": 2000}
+SIZES = {"train": 800, "valid": 800, "test": 2000}
 WRONG = 0.1  # labels
 START = {"input_dropout": 0.05, "hidden_dropout": 0.05, "weight_decay": 1e-3}  # hardly any regularization
 LAYERS = {"0": "input_dropout", "*": "hidden_dropout"}  # whose rate each is
-LR, HYPER_LR, CLIP = 0.05, 0.05, 1.0
+LR, HYPER_LR, CLIP = 0.01, 0.02, 1.0
 
 
 def loaders(seed: int = 0) -> dict[str, DataLoader]:
@@ -65,7 +65,7 @@ def accuracy(logits: Tensor, classes: Tensor) -> Tensor:
 def train(
     hyper: stn.Hyperparameters,
     run: Path | str,
-    epochs: int = 60,
+    epochs: int = 50,
     seed: int = 0,
     progress: RunProgress | None = None,
     stop: Callable[[], bool] = lambda: False,

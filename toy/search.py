@@ -25,7 +25,7 @@ def search(
     sampler: str = "tpe",
     seconds: float = math.inf,
     trials: int | None = None,
-    epochs: int = 60,
+    epochs: int = 50,
     seed: int = 0,
 ) -> Study:
     """Search for so many seconds of training, or trials; redoes the search that is there.
