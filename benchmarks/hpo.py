@@ -1,6 +1,6 @@
 """Self-tuning beside black-box search at equal cost: one command for every method.
 
-A fixed run is one training at fixed hyperparameters. Each method may spend what RUNS of them cost, counted in their
+A fixed run is one training at fixed hyperparameters. Each method may spend what eight of them cost, counted in their
 weight steps; a step of a self-tuned run counts as many as it costs, which is measured first. A self-tuned run that is
 done starts again from other values while there is room. What each method has found is then trained anew, at fixed
 values and, for the self-tuned, by replaying the schedule, and tested once. What is finished is not run again: stopped,
@@ -38,11 +38,11 @@ from stn.files import write_atomically
 from stn.runs.history import Run
 from stn.scripts import options
 from stn.scripts.course import build, unlogged
-from stn.scripts.jobs import Job, finish
+from stn.scripts.jobs import Job, add_flags, finish
 from stn.scripts.output import say
 from stn.scripts.script import Script
 from stn.scripts.search import Experiment
-from stn.scripts.tables import markdown_table, with_spread
+from stn.scripts.tables import markdown_table, with_spread, write_table
 from stn.search import studies
 from stn.search.history import best_trial, curve
 from stn.search.space import between
@@ -428,26 +428,21 @@ class Comparison:
             words: [self.curve(entry) for entry in finished if entry.method == method]
             for method, words in METHODS.items()
         }
-        return lowest_losses(curves, RUNS, "cost (fixed runs)")
+        return lowest_losses(curves, RUNS, "cost (fixed runs)", faint=[words for words, _ in SEARCHES.values()])
 
     def write(self) -> list[Path]:
         """hpo.csv, hpo.md and the figure, as far as methods are finished; the files written."""
-        files = [self.folder / "hpo.csv", self.folder / "hpo.md"]
-        for file, text in zip(files, (self.results().to_csv(index=False), self.markdown() + "\n"), strict=True):
-            write_atomically(file, lambda new, text=text: new.write(text.encode()))
+        files = write_table(self.folder / "hpo", self.results(), self.markdown())
         return files + (save(self.figure(), self.folder / "best_so_far") if len(self.results()) else [])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
     parser = options.OneLineParser(prog="hpo.py", description=__doc__)
-    add = parser.add_argument
-    add("--task", choices=TASKS, required=True, help="the language model, the image classifier, or the perceptron")
-    add("--size", choices=SIZES, default="demo", help=SIZES_HELP)
-    add("--seeds", type=options.positive_int, default=1, metavar="K", help="of each method, 1 to K")
-    add("--jobs", type=options.positive_int, default=1, metavar="N", help="runs at once, which share the CPU's cores")
-    add("--overwrite", action="store_true", help="redo the runs that are there")
-    add("--save_dir", type=options.named, default=None, help="folder below logs/ (default: hpo/TASK-SIZE)")
+    parser.add_argument(
+        "--task", choices=TASKS, required=True, help="the language model, the image classifier, or the perceptron"
+    )
+    add_flags(parser, SIZES, "demo", SIZES_HELP, "hpo/TASK-SIZE")
     args = parser.parse_args(argv)
     return options.exit_status(parser.prog, lambda: compare(**vars(args)), "start it again to continue")
 

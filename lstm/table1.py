@@ -33,13 +33,12 @@ from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import first_lines
 from stn.errors import UserError
 from stn.figures import schedules, style
-from stn.files import write_atomically
 from stn.scripts import options
-from stn.scripts.jobs import Job, finish
+from stn.scripts.jobs import Job, add_flags, finish
 from stn.scripts.options import ROOT
 from stn.scripts.output import complain, say
 from stn.scripts.script import Script
-from stn.scripts.tables import markdown_table, with_spread
+from stn.scripts.tables import markdown_table, with_spread, write_table
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,10 @@ class Size:
     tuning: str = ""
     lines: dict[str, int] | None = None
     threads: int | None = None
+
+    def threads_each(self, at_once: int) -> int:
+        """Of each run, where so many run at once."""
+        return self.threads or max(1, (os.cpu_count() or 1) // at_once)
 
 
 PUBLISHED = "the published numbers are of 2 x 650 units on Penn Treebank."
@@ -131,16 +134,11 @@ class Plan(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
     parser = options.OneLineParser(prog=NAME, description=__doc__)
-    add = parser.add_argument
     sizes = (
         "paper: Penn Treebank, 2 x 650 units. small: Penn Treebank, 2 x 200 units, hours. demo: 2 x 64 units on a "
         "part of the built-in corpus, minutes. quick: a trial, which shows nothing"
     )
-    add("--size", choices=SIZES, default="paper", help=sizes)
-    add("--seeds", type=options.positive_int, default=1, metavar="K", help="runs for each row, of seeds 1 to K")
-    add("--jobs", type=options.positive_int, default=1, metavar="N", help="runs at once, which share the CPU's cores")
-    add("--overwrite", action="store_true", help="redo the runs that are there")
-    add("--save_dir", type=options.named, default=None, help="the runs' folder below logs/ (default: table1/SIZE)")
+    add_flags(parser, SIZES, "paper", sizes, "table1/SIZE")
     args = parser.parse_args(argv)
     return options.exit_status(parser.prog, lambda: table1(**vars(args)), "start it again to continue")
 
@@ -161,7 +159,7 @@ def table1(size: str, seeds: int, jobs: int, overwrite: bool, save_dir: str | No
 def make_plan(size: Size, save_dir: str, seeds: int, at_once: int) -> Plan:
     """The runs of a table, each in logs/<save_dir>/<row>/<date>-seed<n>."""
     data = corpus(size, ROOT / "logs" / save_dir)
-    threads = size.threads or max(1, (os.cpu_count() or 1) // at_once)
+    threads = size.threads_each(at_once)
 
     def job(folder: str, seed: int, script: Script, own: str, from_stn=None, stn: Job | None = None) -> Job:
         flags = f"{size.common} {size.tuning if script is TRAIN else ''} --seed {seed} {own}".split()
@@ -223,9 +221,7 @@ def markdown(plan: Plan) -> str:
 
 def write(plan: Plan, folder: Path) -> list[Path]:
     """table1.csv, table1.md and the figure of the schedules, as far as runs are finished; the files written."""
-    files = [folder / "table1.csv", folder / "table1.md"]
-    for file, text in zip(files, (results(plan).to_csv(index=False), markdown(plan) + "\n"), strict=True):
-        write_atomically(file, lambda new, text=text: new.write(text.encode()))
+    files = write_table(folder / "table1", results(plan), markdown(plan))
     finished = [job.read(TABLE) for job in plan.initial.values() if job.finished]
     if finished:
         figure, skipped = schedules.initial_values(finished, "dropouto", TABLE["dropouto"].label)

@@ -10,6 +10,7 @@ from stn.conversion import convert as convert
 from stn.conversion import summary as summary
 from stn.delta_stn import DeltaSTN as DeltaSTN
 from stn.delta_stn import linearized as linearized
+from stn.errors import Diverged as Diverged
 from stn.errors import UserError as UserError
 from stn.hypergradients.loop import OptimizerTuner as OptimizerTuner
 from stn.hypergradients.policies import HD as HD
@@ -29,7 +30,6 @@ from stn.learning_rates import NonMonotonicDecay as NonMonotonicDecay
 from stn.lstm import HyperLSTM as HyperLSTM
 from stn.methods import STN as STN
 from stn.methods import frozen as frozen
-from stn.recorder import Diverged as Diverged
 from stn.recorder import Recorder as Recorder
 from stn.runs.folder import RunFolder as RunFolder
 from stn.runs.models import load_model as load_model

@@ -1,4 +1,4 @@
-"""The one error a user is meant to read."""
+"""The error that a user is meant to read."""
 
 import re
 
@@ -9,6 +9,10 @@ class UserError(Exception):
     Scripts print the message on stderr and exit non-zero, without a traceback. Anything else that
     escapes is a defect of ours and keeps its traceback.
     """
+
+
+class Diverged(UserError):
+    """A loss or gradient became infinite or not a number."""
 
 
 def one_line(error: object, longest: int = 160) -> str:

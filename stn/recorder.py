@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stn.bilevel import MEASURES, MeanScore, Score, Step, Task
-from stn.errors import UserError
+from stn.errors import Diverged, UserError
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.runs.folder import RunFolder
 
@@ -47,10 +47,6 @@ class Progress(Protocol):
 
     def epoch_ended(self, row: dict[str, float], best: bool) -> None:
         """row: what epoch.csv says of it. best: it has the lowest validation loss so far."""
-
-
-class Diverged(UserError):
-    """A loss or gradient became infinite or not a number."""
 
 
 class _Record(NamedTuple):

@@ -400,7 +400,7 @@ def test_a_replay_whose_copy_was_changed_is_refused(run, recorded, tmp_path):
     refused(run(f"--resume {copy.parent} --total_epochs 2"), copy, "not what the run was started with")
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_as_failed(run, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(run, tmp_path):
     refused(run("--train_lr 1e30"), "not finite at step", "learning rate")
-    assert (only_run(tmp_path) / "status").read_text() == "failed\n"
+    assert (only_run(tmp_path) / "status").read_text() == "diverged\n"
     assert all(math.isfinite(weight.sum()) for weight in read_checkpoint(only_run(tmp_path)).state["model"].values())

@@ -55,12 +55,13 @@ def test_a_comparison_shows_means_and_extremes_over_seeds():
         (numpy.array([0.5, 3.0]), numpy.array([6.0, 2.0])),
     )
     curves = {"STN": [first, second], "none yet": [], "grid": [(numpy.array([1.0]), numpy.array([3.5]))]}
-    figure = figures.lowest_losses(curves, 4.0, "cost")
+    figure = figures.lowest_losses(curves, 4.0, "cost", faint=["grid"])
     (axes,) = panels(figure)
     means, grid = axes.lines
     assert [line.get_label() for line in axes.lines] == ["STN", "grid"] and axes.get_xlabel() == "cost"
     for x, mean in ((1.5, 7.0), (2.5, 5.0), (3.5, 3.0)):  # of 8 and 6, 4 and 6, 4 and 2
         assert numpy.interp(x, *means.get_data()) == mean
+    assert [band.get_alpha() for band in axes.collections] == [0.15, 0.06]
     assert grid.get_color() == figures.COLORS[2]
     assert axes.get_ylim()[1] == 4.0  # as far above the worst end, 3.5, as that is above the best, 3
     (whole,) = panels(figures.lowest_losses(curves, 4.0, "cost", whole=True))
@@ -77,7 +78,8 @@ def test_each_scored_trial_crosses_the_axes_at_its_values(study):
     assert drawn == sorted(tuple(numpy.round(own, 9)) for own in heights)
     best = min(scored, key=figures.lowest)
     assert axes.lines[-1].get_linewidth() > 1 and axes.lines[-1].get_ydata()[0] == best.params["rate"]
-    assert [text.get_text().replace("\n", " ") for text in axes.get_xticklabels()] == [*WORDS.values()]
+    labels = [f"{word} (log)" if SPACE[name].log else word for name, word in WORDS.items()]
+    assert [text.get_text().replace("\n", " ") for text in axes.get_xticklabels()] == labels
     assert_legible(figure)
     assert_in_view(figure)
     assert_on_the_page(figure)

@@ -16,8 +16,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
 import stn
-from stn.errors import UserError
-from stn.recorder import Diverged
+from stn.errors import Diverged, UserError
 from stn.runs.folder import read_settings
 from stn.scripts import figures, runs
 

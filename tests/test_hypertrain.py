@@ -849,7 +849,7 @@ def test_a_subfolder_whose_name_is_too_long(run, tmp_path):
     assert not runs(tmp_path)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_as_failed(run, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(run, tmp_path):
     refused(run("--tune_all --train_lr 1e30"), "not finite at step", "learning rate")
-    assert (only_run(tmp_path) / "status").read_text() == "failed\n"
+    assert (only_run(tmp_path) / "status").read_text() == "diverged\n"
     assert not (only_run(tmp_path) / "result.csv").exists()

@@ -59,7 +59,9 @@ def test_the_table_has_a_row_for_each_run_and_the_same_columns_in_all():
     study.add_trial(without)
     found = rows(study.get_trials(), SPACE)
     assert [row["trial"] for row in found] == [0, 1, 2, 4, 5, 6]
-    assert {tuple(row) for row in found} == {("trial", "run", "state", "val_loss", *cost(without), "rate", "penalty")}
+    assert {tuple(row) for row in found} == {
+        ("trial", "run", "from", "state", "val_loss", *cost(without), "rate", "penalty")
+    }
     assert [row["run"] for row in found][3] == "trial0003"
     assert [row["state"] for row in found] == ["complete", "pruned", "fail", "complete", "waiting", "fail"]
     assert [row["val_loss"] for row in found] == [2.0, 2.5, "", 1.5, 1.8, ""]

@@ -117,7 +117,7 @@ def test_a_diverged_trial_counts_and_the_others_go_on(quick, tmp_path):
     assert [row["state"] for row in table(tmp_path / "random")] == ["fail", "fail"]
     assert [row["val_loss"] for row in table(tmp_path / "random")] == ["", ""]
     for number in range(2):
-        assert (tmp_path / "random" / f"trial000{number}" / "status").read_text() == "failed\n"
+        assert (tmp_path / "random" / f"trial000{number}" / "status").read_text() == "diverged\n"
     assert not any(LEFT in trial.user_attrs for trial in trials_of(tmp_path, "random"))
 
 
@@ -282,7 +282,7 @@ def test_a_journal_of_something_else_is_refused(quick, tmp_path, content):
     path = tmp_path / "random" / "study.journal"
     path.parent.mkdir()
     path.write_bytes(content)
-    refused(quick(), path, "restore it, or give another --storage")
+    refused(quick(), path, "restore it, or give another --study or --storage")
     assert path.read_bytes() == content
 
 

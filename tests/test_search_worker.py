@@ -8,8 +8,7 @@ from optuna.trial import TrialState
 from run_folders import refused
 from search_runs import SPACE, journal
 
-from stn.errors import UserError
-from stn.recorder import Diverged
+from stn.errors import Diverged, UserError
 from stn.runs.folder import RunFolder, is_unused
 from stn.search import studies
 from stn.search import worker as workers

@@ -427,10 +427,10 @@ def test_a_folder_that_another_process_uses(run, tmp_path):
 
 
 @pytest.mark.parametrize("flags", ["--lr 1e30 --clip 0", "--wdecay 100 --clip 0 --warmup_steps 0 --epochs 9"])
-def test_a_loss_that_is_not_finite_ends_the_run_as_failed(run, tmp_path, flags):
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(run, tmp_path, flags):
     refused(run(f"--tune_all --train_steps 1 --seed 0 {flags}"), "not finite at step", "dropouto", "learning rate")
     folder = only_run(tmp_path)
-    assert status_of(folder) == "failed"
+    assert status_of(folder) == "diverged"
     assert not (folder / "result.csv").exists()
     if "wdecay" in flags:  # each step makes the weights some hundred times larger: there were steps before
         assert len(rows(folder / "val.csv")) > 3

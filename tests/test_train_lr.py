@@ -428,6 +428,6 @@ def test_flags_that_cannot_be(run, tmp_path, flags, words):
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_as_failed(run, tmp_path):
+def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(run, tmp_path):
     refused(run("--lr-scheduler constant --lr 1e30"), "not finite at step", "learning rate")
-    assert (only_run(tmp_path) / "status").read_text() == "failed\n"
+    assert (only_run(tmp_path) / "status").read_text() == "diverged\n"

@@ -17,10 +17,9 @@ from training_runs import (  # noqa: F401
 )
 
 from stn.bilevel import Loss, Score, Step
-from stn.errors import UserError
+from stn.errors import Diverged, UserError
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.learning_rates import LearningRate, NonMonotonicDecay
-from stn.recorder import Diverged
 from stn.runs.checkpoints import read_checkpoint
 from stn.schedules import Constant
 from stn.training import Plan, final_result, restore

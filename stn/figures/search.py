@@ -1,6 +1,6 @@
 """Black-box search: the best so far against compute, the trials' values, the hyperparameters' importances."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy
 from matplotlib.cm import ScalarMappable
@@ -16,9 +16,11 @@ from stn.search.studies import current
 
 AXES = {"steps": "weight steps", "epochs": "epochs", "seconds": "seconds of training"}
 SHADED = LinearSegmentedColormap.from_list("shades", SHADES)
+ENDS = 11  # points below an axis that its lower end takes
 WORDS = 14  # characters of a line below an axis
 MANY = 8  # axes from which on words stand upright
 WORST = 1.0  # how far above the worst end a comparison reaches, in widths of what lies between the ends
+FAINT = {"alpha": 0.06}
 BEST = {"color": COLORS[1], "linewidth": 1.6, "zorder": 3}
 
 
@@ -36,13 +38,17 @@ def best_so_far(study: Study, kind: str = "steps") -> Figure:
 
 @styled
 def lowest_losses(
-    curves: Mapping[str, Sequence[tuple[numpy.ndarray, numpy.ndarray]]], until: float, axis: str, whole: bool = False
+    curves: Mapping[str, Sequence[tuple[numpy.ndarray, numpy.ndarray]]],
+    until: float,
+    axis: str,
+    whole: bool = False,
+    faint: Collection[str] = (),
 ) -> Figure:
     """The lowest validation loss so far of several methods against cost: means over seeds, and bands to the extremes.
 
     curves: of each method, what was spent and the lowest loss by then, for each seed; a method without any keeps its
     colour. until: where the axis ends. axis: what it is called. whole: show what they began with, too, which may take
-    most of the figure.
+    most of the figure. faint: methods with fainter bands, such as those of many searches, which lie on each other.
     """
     figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
     panel = figure.subplots()
@@ -52,7 +58,9 @@ def lowest_losses(
         x = numpy.linspace(max(spent[0] for spent, _ in seeds), until, 400)
         values = numpy.array([best[numpy.searchsorted(spent, x, side="right") - 1] for spent, best in seeds])
         panel.plot(x, values.mean(axis=0), label=name, color=color, linestyle=dashes)
-        panel.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, **BAND)
+        panel.fill_between(
+            x, values.min(axis=0), values.max(axis=0), color=color, **BAND | (FAINT if name in faint else {})
+        )
     panel.set(xlabel=axis, ylabel="lowest validation loss (nats)", xlim=(0, until))
     ends = [line.get_ydata()[-1] for line in panel.lines]
     if not whole and min(ends) < max(ends):
@@ -65,7 +73,8 @@ def lowest_losses(
 def parallel_coordinates(study: Study, space: Space, words: Mapping[str, str]) -> Figure:
     """A line for each trial across an axis for each hyperparameter; the darker the lower its validation loss.
 
-    The best trial's is thick. words: what hyperparameters are called.
+    The best trial's is thick. words: what hyperparameters are called. The ends of each range stand above and below its
+    axis, where no line crosses them.
     """
     trials = sorted(
         (trial for trial in current(study.get_trials(deepcopy=False)) if trial.intermediate_values), key=lowest
@@ -81,21 +90,19 @@ def parallel_coordinates(study: Study, space: Space, words: Mapping[str, str]) -
         panel.plot(range(len(space)), heights, **look)
     panel.set(ylim=(0, 1), xlim=(-0.2, len(space) - 0.8), yticks=[])
     upright = len(space) >= MANY
-    labels = [wrapped(words.get(name, name), WORDS) for name in space]
+    labels = [wrapped(words.get(name, name) + " (log)" * own.log, WORDS) for name, own in space.items()]
     panel.set_xticks(range(len(space)), labels, rotation=90 if upright else 0)
     grow(figure, 4 if upright else 0)
+    panel.tick_params(axis="x", length=0, pad=ENDS)
+    panel.spines[["left", "bottom"]].set_visible(False)
     panel.grid(axis="x", color="0.7", linewidth=0.8)
+    beside = {"textcoords": "offset points", "ha": "center", "fontsize": 7}
     for place, own in enumerate(space.values()):
-        for height, value, side in ((0, own.low, "bottom"), (1, own.high, "top")):
-            panel.annotate(
-                f"{value:g}",
-                (place, height),
-                (2, -2 if side == "top" else 2),
-                textcoords="offset points",
-                va=side,
-                fontsize=7,
-            )
-    figure.colorbar(ScalarMappable(scale, SHADED), ax=panel, label="validation loss (nats)", pad=0.01)
+        panel.annotate(f"{own.low:g}", (place, 0), (0, -2), va="top", **beside)
+        panel.annotate(f"{own.high:g}", (place, 1), (0, 2), va="bottom", **beside)
+    shown = {"pad": 0.01, "extend": "max" if losses[-1] > scale.vmax else "neither"}
+    bar = figure.colorbar(ScalarMappable(scale, SHADED), ax=panel, label="validation loss (nats)", **shown)
+    bar.formatter.set_useOffset(False)
     legend(figure, None, [key("best trial", **BEST)], loc="outside upper center")
     return figure
 

@@ -99,13 +99,13 @@ def files_of(path: Path | str) -> list[Path]:
 
 
 def grid(
-    count: int, height: float = 1.35, sharey: bool = False, wide: bool = False
+    count: int, height: float = 1.35, sharey: bool = False, wide: bool = False, most: int = 4
 ) -> tuple[Figure, list[Axes], Axes | None]:
     """A figure of `count` panels, and the cell that is left over for the legend, if any.
 
-    height: inches a row. wide: as wide as a page, however few the panels.
+    height: inches a row. wide: as wide as a page, however few the panels. most: panels of a row.
     """
-    columns = min(count, 4) if count != 4 else 2
+    columns = min(count, most) if count != 4 else 2
     rows = -(-count // columns)
     width = PAGE if wide or columns > 2 else COLUMN
     figure = Figure(figsize=(width, 0.35 + height * rows), layout="constrained")

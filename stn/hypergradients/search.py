@@ -7,9 +7,9 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 from stn.bilevel import evaluate
-from stn.errors import UserError
+from stn.errors import Diverged, UserError
 from stn.hypergradients.policies import TunedRate
-from stn.recorder import Diverged, Unlogged, Unseen
+from stn.recorder import Unlogged, Unseen
 from stn.training import Trainer
 
 PROBES = 8  # a factor of ten apart

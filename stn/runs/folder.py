@@ -24,7 +24,7 @@ from typing import Any
 import filelock
 import yaml
 
-from stn.errors import UserError, one_line
+from stn.errors import Diverged, UserError, one_line
 from stn.files import explaining_os_errors, write_atomically
 from stn.runs import checkpoints
 from stn.runs.checkpoints import CHECKPOINT, NEW_RUN, Checkpoint
@@ -32,7 +32,7 @@ from stn.runs.events import EVENT_FILES, Events
 from stn.runs.models import MODEL
 from stn.runs.tables import TABLES, Table, csv_line, table_files
 
-STATUSES = ("running", "interrupted", "failed", "pruned", "finished")
+STATUSES = ("running", "interrupted", "failed", "diverged", "pruned", "finished")
 ARGS, SCHEDULE = "args.yaml", "schedule.csv"
 STATUS, _RESULT = "status", "result.csv"
 _CLAIM_SECONDS = 30.0
@@ -224,9 +224,8 @@ class RunFolder:
         """Close, and say how a run ended that still says "running", if this process has said so."""
         try:
             if self._marked == "running":
-                stopped = kind is not None and issubclass(kind, KeyboardInterrupt)
                 with contextlib.suppress(UserError):
-                    self.mark("finished" if kind is None else "interrupted" if stopped else "failed")
+                    self.mark(_ending(kind))
         finally:
             self.close()
 
@@ -249,6 +248,15 @@ class RunFolder:
         tables, self._tables = self._tables, {}
         for table in tables.values():
             table.close()
+
+
+def _ending(kind: type[BaseException] | None) -> str:
+    """The status of a run that ends with this exception, or with none."""
+    if kind is None:
+        return "finished"
+    if issubclass(kind, KeyboardInterrupt):
+        return "interrupted"
+    return "diverged" if issubclass(kind, Diverged) else "failed"
 
 
 def read_settings(path: Path | str) -> dict:

@@ -122,25 +122,28 @@ class Run:
             return numpy.interp(first["time"], self.epoch["time"], self.epoch["epoch"]) if known else None
         return self._steps_before_tuning() if steps is None else steps
 
+    def scales(self, name: str, by: str) -> numpy.ndarray | None:
+        """The scale of a tuned hyperparameter's perturbation at each point of its curve; None where it is not known.
+
+        A language model's is in epoch.csv alone; between the ends of epochs it is interpolated.
+        """
+        table = self.epoch if by == "epoch" else self.steps
+        known = table if name + SCALE in table else self.epoch
+        if name not in self.settings.get("ranges", {}) or table.empty or known.empty or name + SCALE not in known:
+            return None
+        return numpy.interp(table["time"], known["time"], known[name + SCALE])
+
     def band(self, name: str, by: str) -> list[numpy.ndarray] | None:
         """One scale of a tuned hyperparameter's perturbation below and above its curve; None where it is not known.
 
-        NaN where that is beyond LARGEST.
-        A language model's scale is in epoch.csv alone; between the ends of epochs it is interpolated. Raises UserError
-        for a value that is not inside its range.
+        NaN where that is beyond LARGEST. Raises UserError for a value that is not inside its range.
         """
-        bounds = self.settings.get("ranges", {}).get(name)
-        if name in self.settings.get("own_transforms", ()):
+        if name in self.settings.get("own_transforms", ()) or (scales := self.scales(name, by)) is None:
             return None
-        table = self.epoch if by == "epoch" else self.steps
-        known = table if name + SCALE in table else self.epoch
-        if not bounds or table.empty or known.empty or name + SCALE not in known:
-            return None
-        values, (low, high) = table[name], bounds
+        values, (low, high) = (self.epoch if by == "epoch" else self.steps)[name], self.settings["ranges"][name]
         for value in values[~values.between(low, high, inclusive="neither")]:
             cause = f"{self.path} holds a {name} of {value:g}, not inside its range ({low:g}, {high:g})"
             raise UserError(f"{cause}: mend it, or {LEAVE_OUT}")
-        scales = numpy.interp(table["time"], known["time"], known[name + SCALE])
         sides = map(numpy.array, neighbourhood(values.tolist(), scales.tolist(), (low, high)))
         return [numpy.where(abs(side) <= LARGEST, side, math.nan) for side in sides]
 

@@ -190,7 +190,7 @@ def _folder(run: Path | str, settings: Mapping[str, Any], resume: bool, overwrit
     """The run's folder, new or with the run that goes on."""
     there = (Path(run) / ARGS).exists()
     if there and not (resume or overwrite):
-        if read_status(run) != "failed" or [*table_files(Path(run))]:
+        if read_status(run) not in ("failed", "diverged") or [*table_files(Path(run))]:
             raise UserError(f"there is a run in {run}: go on with it by resume=True, redo it by overwrite=True")
         overwrite = True  # it has failed before it was logged: a call that was mended
     if not (there and resume):

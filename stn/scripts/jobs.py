@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pandas
 from stn.errors import UserError
 from stn.runs.folder import read_settings, read_status, wait_until_free
 from stn.runs.history import LEAVE_OUT, Run, read_run
-from stn.scripts.options import ROOT
+from stn.scripts.options import ROOT, named, positive_int
 from stn.scripts.output import Lines, say
 from stn.scripts.script import Script
 from stn.scripts.signals import BROKEN_PIPE, ENDING, PARENT, Stopped, held_back
@@ -64,7 +65,7 @@ class Job:
         if overwrite or path is None:
             return start
         self.refuse_other_settings(path)
-        if read_status(path) == "finished":
+        if self.finished:
             return None
         wait_until_free(path, PATIENCE)
         return [*module, "--resume", str(path)] if (path / "checkpoint.pt").exists() else start
@@ -128,6 +129,25 @@ class Job:
         if any(map(math.isnan, row)):
             raise UserError(f"{self.path}/result.csv is cut off: remove that folder and start again")
         return row
+
+
+def add_flags(parser: ArgumentParser, sizes: Iterable[str], size: str, sizes_help: str, folder: str) -> None:
+    """The flags of a command that finishes many runs.
+
+    size: the default one. folder: that of the runs below logs/, without --save_dir, in the help's words.
+    """
+    add = parser.add_argument
+    add("--size", choices=sizes, default=size, help=f"{sizes_help} (default: {size})")
+    add("--seeds", type=positive_int, default=1, metavar="K", help="repeat with seeds 1 to K (default: 1)")
+    add(
+        "--jobs",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="runs at once, which share the CPU's cores (default: 1)",
+    )
+    add("--overwrite", action="store_true", help="redo the runs that are there")
+    add("--save_dir", type=named, default=None, help=f"the runs' folder below logs/ (default: {folder})")
 
 
 def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Callable[[], None] = lambda: None) -> None:

@@ -13,12 +13,11 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import Trial
 
-from stn.errors import UserError
+from stn.errors import Diverged, UserError
 from stn.figures import search as figures
 from stn.figures.style import save
 from stn.files import explaining_os_errors, write_atomically
 from stn.kernels.memory import keep_freed_memory
-from stn.recorder import Diverged
 from stn.runs.folder import ARGS, STATUS, RunFolder
 from stn.runs.tables import csv_line
 from stn.scripts import command
@@ -66,7 +65,7 @@ def study_name(text: str) -> str:
 FLAGS = [
     Flag("sampler", "what proposes values; pbt is population-based training", one_of(*studies.SAMPLERS), "tpe"),
     Flag("pruner", "what ends trials early", one_of(*studies.PRUNERS), "none"),
-    Flag("trials", "trials at most, of all workers together", positive_int, None),
+    Flag("trials", "trials at most, of all workers together; more go on with the study", positive_int, None),
     Flag("budget", "training at most, of all trials together: 5000steps, 40epochs, 90s, 30min, 2h", budget, None),
     Flag("study", "the study's name (default: by sampler and pruner)", study_name, None, metavar="NAME"),
     Flag(
@@ -225,25 +224,28 @@ class Search:
         stop = lambda: watch.asks_to_stop() or self.worker.stopped()  # noqa: E731
         record = record_of(self.script, all_values, sources, self.data)
         folder = claim(open_run(self.folder / run_of(trial), record, self.script.changeable))
+        if folder.resumed:
+            self.lines.say(f"{run_of(trial)}  goes on from its checkpoint")
         try:
             result = train(settings, sources, lambda _: nullcontext(folder), watch, stop, VALID, start)
         except Diverged as error:
-            folder.mark("failed")
+            folder.mark("diverged")
             self.lines.say(f"{run_of(trial)}  {error}")
             raise
         ended = COMPLETED if result.completed else PRUNED if watch.pruned else STOPPED
         if ended == PRUNED:
             folder.mark("pruned")
-        self.say_trial(trial, values, result.seconds, "" if result.completed else ended)
+        self.say_trial(trial, values, "" if result.completed else ended)
         return ended
 
-    def say_trial(self, trial: Trial, values: Mapping[str, float], seconds: float, ended: str) -> None:
+    def say_trial(self, trial: Trial, values: Mapping[str, float], ended: str) -> None:
         """A trial's lines: how it went, and at which values."""
         own, best = self.worker.frozen(trial), best_trial(self.worker.trials)
         mark = "*" if best is not None and run_of(best) == run_of(own) else " "
-        loss = lowest(own)
-        score = f"valid loss {loss:.4f}{mark}" if own.intermediate_values else "no epoch yet"
-        self.lines.say(f"{run_of(own)}  {score} {duration(seconds)} {ended}".rstrip())
+        score = f"valid loss {lowest(own):.4f}{mark}" if own.intermediate_values else "no epoch yet"
+        parent = own.user_attrs.get(PARENT)
+        words = [score, duration(cost(own)["seconds"]), f"from {parent}" if parent else "", ended]
+        self.lines.say(f"{run_of(own)}  {' '.join(filter(None, words))}")
         self.lines.say(filled(in_words(tuple(values), values)))
 
     def say_begun(self) -> None:

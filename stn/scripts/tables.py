@@ -1,6 +1,10 @@
 """Tables of results, in Markdown."""
 
+from pathlib import Path
+
 import pandas
+
+from stn.files import write_atomically
 
 
 def with_spread(mean: float, std: float, digits: int = 2) -> str:
@@ -8,6 +12,14 @@ def with_spread(mean: float, std: float, digits: int = 2) -> str:
     if pandas.isna(mean):
         return "–"
     return f"{mean:.{digits}f}" if pandas.isna(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def write_table(path: Path, table: pandas.DataFrame, page: str) -> list[Path]:
+    """Write path.csv and, for people, path.md; the files written. Raises UserError where it cannot."""
+    files = [path.with_name(f"{path.name}.csv"), path.with_name(f"{path.name}.md")]
+    for file, text in zip(files, (table.to_csv(index=False), f"{page}\n"), strict=True):
+        write_atomically(file, lambda new, text=text: new.write(text.encode()))
+    return files
 
 
 def markdown_table(header: list[str], lines: list[list[str]]) -> str:

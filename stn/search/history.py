@@ -10,6 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from stn.search.budget import BY_EPOCH, cost
+from stn.search.pbt import PARENT
 from stn.search.studies import current, run_of
 
 FEWEST = 4  # trials of which importances can be told
@@ -45,11 +46,15 @@ def curve(trials: Sequence[FrozenTrial], kind: str) -> tuple[numpy.ndarray, nump
 
 
 def rows(trials: Sequence[FrozenTrial], names: Iterable[str]) -> list[dict[str, float | str | int]]:
-    """A row for each trial, as trials.csv has them. names: of the hyperparameters; not every trial has come to each."""
+    """A row for each trial, as trials.csv has them. names: of the hyperparameters; not every trial has come to each.
+
+    from: the run that a generation of population-based training goes on from.
+    """
     return [
         {
             "trial": trial.number,
             "run": run_of(trial),
+            "from": trial.user_attrs.get(PARENT) or "",
             "state": trial.state.name.lower(),
             "val_loss": lowest(trial) if trial.intermediate_values else "",
             **cost(trial),

@@ -16,8 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from stn.errors import UserError
-from stn.recorder import Diverged
+from stn.errors import Diverged, UserError
 from stn.runs.folder import RunFolder, is_unused
 from stn.search import pbt, storages, studies
 from stn.search.budget import Budget
