@@ -32,7 +32,8 @@ from lstm import search as lstm_search
 from stn.datasets.builtin_text import write_builtin_corpus
 from stn.datasets.text import first_lines
 from stn.errors import UserError
-from stn.figures.style import BAND, COLORS, DASHES, PAGE, save, styled
+from stn.figures.search import lowest_losses
+from stn.figures.style import save
 from stn.files import write_atomically
 from stn.runs.history import Run
 from stn.scripts import options
@@ -49,8 +50,6 @@ from stn.search.storages import JOURNAL, open_storage
 from stn.training import Trainer
 
 RUNS = 8  # fixed runs that a method may cost
-WORST = 1.0  # how far above the worst end the figure reaches, in widths of what lies between the ends
-FAINT = 0.06  # of the searches' bands, which are many and lie on each other
 ROUNDS = 15  # of steps that are timed
 SEARCHES = {
     "grid": ("grid search", "--sampler grid"),
@@ -422,26 +421,14 @@ class Comparison:
             lines.append([*line, f"{published[0]:g} / {published[1]:g}" if published else "–"])
         return markdown_table(header, lines) if lines else "nothing is finished yet"
 
-    @styled
     def figure(self) -> Figure:
         """The lowest validation loss so far against what was spent: means over seeds, and bands to the extremes."""
-        figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
-        panel = figure.subplots()
-        for (method, words), color, dashes in zip(METHODS.items(), COLORS, DASHES, strict=False):
-            curves = [self.curve(entry) for entry in self.entries if entry.method == method and entry.finished]
-            if not curves:
-                continue
-            first = max(spent[0] for spent, _ in curves)
-            x = numpy.linspace(first, RUNS, 400)
-            values = numpy.array([best[numpy.searchsorted(spent, x, side="right") - 1] for spent, best in curves])
-            panel.plot(x, values.mean(axis=0), label=words, color=color, linestyle=dashes)
-            band = BAND if method in SELF_TUNED else BAND | {"alpha": FAINT}
-            panel.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, **band)
-        panel.set(xlabel="cost (fixed runs)", ylabel="lowest validation loss (nats)", xlim=(0, RUNS))
-        ends = [line.get_ydata()[-1] for line in panel.lines]
-        panel.set_ylim(top=max(ends) + WORST * (max(ends) - min(ends)))  # what they began with would take all of it
-        figure.legend(loc="outside right center")
-        return figure
+        finished = [entry for entry in self.entries if entry.finished]
+        curves = {
+            words: [self.curve(entry) for entry in finished if entry.method == method]
+            for method, words in METHODS.items()
+        }
+        return lowest_losses(curves, RUNS, "cost (fixed runs)", faint=[words for words, _ in SEARCHES.values()])
 
     def write(self) -> list[Path]:
         """hpo.csv, hpo.md and the figure, as far as methods are finished; the files written."""

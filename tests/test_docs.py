@@ -2,6 +2,7 @@
 
 import argparse
 import doctest
+import json
 import re
 import runpy
 import shlex
@@ -22,7 +23,16 @@ from stn.scripts import figures
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
-LINKED = {**TEXTS, "RESULTS.md": (ROOT / "RESULTS.md").read_text(encoding="utf-8")}
+
+
+def narration(path):
+    """The text of a notebook."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+NOTEBOOKS = {str(path.relative_to(ROOT)): narration(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+LINKED = {**TEXTS, **NOTEBOOKS, "RESULTS.md": (ROOT / "RESULTS.md").read_text(encoding="utf-8")}
 LIBRARY, CONTRIBUTING = TEXTS["docs/library.md"], TEXTS["docs/contributing.md"]
 
 
@@ -139,7 +149,7 @@ def commands_in(line):
     return [command for command in commands if command.program in PROGRAMS]
 
 
-SHOWN = [(name, command) for name, page in TEXTS.items() for command in commands_of(page)]
+SHOWN = [(name, command) for name, page in {**TEXTS, **NOTEBOOKS}.items() for command in commands_of(page)]
 
 
 class Parsed(BaseException):
@@ -218,6 +228,7 @@ print("python lstm/train.py")
         ("python", ["lstm/demo.py", "--quick"]),
     ]
     assert {name for name, _ in SHOWN} >= {"README.md", "docs/language-model.md", "docs/search.md", "docs/speed.md"}
+    assert {name for name, _ in SHOWN} >= {name for name in NOTEBOOKS if "01_" not in name}
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,25 @@ def test_the_curve_of_other_costs():
         assert axes.get_xlabel() == label
 
 
+def test_a_comparison_shows_means_and_extremes_over_seeds():
+    first, second = (
+        (numpy.array([1.0, 2.0]), numpy.array([8.0, 4.0])),
+        (numpy.array([0.5, 3.0]), numpy.array([6.0, 2.0])),
+    )
+    curves = {"STN": [first, second], "none yet": [], "grid": [(numpy.array([1.0]), numpy.array([3.5]))]}
+    figure = figures.lowest_losses(curves, 4.0, "cost", faint=["grid"])
+    (axes,) = panels(figure)
+    means, grid = axes.lines
+    assert [line.get_label() for line in axes.lines] == ["STN", "grid"] and axes.get_xlabel() == "cost"
+    for x, mean in ((1.5, 7.0), (2.5, 5.0), (3.5, 3.0)):  # of 8 and 6, 4 and 6, 4 and 2
+        assert numpy.interp(x, *means.get_data()) == mean
+    assert [band.get_alpha() for band in axes.collections] == [0.15, 0.06]
+    assert grid.get_color() == figures.COLORS[2]
+    assert axes.get_ylim()[1] == 4.0  # as far above the worst end, 3.5, as that is above the best, 3
+    (whole,) = panels(figures.lowest_losses(curves, 4.0, "cost", whole=True))
+    assert whole.get_ylim()[1] > 7.0
+
+
 @pytest.mark.parametrize("study", [study_of(trial([2.0])), mixed_study(), many()])
 def test_each_scored_trial_crosses_the_axes_at_its_values(study):
     figure = figures.parallel_coordinates(study, SPACE, WORDS)

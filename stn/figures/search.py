@@ -1,6 +1,6 @@
 """Black-box search: the best so far against compute, the trials' values, the hyperparameters' importances."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy
 from matplotlib.cm import ScalarMappable
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from optuna.study import Study
 
-from stn.figures.style import COLORS, COLUMN, PAGE, SHADES, grow, key, legend, styled, wrapped
+from stn.figures.style import BAND, COLORS, COLUMN, DASHES, PAGE, SHADES, grow, key, legend, styled, wrapped
 from stn.search.history import curve, importances, lowest
 from stn.search.space import Space
 from stn.search.studies import current
@@ -19,6 +19,8 @@ SHADED = LinearSegmentedColormap.from_list("shades", SHADES)
 ENDS = 11  # points below an axis that its lower end takes
 WORDS = 14  # characters of a line below an axis
 MANY = 8  # axes from which on words stand upright
+WORST = 1.0  # how far above the worst end a comparison reaches, in widths of what lies between the ends
+FAINT = {"alpha": 0.06}
 BEST = {"color": COLORS[1], "linewidth": 1.6, "zorder": 3}
 
 
@@ -31,6 +33,39 @@ def best_so_far(study: Study, kind: str = "steps") -> Figure:
     panel.plot(spent, best, drawstyle="steps-post", color=COLORS[0])
     panel.set(xlabel=AXES[kind], ylabel="lowest validation loss (nats)", xlim=(0, None))
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return figure
+
+
+@styled
+def lowest_losses(
+    curves: Mapping[str, Sequence[tuple[numpy.ndarray, numpy.ndarray]]],
+    until: float,
+    axis: str,
+    whole: bool = False,
+    faint: Collection[str] = (),
+) -> Figure:
+    """The lowest validation loss so far of several methods against cost: means over seeds, and bands to the extremes.
+
+    curves: of each method, what was spent and the lowest loss by then, for each seed; a method without any keeps its
+    colour. until: where the axis ends. axis: what it is called. whole: show what they began with, too, which may take
+    most of the figure. faint: methods with fainter bands, such as those of many searches, which lie on each other.
+    """
+    figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
+    panel = figure.subplots()
+    for (name, seeds), color, dashes in zip(curves.items(), COLORS, DASHES, strict=False):
+        if not seeds:
+            continue
+        x = numpy.linspace(max(spent[0] for spent, _ in seeds), until, 400)
+        values = numpy.array([best[numpy.searchsorted(spent, x, side="right") - 1] for spent, best in seeds])
+        panel.plot(x, values.mean(axis=0), label=name, color=color, linestyle=dashes)
+        panel.fill_between(
+            x, values.min(axis=0), values.max(axis=0), color=color, **BAND | (FAINT if name in faint else {})
+        )
+    panel.set(xlabel=axis, ylabel="lowest validation loss (nats)", xlim=(0, until))
+    ends = [line.get_ydata()[-1] for line in panel.lines]
+    if not whole and min(ends) < max(ends):
+        panel.set_ylim(top=max(ends) + WORST * (max(ends) - min(ends)))
+    figure.legend(loc="outside right center")
     return figure
 
 
