@@ -177,7 +177,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"to compare: python toy/pixel_dropout.py{other} --seed {args.seed}, into the same folder")
 
     return exit_status(parser.prog, work, "start it again")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

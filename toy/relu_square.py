@@ -223,7 +223,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"wrote {args.out / 'fit.gif'}, {len(square.frames)} frames")
 
     return exit_status(parser.prog, work, "start it again")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
