@@ -28,7 +28,7 @@ from stn.scripts.script import Script
 
 # What a hyperparameter that is not tuned is while its counterpart is: a hole needs a length, a length needs a hole.
 COUNTERPARTS = {"cutlength": 8.0, "cutholes": 1.0}
-# Short name and what it tunes, in the published order.
+# Short name, where there is a published one, and what it tunes, in the published order.
 TUNE = {
     "tune_dropout": ("-tdrop", "one dropout rate for all convolutional layers"),
     "tune_dropoutl": ("-tdropl", "a dropout rate for each convolutional layer"),
@@ -40,14 +40,14 @@ TUNE = {
     "tune_contrast": ("-tcon", "the contrast's jitter"),
     "tune_bright": ("-tbrt", "the brightness's jitter"),
     "tune_jitters": ("-tjit", "hue, saturation, contrast and brightness"),
-    "tune_affine": ("-taff", "rotation, translation, scale and shear"),
+    "tune_affine": (None, "rotation, translation, scale and shear"),
     "tune_cutlength": ("-tcutl", "the length of cutout holes"),
     "tune_cutholes": ("-tcuth", "the number of cutout holes"),
     "tune_all": ("-tall", "all of these that the network has, with a dropout rate for each layer"),
-    "tune_wdecay": ("-twd", "the weight decay, of the weights as they respond; not among --tune_all"),
+    "tune_wdecay": (None, "the weight decay, of the weights as they respond; not among --tune_all"),
 }
 JITTERS = ("tune_hue", "tune_sat", "tune_contrast", "tune_bright")
-# Short name and what it is, in the published order.
+# Short name, where there is a published one, and what it is, in the published order.
 START = {
     "start_inscale": ("-iscl", "input scaling"),
     "start_drop": ("-drop", "dropout rate of convolutional layers"),
@@ -57,13 +57,13 @@ START = {
     "start_sat": ("-sat", "saturation jitter"),
     "start_contrast": ("-con", "contrast jitter"),
     "start_bright": ("-brt", "brightness jitter"),
-    "start_degrees": ("-deg", "rotation in degrees"),
-    "start_translation": ("-trans", "translation as a fraction of the size"),
-    "start_zoom": ("-zoom", "affine scale, of a factor from 1 − v to 1 + v"),
-    "start_shear": ("-shear", "shear in degrees"),
+    "start_degrees": (None, "rotation in degrees"),
+    "start_translation": (None, "translation as a fraction of the size"),
+    "start_zoom": (None, "affine scale, of a factor from 1 − v to 1 + v"),
+    "start_shear": (None, "shear in degrees"),
     "start_cutlength": ("-cutl", "length of a cutout hole"),
     "start_cutholes": ("-cuth", "number of cutout holes"),
-    "start_wdecay": ("-wd", "weight decay"),
+    "start_wdecay": (None, "weight decay"),
 }
 ADDED = {"tune_affine", "tune_wdecay", *(f"start_{name}" for name in (*AFFINE, DECAY))}
 SCALE = {
@@ -160,10 +160,13 @@ def tuning_flags() -> list[Flag]:
     tune, start = partial(Flag, group=WHAT_TO_TUNE), partial(Flag, group="where to start")
     initial = {own.start: own.initial for own in TABLE.values()}
     return [
-        *(tune(name, f"tune {what}", aliases=(short,), added=name in ADDED) for name, (short, what) in TUNE.items()),
+        *(
+            tune(name, f"tune {what}", aliases=(short,) if short else (), added=name in ADDED)
+            for name, (short, what) in TUNE.items()
+        ),
         Flag("recipe", recipe, one_of(*RECIPES), None, group=TUNING),
         *(
-            start(name, what, nonnegative, initial[name], (short,), added=name in ADDED)
+            start(name, what, nonnegative, initial[name], (short,) if short else (), added=name in ADDED)
             for name, (short, what) in START.items()
         ),
         *(Flag(name, scale.format(what), nonnegative, 0.5, (short,), TUNING) for name, (short, what) in SCALE.items()),

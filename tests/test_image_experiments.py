@@ -57,14 +57,14 @@ def tuned_by(flags):
         ("-tall -m vgg16", names_of("vgg16")),
         ("-tall -m vgg16 --tune_wdecay", [*names_of("vgg16"), "wdecay"]),
         ("-tall --recipe delta_stn", names_of("alexnet", recipe="delta_stn")),
-        ("-taff -m vgg16", list(AFFINE)),
+        ("--tune_affine -m vgg16", list(AFFINE)),
         ("-tidrop -m vgg16", ["indropout2d"]),
         ("-tidrop", ["indropout"]),
         ("-tfcdrop -m simple_cnn", ["fcdropout1"]),
         ("-tfcdrop -m vgg16", ["fcdropout1", "fcdropout2"]),
         ("-tdrop -m vgg16", ["dropout"]),
         ("-tdropl -m simple_cnn", ["dropout0", "dropout1"]),
-        *((f"-twd -m {model}", ["wdecay"]) for model in MODELS),
+        *((f"--tune_wdecay -m {model}", ["wdecay"]) for model in MODELS),
     ],
 )
 def test_what_flags_tune(flags, names):
