@@ -72,7 +72,8 @@ def test_what_flags_tune(flags, names):
 
 
 def test_where_flags_start():
-    flags = "-tall -m vgg16 --tune_wdecay --start_wdecay 0.01 --start_degrees 7 --start_translation 0.25 --start_zoom 0.125 --start_shear 9 -idrop 0.5"
+    affine = "--start_degrees 7 --start_translation 0.25 --start_zoom 0.125 --start_shear 9"
+    flags = f"-tall -m vgg16 --tune_wdecay --start_wdecay 0.01 {affine} -idrop 0.5"
     sources = hypertrain.sources(values_of(hypertrain, f"--data builtin {flags}"))
     expected = {"wdecay": 0.01, "degrees": 7, "translation": 0.25, "zoom": 0.125, "shear": 9, "indropout2d": 0.5}
     assert {name: sources[name].initial for name in expected} == expected
