@@ -37,7 +37,7 @@ from stn.runs.folder import read_status
 from stn.runs.history import read_epochs, require
 from stn.schedules import SCALE
 from stn.scripts import options
-from stn.scripts.jobs import Job, finish
+from stn.scripts.jobs import Job, add_flags, finish
 from stn.scripts.options import ROOT
 from stn.scripts.output import Lines, say
 from stn.scripts.tables import markdown_table, with_spread, write_table
@@ -201,17 +201,13 @@ class Plan(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
     parser = options.OneLineParser(prog=NAME, description=__doc__)
-    add = parser.add_argument
     sizes = (
         "paper: Penn Treebank, 2 x 650 units. small: Penn Treebank, 2 x 200 units, days. demo: 2 x 64 units on a "
         "part of the built-in corpus, half an hour. quick: a trial, which shows nothing"
     )
-    add("--studies", nargs="+", choices=STUDIES, default=[*STUDIES], metavar="NAME", help=f"of {', '.join(STUDIES)}")
-    add("--size", choices=SIZES, default="demo", help=sizes)
-    add("--seeds", type=options.positive_int, default=1, metavar="K", help="runs of each setting, of seeds 1 to K")
-    add("--jobs", type=options.positive_int, default=1, metavar="N", help="runs at once, which share the CPU's cores")
-    add("--overwrite", action="store_true", help="redo the runs that are there")
-    add("--save_dir", type=options.named, default=None, help="the runs' folder below logs/ (default: sensitivity/SIZE)")
+    studies = f"of {', '.join(STUDIES)} (default: all)"
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=[*STUDIES], metavar="NAME", help=studies)
+    add_flags(parser, SIZES, "demo", sizes, "sensitivity/SIZE")
     args = parser.parse_args(argv)
     return options.exit_status(parser.prog, lambda: sensitivity(**vars(args)), "start it again to continue")
 
