@@ -101,6 +101,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_shown(make_run, run_com
 
 def test_a_damaged_result_is_named(make_run, run_command):
     run = make_run()
+    (run / "status").write_text("finished\n")
     for text in ("val_loss\nmuch\n", "", "val_loss\n", "val_loss\n1\n2\n"):
         (run / "result.csv").write_text(text)
         refused(run_command(run), "result.csv", "left out", script=NAME)
