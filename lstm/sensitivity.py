@@ -205,9 +205,8 @@ def main(argv: list[str] | None = None) -> int:
         "paper: Penn Treebank, 2 x 650 units. small: Penn Treebank, 2 x 200 units, days. demo: 2 x 64 units on a "
         "part of the built-in corpus, half an hour. quick: a trial, which shows nothing"
     )
-    parser.add_argument(
-        "--studies", nargs="+", choices=STUDIES, default=[*STUDIES], metavar="NAME", help=f"of {', '.join(STUDIES)}"
-    )
+    studies = f"of {', '.join(STUDIES)} (default: all)"
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=[*STUDIES], metavar="NAME", help=studies)
     add_flags(parser, SIZES, "demo", sizes, "sensitivity/SIZE")
     args = parser.parse_args(argv)
     return options.exit_status(parser.prog, lambda: sensitivity(**vars(args)), "start it again to continue")

@@ -9,13 +9,13 @@ from typing import BinaryIO
 
 from stn.errors import UserError
 
-_SPACE = "free some space, then go on (with --resume, where it is a run)"
+_SPACE = "free some space, then start it again (a training: with --resume)"
 _PERMISSION = "get access to it, or choose another folder"
 _IN_THE_WAY = "move away the file that is in the way, or choose another folder"
 _REMEDIES = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
-    errno.EFBIG: "raise the limit on file sizes (ulimit -f), then go on (with --resume, where it is a run)",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f), then start it again (a training: with --resume)",
     errno.EACCES: _PERMISSION,
     errno.EPERM: _PERMISSION,
     errno.EROFS: _PERMISSION,

@@ -11,7 +11,7 @@ from test_search_history import mixed_study
 from cnn.hyperparameters import TABLE, names_of
 from stn.figures import search as figures
 from stn.search.history import importances
-from stn.search.space import between
+from stn.search.space import Range, between
 
 WORDS = {"rate": "output dropout", "penalty": "temporal activation regularization"}
 
@@ -107,6 +107,16 @@ def test_all_fifteen_hyperparameters_of_an_image_classifier_have_room():
     for texts in (axes.get_xticklabels(), [t for t in axes.texts if t.get_position()[1] == 0]):
         boxes = [text.get_window_extent() for text in texts]
         assert not any(one.overlaps(other) for one, other in pairwise(boxes))
+
+
+def test_whole_numbers_lie_between_the_ends_of_their_axis():
+    space = {"cutouts": Range(0, 3, whole=True), "length": Range(8, 8, whole=True)}
+    own = trial([2.0])
+    own.distributions = {name: one.distribution for name, one in space.items()}
+    for number, height in ((0, 0), (1, 1 / 3), (3, 1)):
+        own.params = {"cutouts": number, "length": 8}
+        axes = panels(figures.parallel_coordinates(study_of(own), space, {}))[0]
+        assert axes.lines[0].get_ydata() == pytest.approx([height, 0.5])
 
 
 def test_importances_are_the_bars():

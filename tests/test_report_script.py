@@ -101,8 +101,10 @@ def test_what_cannot_be_read_is_named_and_the_others_are_shown(make_run, run_com
 
 def test_a_damaged_result_is_named(make_run, run_command):
     run = make_run()
-    (run / "result.csv").write_text("val_loss\nmuch\n")
-    refused(run_command(run), "result.csv", "left out", script=NAME)
+    (run / "status").write_text("finished\n")
+    for text in ("val_loss\nmuch\n", "", "val_loss\n", "val_loss\n1\n2\n"):
+        (run / "result.csv").write_text(text)
+        refused(run_command(run), "result.csv", "left out", script=NAME)
 
 
 def test_where_it_cannot_be_written_one_line_says_so(make_run, run_command, out, tmp_path, monkeypatch, capsys):

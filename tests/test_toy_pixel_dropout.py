@@ -1,5 +1,7 @@
 """Pixels are dropped as often as their hyperparameters say, and two runs of one network are compared."""
 
+import os
+
 import pandas
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 
 import stn
 from stn.datasets.builtin_images import builtin_images
+from stn.runs.history import Run
 from toy import pixel_dropout
 from toy.pixel_dropout import TABLE, hyperparameters, network
 
@@ -83,3 +86,20 @@ def test_bad_input_is_a_line(capsys):
         pixel_dropout.main(["--epochs", "0"])
     error = capsys.readouterr().err
     assert error.startswith("pixel_dropout.py: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\xff\xfe", b"val_acc\n0.5\n", b"val_acc,test_acc\n0.5,0.", b"val_acc\n"]
+)
+def test_a_damaged_result_is_a_line(tmp_path, content):
+    if content is not None:
+        (tmp_path / "result.csv").write_bytes(content)
+    run = Run(tmp_path, {}, [], pandas.DataFrame(), pandas.DataFrame())
+    with pytest.raises(stn.UserError, match=r"result\.csv .*: (restore|mend) it, or remove that run's folder$"):
+        pixel_dropout.table([run])
+
+
+def test_more_threads_than_cores_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        pixel_dropout.main(["--threads", str(1 + (os.cpu_count() or 1))])
+    assert "this machine's cores" in capsys.readouterr().err

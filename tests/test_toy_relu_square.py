@@ -37,6 +37,16 @@ def test_a_run_is_drawn_with_a_frame_for_the_start_and_each_epoch(tmp_path, monk
     assert all((tmp_path / f"trajectories.{suffix}").stat().st_size for suffix in ("pdf", "png"))
 
 
+def test_a_run_of_another_script_is_left_as_it_is(tmp_path, monkeypatch):
+    full = relu_square.train
+    monkeypatch.setattr(relu_square, "train", lambda *given: full(*given, **FEW))
+    other = {"args.yaml": "script: lstm/train.py\n", "epoch.csv": "epoch\n0\n"}
+    for name, text in other.items():
+        (tmp_path / name).write_text(text)
+    assert relu_square.main(["--out", str(tmp_path)]) == 0
+    assert {name: (tmp_path / name).read_text() for name in other} == other
+
+
 def test_frames_that_look_alike_are_all_kept(tmp_path):
     frames = [Frame(step, 1.0, torch.zeros(len(GRID))) for step in range(5)]
     animate(frames, tmp_path / "fit.gif")

@@ -1,4 +1,4 @@
-"""Draw exact and approximate best responses of ridge regression, and what hypergradients by either cost."""
+"""Draw exact and approximate best responses of ridge regression, and hypergradients against what each costs."""
 
 if __name__ == "__main__":
     import sys
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from stn.scripts.figures import add_out, write
-from stn.scripts.options import OneLineParser, exit_status, nonnegative_int, positive_int
+from stn.scripts.options import OneLineParser, cpu_threads, exit_status, nonnegative_int, positive_int
 from stn.scripts.output import say
 from stn.scripts.tables import markdown_table
 from toy import response_figures
@@ -44,9 +44,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = OneLineParser(prog=NAME, description=__doc__)
     add_out(parser, "plots", "FOLDER", "where the figures go")
     add = parser.add_argument
-    add("--seed", type=nonnegative_int, default=0, help="of the data, the first weights and the perturbations")
+    words = "of the data, the first weights and the perturbations (default: 0)"
+    add("--seed", type=nonnegative_int, default=0, metavar="N", help=words)
     add("--steps", type=positive_int, default=1000, metavar="N", help="weight steps of a training (default: 1000)")
-    add("--threads", type=positive_int, metavar="N", help="CPU threads (default: PyTorch's)")
+    add("--threads", type=cpu_threads, metavar="N", help="CPU threads (default: PyTorch's)")
     args = parser.parse_args(argv)
     return exit_status(NAME, lambda: draw(args), "start it again")
 
@@ -113,9 +114,10 @@ def jacobian_table(panels: response_figures.Panels) -> str:
     """The relative errors of the Jacobians after the training, and of the optima that it tends to."""
     found = {(name, one.scale): one for learned in panels.values() for name, one in learned.items()}
     lines = []
-    for (name, scale), one in found.items():
-        optimum = "" if math.isnan(one.optimum) else f"{one.optimum:.2g}"
-        lines.append([name, f"{scale:g}", f"{[*one.errors.values()][-1]:.2g}", optimum])
+    # The global hypernetwork, which is the same in all panels, comes last.
+    for (name, scale), one in sorted(found.items(), key=lambda item: math.isnan(item[1].optimum)):
+        optimum = "" if math.isnan(one.optimum) else in_figures(one.optimum)
+        lines.append([name, f"{scale:g}", in_figures([*one.errors.values()][-1]), optimum])
     return markdown_table(["response", "scale", "error of its Jacobian", "of its optimum"], lines)
 
 
@@ -132,7 +134,7 @@ def compare_hypergradients(ridge: Ridge, steps: int) -> tuple[Curves, list[list[
         value, training, beyond = found
         curves.setdefault(method, []).append((training, beyond, angle(value, exact)))
         if shown:
-            numbers = f"{angle(value, exact):.2g}", f"{relative(value, exact):.2g}"
+            numbers = in_figures(angle(value, exact)), in_figures(relative(value, exact))
             lines.append([method, str(training), str(beyond), *numbers])
 
     for count in DESCENT:
@@ -162,3 +164,8 @@ def spread(steps: int) -> set[int]:
 
 def relative(found: Tensor, exact: Tensor) -> float:
     return ((found - exact).norm() / exact.norm()).item()
+
+
+def in_figures(number: float) -> str:
+    """With two of them, or more where it is 100 or above: 1.2e-05, 0.25, 14, 123."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.2g}"

@@ -27,7 +27,6 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import pandas
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,13 +36,14 @@ import stn
 from stn.datasets.builtin_images import builtin_images
 from stn.datasets.images import CIFAR10_CLASSES, CIFAR10_NORMALIZATION, Images, load_cifar10, load_image_sets
 from stn.dropout import drop
+from stn.errors import UserError
 from stn.figures.schedules import schedules
 from stn.figures.scores import accuracies
 from stn.runs.folder import read_status
-from stn.runs.history import Run, read_run
+from stn.runs.history import Run, read_result, read_run, require
 from stn.scripts import figures
 from stn.scripts.methods import METHODS
-from stn.scripts.options import ROOT, OneLineParser, exit_status, nonnegative_int, one_of, positive_int
+from stn.scripts.options import ROOT, OneLineParser, cpu_threads, exit_status, nonnegative_int, positive_int
 from stn.scripts.output import say
 
 TRAIN, VALID, TEST = 2000, 1000, 2000
@@ -58,6 +58,7 @@ TABLE = {
     **{f"dropout{layer}": (f"dropout after layer {layer}", 0.05, (0, 1)) for layer in range(1, LAYERS + 1)},
 }
 RUNS = ("fixed", "tuned")
+REMEDY = "remove that run's folder"
 
 
 def network() -> nn.Sequential:
@@ -142,9 +143,18 @@ def folder(out: Path, name: str, seed: int) -> Path:
     return out / f"{name}-seed{seed}"
 
 
+def result_of(run: Run) -> dict[str, float]:
+    """The row of its result.csv. Raises UserError where that is not what a finished run writes."""
+    file, row = run.path / "result.csv", read_result(run.path, growing=False, remedy=REMEDY)
+    if not row:
+        raise UserError(f"{file} is missing: restore it, or {REMEDY}")
+    require(file, row, ("val_acc", "test_acc", *TABLE), REMEDY)
+    return row
+
+
 def table(runs: Sequence[Run]) -> str:
     """Of each run's best epoch, which the validation images choose: its accuracies and hyperparameters."""
-    results = [pandas.read_csv(run.path / "result.csv").iloc[0] for run in runs]
+    results = [result_of(run) for run in runs]
     lines = [f"{'':<28}" + "".join(f"{run.name:>9}" for run in runs)]
     for split, column in (("validation", "val_acc"), ("test", "test_acc")):
         lines.append(f"{f'{split} accuracy (%)':<28}" + "".join(f"{100 * result[column]:>9.1f}" for result in results))
@@ -157,10 +167,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train one run, and compare it with the other where that is there; the exit status, 2 for what can be mended."""
     parser = OneLineParser(prog="pixel_dropout.py", description=__doc__.partition("\n")[0])
     parser.add_argument("--no_tuning", action="store_true", help="hold all hyperparameters where tuning starts")
-    parser.add_argument("--method", type=one_of(*METHODS), default="stn", help="(default: stn)")
-    parser.add_argument("--epochs", type=positive_int, default=EPOCHS, help=f"(default: {EPOCHS})")
-    parser.add_argument("--seed", type=nonnegative_int, default=1, help="(default: 1)")
-    parser.add_argument("--threads", type=positive_int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--method", choices=METHODS, default="stn", help="what tunes (default: stn)")
+    parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N", help=f"(default: {EPOCHS})")
+    parser.add_argument("--seed", type=nonnegative_int, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--threads", type=cpu_threads, default=2, metavar="N", help="CPU threads (default: 2)")
     figures.add_out(parser, "logs/toy/pixel_dropout", "FOLDER", "where runs and figures go; a run there is redone")
     args = parser.parse_args(argv)
 

@@ -38,7 +38,7 @@ from stn.figures import style
 from stn.runs.history import Run, read_run
 from stn.scripts import figures
 from stn.scripts.methods import METHODS
-from stn.scripts.options import OneLineParser, exit_status, nonnegative_int, one_of, positive_int
+from stn.scripts.options import OneLineParser, cpu_threads, exit_status, nonnegative_int
 from stn.scripts.output import say
 
 BATCH, STEPS, EPOCHS, WARMUP = 128, 50, 40, 200  # an epoch is so many weight steps, and a frame of the animation
@@ -47,6 +47,7 @@ START, SCALE, HALF = 1.0, 0.5, 2.0  # of the width, of its perturbation; validat
 LEARNING_RATE, HYPER_LR, ENTROPY_WEIGHT = 3e-3, 0.03, 1e-4
 GRID = torch.linspace(-1.5 * HALF, 1.5 * HALF, 601)[:, None]  # where the animation shows the network
 FPS = 8
+RUN = "run"  # below --out, so that no other run which lies there is redone
 
 
 class Frame(NamedTuple):
@@ -207,18 +208,18 @@ def animate(frames: Sequence[Frame], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, draw and animate; the exit status: 0, 2 for what the user can mend, 130 where interrupted."""
     parser = OneLineParser(prog="relu_square.py", description=__doc__.partition("\n")[0])
-    parser.add_argument("--method", type=one_of(*METHODS), default="stn", help="(default: stn)")
-    parser.add_argument("--seed", type=nonnegative_int, default=1, help="(default: 1)")
-    parser.add_argument("--threads", type=positive_int, default=1, help="CPU threads (default: 1)")
-    figures.add_out(parser, "logs/toy/relu_square", "FOLDER", "where the run and its figures go; one there is redone")
+    parser.add_argument("--method", choices=METHODS, default="stn", help="what tunes (default: stn)")
+    parser.add_argument("--seed", type=nonnegative_int, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--threads", type=cpu_threads, default=1, metavar="N", help="CPU threads (default: 1)")
+    figures.add_out(parser, "logs/toy/relu_square", "FOLDER", "where figures go and, in run/, the run, which is redone")
     args = parser.parse_args(argv)
 
     def work() -> None:
         torch.set_num_threads(args.threads)
-        square = train(args.out, args.seed, args.method)
+        square = train(args.out / RUN, args.seed, args.method)
         width = square.hyper.current()["width"].item()
         say(f"width {START:g} -> {width:.2f}; largest error on [−2, 2]: {square.largest_error():.4f}")
-        figures.write(trajectories(read_run(args.out)), args.out / "trajectories")
+        figures.write(trajectories(read_run(square.run)), args.out / "trajectories")
         animate(square.frames, args.out / "fit.gif")
         say(f"wrote {args.out / 'fit.gif'}, {len(square.frames)} frames")
 

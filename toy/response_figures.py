@@ -102,7 +102,7 @@ def hypergradients(methods: Mapping[str, Sequence[tuple[int, int, float]]], opti
     whole.set(title="from weights of 0", ylabel="angle to the exact one (°)")
     beyond.set_title("beyond training the weights")
     figure.supxlabel("gradient evaluations", fontsize=STYLE["axes.labelsize"])
-    figure.legend(handles=[*keys, key("best at this scale", **line)], loc="outside right center")
+    figure.legend(handles=[*keys, key("Δ-STN at its optimum", **line)], loc="outside right center")
     return figure
 
 

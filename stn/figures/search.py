@@ -11,7 +11,7 @@ from optuna.study import Study
 
 from stn.figures.style import BAND, COLORS, COLUMN, DASHES, PAGE, SHADES, grow, key, legend, styled, wrapped
 from stn.search.history import curve, importances, lowest
-from stn.search.space import Space
+from stn.search.space import Range, Space
 from stn.search.studies import current
 
 AXES = {"steps": "weight steps", "epochs": "epochs", "seconds": "seconds of training"}
@@ -85,7 +85,7 @@ def parallel_coordinates(study: Study, space: Space, words: Mapping[str, str]) -
     # The scale ends at the upper quartile: the worst trials would take all of it.
     scale = Normalize(min(losses), max(numpy.quantile(losses, 0.75), min(losses) + 1e-9), clip=True)
     for trial in reversed(trials):
-        heights = [own.place(trial.params[name]) for name, own in space.items()]
+        heights = [_height(own, trial.params[name]) for name, own in space.items()]
         look = BEST if trial is trials[0] else {"color": SHADED(scale(lowest(trial))), "linewidth": 0.8}
         panel.plot(range(len(space)), heights, **look)
     panel.set(ylim=(0, 1), xlim=(-0.2, len(space) - 0.8), yticks=[])
@@ -105,6 +105,12 @@ def parallel_coordinates(study: Study, space: Space, words: Mapping[str, str]) -
     bar.formatter.set_useOffset(False)
     legend(figure, None, [key("best trial", **BEST)], loc="outside upper center")
     return figure
+
+
+def _height(own: Range, value: float) -> float:
+    """Where a value lies on an axis from the range's lowest value to its highest, also where they are whole numbers."""
+    low, high = own.place(own.low), own.place(own.high)
+    return (own.place(value) - low) / (high - low) if low < high else 0.5
 
 
 @styled

@@ -27,6 +27,7 @@ AXES = ("epoch", "time", "global_step", "train_step")  # columns that hold numbe
 DISCOUNT = "mu"  # of a tuned learning rate's hypergradients
 LARGEST = 1e30  # what is drawn: beyond it the arithmetic of a figure, some of it in float32, overflows
 LEAVE_OUT = "leave that run out"
+UNSET = ("best_epoch", "best_time", "time")  # of result.csv: a run without an epoch has no best one
 FLAGS_AND_TIME = re.compile(r"(.*)_(\d\d:\d\d:\d\d)")  # how an image classifier's folder is named
 
 
@@ -239,8 +240,22 @@ def read_table(file: Path, growing: bool, remedy: str, may_be_empty: Collection[
     return table
 
 
-def require(file: Path, table: pandas.DataFrame, names: Iterable[str], remedy: str) -> None:
-    """Raise UserError where a table that has rows lacks a column."""
+def read_result(path: Path, growing: bool, remedy: str) -> dict[str, float]:
+    """The row of a run's result.csv, empty without one.
+
+    growing: the file may be under way. Raises UserError where it cannot be read, or is there and has not just one row.
+    """
+    file = path / "result.csv"
+    table = read_table(file, growing, remedy, UNSET)
+    if table is None or (growing and table.empty):
+        return {}
+    if len(table) != 1:
+        raise UserError(f"{file} has not just one row of results: restore it, or {remedy}")
+    return table.iloc[0].to_dict()
+
+
+def require(file: Path, table: pandas.DataFrame | Mapping[str, float], names: Iterable[str], remedy: str) -> None:
+    """Raise UserError where a table that has rows, or a row, lacks a column."""
     for name in names:
         if len(table) and name not in table:
             raise UserError(f"{file} has no column {name}: mend it, or {remedy}")

@@ -11,7 +11,7 @@ import pandas
 
 from stn.errors import UserError
 from stn.runs.folder import ARGS, STATUS, read_settings, read_status
-from stn.runs.history import only_reading, read_epochs, read_table, require
+from stn.runs.history import only_reading, read_epochs, read_result, require
 
 # Settings that say nothing about a configuration: where a run lies, what it computes on and how often it logs, or what
 # follows from other settings. The checksums tell what --data and --load_schedule name.
@@ -23,7 +23,6 @@ UNTOLD = {"seed", *PLACING, *MACHINE, *LOGGING, *DERIVED}
 MOVE_AWAY = "move the run away"
 SHORTEST, LONGEST = 2, 24  # runs that are named together, and characters of what tells their paths apart
 
-UNSET = ("best_epoch", "best_time", "time")  # of result.csv: a run without an epoch has no best one
 MEANS = ["val", "test", "best", "done", "time"]
 COLUMNS = ["val", "val_deviation", "test", "test_deviation", "best", "done", "time", "status", "seeds", "run"]
 
@@ -155,15 +154,11 @@ def read_scores(path: Path) -> tuple[Kind | None, dict[str, Any], dict[str, Any]
         raise UserError(f"{path} has {ARGS}, but no {STATUS}, and is no run: move it away")
     status = read_status(path)
     epochs = read_epochs(path, status == "finished", MOVE_AWAY)
-    results = read_table(path / "result.csv", False, MOVE_AWAY, UNSET)
-    if results is not None and len(results) != 1:
-        raise UserError(f"{path / 'result.csv'} has not just one row of results: restore it, or {MOVE_AWAY}")
-    kind = next((kind for table in (epochs, results) for kind in KINDS if _has(table, kind)), None)
+    result = read_result(path, False, MOVE_AWAY)
+    kind = next((kind for table in (epochs, result) for kind in KINDS if _has(table, kind)), None)
     names = [f"{split}_{(kind or UNSCORED).measure}" for split in ("val", "test")]
     require(path / "epoch.csv", epochs, ["epoch", "time", "val_loss", names[0]], MOVE_AWAY)
-    if results is not None:
-        require(path / "result.csv", results, names[:1], MOVE_AWAY)  # there may be no test data
-    (result,) = [{}] if results is None else results.to_dict("records")
+    require(path / "result.csv", result, names[:1], MOVE_AWAY)  # there may be no test data
     if math.isnan(result.get("best_epoch", 0.0)):  # of a model that no epoch has trained
         result = {}
     rows, factor = epochs.to_dict("records"), (kind or UNSCORED).factor
@@ -182,8 +177,8 @@ def read_scores(path: Path) -> tuple[Kind | None, dict[str, Any], dict[str, Any]
     return kind, scores, settings
 
 
-def _has(table: pandas.DataFrame | None, kind: Kind) -> bool:
-    return table is not None and f"val_{kind.measure}" in table
+def _has(table: pandas.DataFrame | Mapping[str, float], kind: Kind) -> bool:
+    return f"val_{kind.measure}" in table
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,9 @@ def _number(convert: Callable, accept: Callable, wanted: str, metavar: str = "X"
 
 positive_int = _number(int, lambda n: 0 < n < 2**31, "a whole number above 0 and below 2^31", "N")
 nonnegative_int = _number(int, lambda n: 0 <= n < 2**63, "a whole number of 0 or more and below 2^63", "N")
+cpu_threads = _number(
+    int, lambda n: 0 < n <= (os.cpu_count() or 1), f"from 1 to {os.cpu_count() or 1}, this machine's cores", "N"
+)
 positive = _number(float, lambda x: x > 0, "a number above 0")
 nonnegative = _number(float, lambda x: x >= 0, "a number of 0 or more")
 fraction = _number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1")

@@ -17,8 +17,7 @@ from stn.files import explaining_os_errors, read, write_atomically
 from stn.report.entries import KILLED, TRAINING, Entry, Sheet
 from stn.report.page import page
 from stn.runs.folder import is_unused, read_status
-from stn.runs.history import LEAVE_OUT, Run, read_run, read_table
-from stn.runs.summary import UNSET
+from stn.runs.history import LEAVE_OUT, Run, read_result, read_run
 from stn.runs.tables import TABLES
 from stn.scripts.figures import add_labels, find_run, new_folder, read_runs, warn_of_many
 from stn.scripts.options import ROOT, OneLineParser, exit_status, named
@@ -81,8 +80,7 @@ def drawable(run: Run) -> Run:
 
 def entry_of(run: Run, images: Sequence[Sheet]) -> Entry:
     """What the report tells of a run. Raises UserError where its result cannot be read."""
-    results = read_table(run.path / "result.csv", not run.finished, LEAVE_OUT, UNSET)
-    result = {} if results is None or results.empty else results.iloc[0].to_dict()
+    result = read_result(run.path, not run.finished, LEAVE_OUT)
     return Entry(run, state(run.path), result, commands(run), images, age(run.path))
 
 
