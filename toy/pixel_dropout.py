@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--method", choices=METHODS, default="stn", help="what tunes (default: stn)")
     parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N", help=f"(default: {EPOCHS})")
     parser.add_argument("--seed", type=nonnegative_int, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument("--threads", type=cpu_threads, default=2, metavar="N", help="CPU threads (default: 2)")
+    parser.add_argument("--threads", type=cpu_threads, default=1, metavar="N", help="CPU threads (default: 1)")
     figures.add_out(parser, "logs/toy/pixel_dropout", "FOLDER", "where runs and figures go; a run there is redone")
     args = parser.parse_args(argv)
 
