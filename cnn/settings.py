@@ -198,16 +198,21 @@ class ImageSettings(ImageRunSettings, SelfTuningSettings):
     def task(self, data: ImageSets, num_hyper: int) -> ImageClassification:
         remedy = "try --model small" if self.dataset == "cifar10" else "free memory, or use another device"
         with explaining_out_of_memory(f"model and images do not fit into memory: {remedy}"):
-            # Seeded apart, the weights and the images' order do not depend on each other's seed.
-            apart = self.data_seed is not None or self.model_seed is not None
             if self.model_seed is not None:
                 torch.manual_seed(self.model_seed)
             options = {"elementary_scale": self.elementary_scale, "width": self.width}
             if self.batch_norm:
                 options["batch_norm"] = True
             model = MODELS[self.model](num_hyper, getattr(torch, self.dtype), **options).to(self.device)
-            order = (self.seed if self.data_seed is None else self.data_seed) if apart else None
+            order = self.order_seed
             return ImageClassification(model, data, self.batch_size, self.device, flip=self.flip, seed=order)
+
+    @property
+    def order_seed(self) -> int | None:
+        """Of the images' order, where that does not depend on the weights' seed; None where both are drawn from one."""
+        if self.data_seed is None and self.model_seed is None:
+            return None
+        return self.seed if self.data_seed is None else self.data_seed
 
     def read_data(self) -> ImageSets:
         sets = super().read_data()
