@@ -108,12 +108,15 @@ def panel_contents(drawn: Sequence[Run], runs: Sequence[Run], by: str, order: Se
 
     runs: all that were asked for. order: the hyperparameters that come first.
     """
-    rates = rate_names(drawn, by)
-    on = [name for run in drawn for name in run.on(by)]
-    names = dict.fromkeys(on or [name for run in drawn for name in run.curves(by) if not rates])
-    names = sorted(names, key=lambda name: order.index(name) if name in order else len(order))
-    contents = [Content(name, drawn, words_for(name, drawn)) for name in names]
-    return contents + [content for name in rates for content in rate_contents(name, drawn, runs)]
+    contents = [Content(name, drawn, words_for(name, drawn)) for name in names_shown(drawn, by, order)]
+    return contents + [content for name in rate_names(drawn, by) for content in rate_contents(name, drawn, runs)]
+
+
+def names_shown(runs: Sequence[Run], by: str, order: Sequence[str] = ()) -> list[str]:
+    """The hyperparameters that are ever on; all where none is, unless there are learning rates to show."""
+    on = [name for run in runs for name in run.on(by)]
+    names = dict.fromkeys(on or [name for run in runs for name in run.curves(by) if not rates_shown(runs)])
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def without_curves(run: Run, by: str) -> str:

@@ -1,6 +1,6 @@
 """Scores of training and validation: perplexities, losses and accuracies, after each epoch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
 
@@ -126,10 +126,16 @@ def scale_x(panel: Axes, by: str, runs: Sequence[Run]) -> float:
         panel.set_xlabel("epoch")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         return 1.0
-    longest = max(run.epoch["time"].max() for run in runs)
-    seconds, unit = next((unit for unit in UNITS if longest >= 3 * unit[0]), (1.0, "seconds"))
-    panel.set_xlabel(f"time ({unit})")
+    seconds, words = time_unit(runs)
+    panel.set_xlabel(words)
     return seconds
+
+
+def time_unit(runs: Iterable[Run]) -> tuple[float, str]:
+    """Seconds of the largest unit of which the longest run has three, and how the axis names it."""
+    longest = max((run.epoch["time"].max() for run in runs), default=0.0)
+    seconds, unit = next((unit for unit in UNITS if longest >= 3 * unit[0]), (1.0, "seconds"))
+    return seconds, f"time ({unit})"
 
 
 def _scale_score(panel: Axes, measure: str, runs: Sequence[Run]) -> None:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from stn.figures.schedules import RATES, WIDE_RANGE, lines, rate_names, rates_shown, schedule_axis
-from stn.figures.scores import LOG_FACTOR, MEASURES, UNITS, UNKNOWN_LOSS
+from stn.figures.schedules import RATES, WIDE_RANGE, lines, names_shown, rate_names, rates_shown, schedule_axis
+from stn.figures.scores import LOG_FACTOR, MEASURES, UNKNOWN_LOSS, time_unit
 from stn.report.looks import WIDTH, Look
 from stn.runs.history import Run, words_for
 from stn.schedules import LEARNING_RATE
@@ -90,10 +90,7 @@ def schedule_panels(looks: Looks, order: Sequence[str] = ()) -> list[Panel]:
     by = schedule_axis(trained)
     drawn = {run: look for run, look in looks.items() if lines(run, by, rates=rates_shown(trained))}
     rates = rate_names([*drawn], by)
-    on = [name for run in drawn for name in run.on(by)]
-    names = [*dict.fromkeys(on or [name for run in drawn for name in run.curves(by) if not rates])]
-    names.sort(key=lambda name: order.index(name) if name in order else len(order))
-    panels = [_schedule(drawn, name, words_for(name, drawn), by) for name in [*names]]
+    panels = [_schedule(drawn, name, words_for(name, drawn), by) for name in names_shown([*drawn], by, order)]
     panels += [_schedule(drawn, name, RATES[name], by) for name in rates]
     by_epoch = {run: look for run, look in looks.items() if LEARNING_RATE in run.epoch and len(run.epoch)}
     return panels if rates or not by_epoch else [*panels, _schedule(by_epoch, LEARNING_RATE, "learning rate", "epoch")]
@@ -191,13 +188,6 @@ def logarithmic(values: Sequence[numpy.ndarray], factor: float) -> dict[str, Any
     steps = (1, 1.5, 2, 3, 5, 7) if every.max() < 10 * every.min() else (1, 2, 5) if high - low <= 3 else (1,)
     ticks = [float(f"{step}e{power}") for power in range(low, high + 1) for step in steps]
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}
-
-
-def time_unit(runs: Iterable[Run]) -> tuple[float, str]:
-    """Seconds of the largest unit of which the longest run has three, and how the axis names it."""
-    longest = max((run.epoch["time"].max() for run in runs), default=0.0)
-    seconds, unit = next((unit for unit in UNITS if longest >= 3 * unit[0]), (1.0, "seconds"))
-    return seconds, f"time ({unit})"
 
 
 def rows_to_draw(count: int) -> numpy.ndarray:
