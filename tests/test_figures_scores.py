@@ -61,8 +61,9 @@ def test_a_wide_span_of_losses_is_logarithmic(image_run):
     path = image_run()
     rows = [(0, 60, 0.4, 0.4, 0.9, 0.9), (1, 120, 0.05, 0.06, 0.98, 0.98)]
     (path / "epoch.csv").write_text(table(IMAGE_HEADER, rows))
-    losses, shares = draw(accuracies, path).figure.axes
-    assert (losses.get_yscale(), shares.get_yscale()) == ("log", "linear")
+    losses, over_time, shares = draw(accuracies, path).figure.axes
+    assert (losses.get_yscale(), over_time.get_yscale(), shares.get_yscale()) == ("log", "log", "linear")
+    assert losses.get_ylim() == over_time.get_ylim()
 
 
 @pytest.mark.parametrize(("longest", "unit"), [(20, "seconds"), (600, "minutes"), (20_000, "hours"), (1e6, "days")])
@@ -90,14 +91,17 @@ def test_a_run_without_a_row_is_named(make_run, epoch):
 
 def test_accuracies_plot_the_csv(image_run):
     figure, _ = draw(accuracies, image_run())
-    loss, accuracy = figure.axes
-    for axes, column in ((loss, 2), (accuracy, 4)):
-        train, valid, best = axes.lines
-        assert points(train) == [(row[0], row[column]) for row in IMAGE_SCORES]
-        assert points(valid) == [(row[0], row[column + 1]) for row in IMAGE_SCORES]
-        assert points(best) == [(1, IMAGE_SCORES[1][column + 1])]  # the lowest validation loss
-        assert axes.get_xlabel() == "epoch"
-    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss (nats)", "accuracy (%)")
+    loss, over_time, accuracy = figure.axes
+    epochs, seconds, *_ = zip(*IMAGE_SCORES, strict=True)
+    for axes, x, column in ((loss, epochs, 2), (over_time, seconds, 2), (accuracy, epochs, 4)):
+        train, valid, best = ([point[1] for point in points(line)] for line in axes.lines)
+        assert train == [row[column] for row in IMAGE_SCORES]
+        assert valid == [row[column + 1] for row in IMAGE_SCORES]
+        assert best == [IMAGE_SCORES[1][column + 1]]  # the lowest validation loss
+        drawn = [point[0] for point in points(axes.lines[1])]
+        assert [part / drawn[-1] for part in drawn] == pytest.approx([part / x[-1] for part in x])
+    assert [axes.get_xlabel()[:5] for axes in figure.axes] == ["epoch", "time ", "epoch"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss (nats)", "", "accuracy (%)"]
     assert [accuracy.yaxis.get_major_formatter()(share) for share in (0.5, 0.55, 0.125)] == ["50", "55", "12.5"]
 
 

@@ -30,11 +30,11 @@ def perplexities(runs: Sequence[Run]) -> Drawing:
 
 
 def accuracies(runs: Sequence[Run]) -> Drawing:
-    """Loss and accuracy, of training and validation, against epochs; a marker shows each run's best epoch.
+    """Training and validation loss against epochs and time, and accuracy; a marker shows each run's best epoch.
 
     Raises UserError where no run has an epoch's accuracies yet.
     """
-    return _scores(runs, [("loss", "epoch"), ("acc", "epoch")], "accuracies")
+    return _scores(runs, [("loss", "epoch"), ("loss", "time"), ("acc", "epoch")], "accuracies")
 
 
 def losses(runs: Sequence[Run]) -> Drawing:
@@ -53,12 +53,12 @@ def _scores(
     needed = needed_for(*(measure for measure, _ in curves))
     missing = partial(without_scores, needed=needed, what=what)
     drawn, skipped = select(runs, partial(has_scores, needed=needed), missing)
-    same = len({measure for measure, _ in curves}) == 1
     styles = line_styles(runs)
     bests = best_markers(runs, styles)
     figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
-    panels = figure.subplots(1, len(curves), sharey=same)
-    for panel, (measure, by) in zip(panels, curves, strict=True):
+    first: dict[str, Axes] = {}  # panel of a measure, whose axis the others share
+    for place, (measure, by) in enumerate(curves, 1):
+        panel = figure.add_subplot(1, len(curves), place, sharey=first.get(measure))
         unit = scale_x(panel, by, drawn)
         for run in drawn:
             x = run.epoch[by].to_numpy() / unit
@@ -66,9 +66,12 @@ def _scores(
             draw_validation(panel, x, run, measure, styles[run], bests[run])
         if by == "time":
             panel.set_xlim(left=0)
+        if measure in first:
+            panel.tick_params(labelleft=False)
+            continue
+        first[measure] = panel
         _scale_score(panel, measure, drawn)
-        if panel is panels[0] or not same:
-            panel.set_ylabel(labels[measure])
+        panel.set_ylabel(labels[measure])
     handles = [
         key("validation", **shared_style(drawn, styles) | {"color": "0.35"}),
         key("training", color="0.35", **CONSTANT),
