@@ -8,6 +8,7 @@ import yaml
 from cnn_runs import SMALL, SMALL_NAMES, only_run, runs, same
 from lstm_runs import execute, rebuilt, rows, settings, values_of, without_time
 from lstm_runs import refused as refused_by
+from search_runs import no_figures_fixture  # noqa: F401
 
 import stn
 from cnn import hypertrain, search, train_basic
@@ -183,14 +184,27 @@ def test_a_replay_of_a_run_with_affine_augmentation_and_weight_decay(run, tmp_pa
     assert {name: found[name] for name in names} == {name: wanted[name] for name in names}
 
 
-def test_a_search_takes_the_new_networks(tmp_path, monkeypatch, capsys):
+def test_a_search_takes_the_new_networks(no_figures, tmp_path, monkeypatch, capsys):  # noqa: ARG001
+    """And the weight decay, where that is asked for."""
     monkeypatch.setattr("stn.scripts.search.ROOT", tmp_path)
     monkeypatch.setattr("cnn.settings.ROOT", tmp_path)
     flags = "--model simple_cnn --dataset mnist --data builtin --width 0.1 --total_epochs 1 --batch_size 32 --threads 1"
-    flags += " --percent_valid 0.2 --no_cuda --dtype float32 --sampler random --trials 2 --num_train 64"
+    flags += " --percent_valid 0.2 --no_cuda --dtype float32 --sampler random --trials 2 --num_train 64 --search_wdecay"
     status, out, error = execute(search, flags.split(), capsys)
     assert status == 0, error
-    assert "searched: dropout0, dropout1, indropout2d, cutlength, cutholes, fcdropout1" in " ".join(out.split())
+    names = "dropout0, dropout1, indropout2d, cutlength, cutholes, fcdropout1, wdecay"
+    assert f"searched: {names} study" in " ".join(out.split())
+    folder = tmp_path / "logs" / "searches" / "cnn" / "random"
+    trials = rows(folder / "trials.csv")
+    for trial in trials:
+        assert rows(folder / trial["run"] / "epoch.csv")[0]["wdecay"] == trial["wdecay"]
+    assert len({trial["wdecay"] for trial in trials}) == 2
+
+
+def test_a_weight_decay_is_searched_or_fixed(tmp_path, capsys):
+    flags = "--model small --data builtin --trials 1 --search_wdecay --wdecay 0.1"
+    outcome = execute(search, [*flags.split(), "--save_dir", tmp_path], capsys)
+    refused(outcome, "--search_wdecay", "--wdecay", "leave one out", script="search.py")
 
 
 # Seeds and names
