@@ -15,7 +15,9 @@ from cnn import hypertrain, search, train_basic
 from cnn.datasets import DATA_SETS, datasets_of
 from cnn.hyperparameters import AFFINE, TABLE, names_of
 from cnn.models import MODELS
+from cnn.task import normalized, scaled
 from stn.datasets import builtin_images
+from stn.datasets.images import Normalization
 from stn.hyperparameters import Tuned
 from stn.runs.checkpoints import read_checkpoint
 from stn.scripts import course
@@ -94,6 +96,8 @@ def test_where_flags_start():
         ("--tune_all --model vgg16 --start_shear 45", ("--start_shear 45", "between 0 and 45")),
         ("--tune_all --model small --batch_norm", ("--batch_norm", "add --model vgg16")),
         ("--tune_all --width 0", ("--width", "'0'")),
+        ("--tune_all --width nan", ("--width", "'nan'")),
+        ("--tune_all --width 1e300", ("--width", "at most 100")),
         ("--tune_all --model vgg16 --dataset mnist", ("--model vgg16 is not for --dataset mnist",)),
         ("--tune_all --model simple_cnn --dataset cifar10", ("--model simple_cnn is not for --dataset cifar10",)),
         ("--tune_all --data_seed -1", ("--data_seed",)),
@@ -103,6 +107,14 @@ def test_where_flags_start():
 def test_flags_that_cannot_be(run, tmp_path, flags, words):
     refused(run(flags), *words)
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_network_that_does_not_fit_into_memory(run, monkeypatch):
+    def too_large(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setitem(MODELS, "small", too_large)
+    refused(run("--tune_hue --model small"), "do not fit into memory", "lower --width")
 
 
 def test_a_weight_decay_of_0_is_none(run):
@@ -126,11 +138,14 @@ def test_data_sets_of_each_network():
             assert values["percent_valid"] == DATA_SETS[dataset].percent_valid
 
 
-def test_pixels_of_the_simple_network_are_as_they_are():
-    for flags, normalized in (("--dataset mnist", False), ("", False), ("--dataset mnist --normalize", True)):
-        values = values_of(hypertrain, f"--model simple_cnn --tune_all --data builtin --batch_size 20 {flags}")
-        normalization = hypertrain.SCRIPT.make(values).load().normalization
-        assert ((normalization.mean, normalization.deviation) != ((0.0,), (1.0,))) == normalized
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
+def test_pixels_of_the_simple_network_are_as_they_are(dataset):
+    for flags, wanted in (("", Normalization((0.0,), (1.0,))), ("--normalize", builtin_images.GREY_NORMALIZATION)):
+        flags += f" --model simple_cnn --dataset {dataset} --tune_all --data builtin --batch_size 20"
+        sets = hypertrain.SCRIPT.make(values_of(hypertrain, flags)).load()
+        assert sets.normalization == wanted
+        if not flags.startswith("--normalize"):
+            assert torch.equal(normalized(scaled(sets.train.pixels), sets.normalization), sets.train.pixels / 255)
 
 
 # Runs
