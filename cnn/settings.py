@@ -39,7 +39,7 @@ from stn.scripts.options import (
     positive_int,
     rate,
     share,
-    width,
+    width_factor,
 )
 from stn.scripts.settings import (
     LONGER,
@@ -143,7 +143,7 @@ class ImageSettings(ImageRunSettings, SelfTuningSettings):
         "hypertrain.py's default with --method stn",
         switches={"no_elementary_scale": (False, "no such scalars")},
     )
-    width: float = of_model(1.0, "factor of every layer's channels; 1 is as published", width, added=True)
+    width: float = of_model(1.0, "factor of every layer's channels; 1 is as published", width_factor, added=True)
     batch_norm: bool = of_model(False, "with vgg16, normalize what each convolution gives, batch by batch", added=True)
     total_epochs: int = of_training(500, "epochs, warm-up included", positive_int, "-totep", **LONGER)
     train_lr: float = of_training(0.01, "learning rate of the weights' SGD", positive, "-tlr")
