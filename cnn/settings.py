@@ -54,7 +54,7 @@ from stn.scripts.settings import (
 from stn.training import Plan, Stop, Trainer
 
 AS_THEY_ARE = Normalization((0.0,), (1.0,))  # images in [0, 1], whatever their channels
-LONGEST_LABEL = 150  # characters of a folder's name that tell a run's flags
+LONGEST_LABEL = 150  # bytes of a folder's name that tell a run's flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,8 @@ class ImageRunSettings(Settings):
 
     def new_folder(self, same: Callable[[Mapping[str, Any]], bool]) -> AbstractContextManager[Path]:  # noqa: ARG002
         # The time tells runs of one configuration apart.
-        name = f"{self.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"
+        label = self.label.encode()[:LONGEST_LABEL].decode(errors="ignore")
+        name = f"{label}_{datetime.now():%H:%M:%S}"
         names = chain([name], (f"{name}_{number}" for number in count(2)))
         return claimed(_parent(self.logdir, self.dir, self.subdir), names)
 

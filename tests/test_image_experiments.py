@@ -264,6 +264,14 @@ def test_an_experiments_name_comes_first_in_its_folders(run, tmp_path):
     assert settings(folder)["experiment_name"] == "cnn_ts"
 
 
+def test_a_long_experiments_name_is_cut(tmp_path):
+    """Between two characters, within the bytes that a folder's name may have."""
+    values = values_of(hypertrain, f"{FEW} --model small --tune_hue --logdir {tmp_path} --experiment_name {'名' * 120}")
+    with hypertrain.SCRIPT.make(values).new_folder(lambda _: False) as folder:
+        folder.mkdir()
+        assert folder.name.startswith("名" * 50 + "_")
+
+
 # Runs from before these flags
 
 
