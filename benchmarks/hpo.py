@@ -45,7 +45,6 @@ from stn.scripts.search import Experiment
 from stn.scripts.tables import markdown_table, with_spread, write_table
 from stn.search import studies
 from stn.search.history import best_trial, curve
-from stn.search.space import between
 from stn.search.storages import JOURNAL, open_storage
 from stn.training import Trainer
 
@@ -234,7 +233,8 @@ class Comparison:
         self.threads = 1 if size in ("quick", "demo") else max(1, (os.cpu_count() or 1) // at_once)
         self.data = self.corpus()
         values = self.values(self.script, [])
-        self.names, self.epochs = list(self.script.sources(values)), values[self.task.experiment.epochs]
+        self.space = self.task.experiment.space(self.script.sources(values), values)
+        self.names, self.epochs = list(self.space), values[self.task.experiment.epochs]
         self.costs, self.length = self.measured()
         self.entries = [self.entry(method, seed) for method in METHODS for seed in range(1, seeds + 1)]
 
@@ -338,9 +338,8 @@ class Comparison:
     def anywhere(self, random: numpy.random.Generator) -> list[str]:
         """Flags that start each hyperparameter somewhere in the range that is searched."""
         starts = {}
-        for name in self.names:
-            own = self.table[name]
-            value = between(*own.range, own.searched, own.discrete).draw(random)
+        for name, where in self.space.items():
+            own, value = self.table[name], where.draw(random)
             starts[own.start] = value if own.discrete else max(value, 1e-3)
         return [word for flag, value in starts.items() for word in (f"--{flag}", f"{value:.4g}")]
 

@@ -47,7 +47,6 @@ GREY = Source(
     builtin_images.CLASSES,
     builtin_images.GREY_NORMALIZATION,
 )
-AS_THEY_ARE = Normalization((0.0,), (1.0,))  # images in [0, 1], whatever their channels
 DATA_SETS = {
     "cifar10": DataSet(
         models=("alexnet", "small", "vgg16"),
@@ -91,10 +90,9 @@ DATA_SETS = {
             "FashionMNIST",
             lambda data: fashion_mnist.load_fashion_mnist(find(data, "--data")),
             fashion_mnist.FASHION_MNIST_CLASSES,
-            AS_THEY_ARE,
             fashion_mnist.FASHION_MNIST_NORMALIZATION,
         ),
-        builtin=replace(GREY, normalization=AS_THEY_ARE, plain_normalization=GREY.normalization),
+        builtin=GREY,
     ),
 }
 

@@ -31,9 +31,10 @@ from stn.runs.folder import RunFolder
 from stn.scripts import rates
 from stn.scripts.declared import Values
 from stn.scripts.options import discount, fraction, named, nonnegative, one_of, positive, positive_int, rate
-from stn.scripts.settings import LONGER, data_flag, of_machine, of_model, of_rate, of_training
+from stn.scripts.settings import LONGER, of_machine, of_model, of_rate, of_training
 from stn.training import Plan, Stop, Trainer
 
+SPELLED = ("mnist", "fashion_mnist", "cifar_10", "cifar_100")  # data sets, as published
 OPTIMIZERS = ("sgd", "adam", "adamw")
 EPSILON = 1e-4  # of Adam and AdamW, as published
 MOMENTUM = {"rtho": 0.9, "marthe": 0.9}  # by scheduler, of the others 0
@@ -52,13 +53,13 @@ ACTING = {**TUNED, **DECAYS}
 
 def data_set(text: str) -> str:
     """A data set's name, with or without its underscore."""
-    name = text.replace("_", "")
-    if name not in DATA_SETS:
-        raise ArgumentTypeError(f"'{text}' is none of mnist, cifar_10, cifar_100")
-    return name
+    names = {name.replace("_", ""): name for name in DATA_SETS}
+    if (name := text.replace("_", "")) not in names:
+        raise ArgumentTypeError(f"'{text}' is none of {', '.join(SPELLED)}")
+    return names[name]
 
 
-data_set.metavar = "{mnist,cifar_10,cifar_100}"
+data_set.metavar = f"{{{','.join(SPELLED)}}}"
 
 
 def file_path(text: str) -> str:
@@ -73,7 +74,7 @@ class RateSettings(ImageRunSettings):
     plain = True
     STEP_FLAGS: ClassVar[Mapping[str, str]] = {"hyper_lr": "hyper_lr", "alpha": "alpha"}
 
-    network: str = of_model("vgg", "the network; mlp is for mnist", one_of(*PLAIN))
+    network: str = of_model("vgg", "the network; mlp is for grey images", one_of(*PLAIN))
     num_epoch: int = of_training(200, "epochs", positive_int, **LONGER)
     optimizer: str = of_training(
         "sgd", f"optimizer of the weights; adam and adamw have an epsilon of {EPSILON:g}", one_of(*OPTIMIZERS)
@@ -111,7 +112,6 @@ class RateSettings(ImageRunSettings):
     first_order: bool = of_rate(False, "with marthe and rtho, leave the training loss's Hessian out")
 
     dataset: str = of_machine("cifar10", "the data set", data_set)
-    data: str = data_flag("the data set's files", "data/mnist, data/cifar10 or data/cifar100", "images")
     model_loc: str = of_machine(
         None,
         "where the best model is saved, too, when training ends: a file for stn.load_model",

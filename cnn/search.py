@@ -16,9 +16,11 @@ if __name__ == "__main__":
 
 from functools import partial
 
+from cnn.hyperparameters import DECAY, TABLE
+from cnn.recipes import declared, recipe_of
 from cnn.train_basic import SCRIPT, setters
 from stn.scripts import search
-from stn.scripts.declared import Values
+from stn.scripts.declared import Table, Values
 
 
 def place(folder: str) -> Values:
@@ -27,5 +29,11 @@ def place(folder: str) -> Values:
     return {"dir": parent, "subdir": name}
 
 
-EXPERIMENT = search.Experiment(SCRIPT, setters=setters, place=place, epochs="total_epochs")
+def table(values: Values) -> Table:
+    """The hyperparameters with the ranges in which cnn/hypertrain.py tunes them."""
+    recipe = recipe_of(values, values["model"])
+    return {name: declared(name, recipe) for name in TABLE}
+
+
+EXPERIMENT = search.Experiment(SCRIPT, setters=setters, place=place, epochs="total_epochs", table=table, asked=(DECAY,))
 main = partial(search.main, EXPERIMENT, __doc__)

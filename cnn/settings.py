@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import torch
 
 from cnn import datasets
-from cnn.datasets import AS_THEY_ARE, DATA_SETS, datasets_of
+from cnn.datasets import DATA_SETS, datasets_of
 from cnn.models import MODELS
 from cnn.task import ImageClassification
-from stn.datasets.images import Images, ImageSets
+from stn.datasets.images import Images, ImageSets, Normalization
 from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels.memory import explaining_out_of_memory
@@ -39,6 +39,7 @@ from stn.scripts.options import (
     positive_int,
     rate,
     share,
+    width_factor,
 )
 from stn.scripts.settings import (
     LONGER,
@@ -52,7 +53,8 @@ from stn.scripts.settings import (
 )
 from stn.training import Plan, Stop, Trainer
 
-LONGEST_LABEL = 150  # characters of a folder's name that tell a run's flags
+AS_THEY_ARE = Normalization((0.0,), (1.0,))  # images in [0, 1], whatever their channels
+LONGEST_LABEL = 150  # bytes of a folder's name that tell a run's flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +73,12 @@ class ImageRunSettings(Settings):
 
     batch_size: int = of_training(128, "images in a mini-batch", positive_int, "-bsz")
     dataset: str
-    data: str = data_flag("the data set's files", "data/cifar10 or data/mnist", "images")
+    data: str = data_flag("the data set's files", "the one in data/ that is called like --dataset", "images")
     percent_valid: float = of_machine(
-        0.2, "fraction of the training images that validate, the last of the file; of mnist 0.15", share, "-pval"
+        0.2,
+        "fraction of the training images that validate, the last of the file; of mnist and fashion_mnist 0.15",
+        share,
+        "-pval",
     )
     num_train: int = of_machine(
         None, "train on the first N only of the images that do not validate", positive_int, metavar="N"
@@ -96,7 +101,8 @@ class ImageRunSettings(Settings):
 
     def new_folder(self, same: Callable[[Mapping[str, Any]], bool]) -> AbstractContextManager[Path]:  # noqa: ARG002
         # The time tells runs of one configuration apart.
-        name = f"{self.label[:LONGEST_LABEL]}_{datetime.now():%H:%M:%S}"
+        label = self.label.encode()[:LONGEST_LABEL].decode(errors="ignore")
+        name = f"{label}_{datetime.now():%H:%M:%S}"
         names = chain([name], (f"{name}_{number}" for number in count(2)))
         return claimed(_parent(self.logdir, self.dir, self.subdir), names)
 
@@ -138,7 +144,7 @@ class ImageSettings(ImageRunSettings, SelfTuningSettings):
         "hypertrain.py's default with --method stn",
         switches={"no_elementary_scale": (False, "no such scalars")},
     )
-    width: float = of_model(1.0, "factor of every layer's channels; 1 is as published", positive, added=True)
+    width: float = of_model(1.0, "factor of every layer's channels; 1 is as published", width_factor, added=True)
     batch_norm: bool = of_model(False, "with vgg16, normalize what each convolution gives, batch by batch", added=True)
     total_epochs: int = of_training(500, "epochs, warm-up included", positive_int, "-totep", **LONGER)
     train_lr: float = of_training(0.01, "learning rate of the weights' SGD", positive, "-tlr")
@@ -196,8 +202,7 @@ class ImageSettings(ImageRunSettings, SelfTuningSettings):
             raise UserError(f"--train_lr {self.train_lr:g} is below {self.min_lr:g}, where training stops: raise it")
 
     def task(self, data: ImageSets, num_hyper: int) -> ImageClassification:
-        remedy = "try --model small" if self.dataset == "cifar10" else "free memory, or use another device"
-        with explaining_out_of_memory(f"model and images do not fit into memory: {remedy}"):
+        with explaining_out_of_memory("model and images do not fit into memory: lower --width, or use another device"):
             if self.model_seed is not None:
                 torch.manual_seed(self.model_seed)
             options = {"elementary_scale": self.elementary_scale, "width": self.width}

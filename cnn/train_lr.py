@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from cnn.datasets import DATA_SETS
+from cnn.datasets import DATA_SETS, datasets_of
 from cnn.rate_settings import ACTING, MOMENTUM, RateSettings, refuse_unwritable
 from cnn.settings import run_names
 from stn.errors import UserError
@@ -47,8 +47,9 @@ def resolve(values: dict[str, Any], given: set[str]) -> dict[str, Any]:
     Raises UserError where the network is not for the data set, or flags contradict each other or have nothing to act
     on.
     """
-    if values["network"] == "mlp" and values["dataset"] != "mnist":
-        raise UserError("--network mlp is for grey images: give --dataset mnist, or another network")
+    grey = datasets_of("mlp")
+    if values["network"] == "mlp" and values["dataset"] not in grey:
+        raise UserError(f"--network mlp is for grey images: give --dataset {' or '.join(grey)}, or another network")
     setter = {LEARNING_RATE: next((flag for flag in SETS_RATE if flag in given), None)}
     _, schedule = replay.find_schedule(values, TABLE, setter.get, any_lr=True)
     refuse_idle_flags(values, given)
@@ -86,7 +87,7 @@ SETTINGS = flags_of(
     percent_valid={
         "aliases": (),
         "help": "fraction of the training images that validate, the last of the file, on which the learning rate is "
-        "tuned; of mnist 0.15",
+        "tuned; of mnist and fashion_mnist 0.15",
     },
     seed={"default": 42, "help": "random seed"},
     dir={"default": "learning-rates"},

@@ -10,8 +10,9 @@ from test_search_history import mixed_study
 
 from cnn.hyperparameters import TABLE, names_of
 from stn.figures import search as figures
+from stn.scripts.search import range_of
 from stn.search.history import importances
-from stn.search.space import Range, between
+from stn.search.space import Range
 
 WORDS = {"rate": "output dropout", "penalty": "temporal activation regularization"}
 
@@ -87,7 +88,7 @@ def test_each_scored_trial_crosses_the_axes_at_its_values(study):
 
 def test_all_fifteen_hyperparameters_of_an_image_classifier_have_room():
     names = names_of("alexnet")
-    space = {name: between(*(t := TABLE[name]).range, t.searched, t.discrete) for name in names}
+    space = {name: range_of(TABLE[name]) for name in names}
     random = numpy.random.default_rng(0)
     trials = []
     for n in range(12):

@@ -8,13 +8,16 @@ import yaml
 from cnn_runs import SMALL, SMALL_NAMES, only_run, runs, same
 from lstm_runs import execute, rebuilt, rows, settings, values_of, without_time
 from lstm_runs import refused as refused_by
+from search_runs import no_figures_fixture  # noqa: F401
 
 import stn
 from cnn import hypertrain, search, train_basic
 from cnn.datasets import DATA_SETS, datasets_of
 from cnn.hyperparameters import AFFINE, TABLE, names_of
 from cnn.models import MODELS
+from cnn.task import normalized, scaled
 from stn.datasets import builtin_images
+from stn.datasets.images import Normalization
 from stn.hyperparameters import Tuned
 from stn.runs.checkpoints import read_checkpoint
 from stn.scripts import course
@@ -93,6 +96,8 @@ def test_where_flags_start():
         ("--tune_all --model vgg16 --start_shear 45", ("--start_shear 45", "between 0 and 45")),
         ("--tune_all --model small --batch_norm", ("--batch_norm", "add --model vgg16")),
         ("--tune_all --width 0", ("--width", "'0'")),
+        ("--tune_all --width nan", ("--width", "'nan'")),
+        ("--tune_all --width 1e300", ("--width", "at most 100")),
         ("--tune_all --model vgg16 --dataset mnist", ("--model vgg16 is not for --dataset mnist",)),
         ("--tune_all --model simple_cnn --dataset cifar10", ("--model simple_cnn is not for --dataset cifar10",)),
         ("--tune_all --data_seed -1", ("--data_seed",)),
@@ -102,6 +107,14 @@ def test_where_flags_start():
 def test_flags_that_cannot_be(run, tmp_path, flags, words):
     refused(run(flags), *words)
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_network_that_does_not_fit_into_memory(run, monkeypatch):
+    def too_large(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setitem(MODELS, "small", too_large)
+    refused(run("--tune_hue --model small"), "do not fit into memory", "lower --width")
 
 
 def test_a_weight_decay_of_0_is_none(run):
@@ -125,11 +138,14 @@ def test_data_sets_of_each_network():
             assert values["percent_valid"] == DATA_SETS[dataset].percent_valid
 
 
-def test_pixels_of_the_simple_network_are_as_they_are():
-    for flags, normalized in (("--dataset mnist", False), ("", False), ("--dataset mnist --normalize", True)):
-        values = values_of(hypertrain, f"--model simple_cnn --tune_all --data builtin --batch_size 20 {flags}")
-        normalization = hypertrain.SCRIPT.make(values).load().normalization
-        assert ((normalization.mean, normalization.deviation) != ((0.0,), (1.0,))) == normalized
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
+def test_pixels_of_the_simple_network_are_as_they_are(dataset):
+    for flags, wanted in (("", Normalization((0.0,), (1.0,))), ("--normalize", builtin_images.GREY_NORMALIZATION)):
+        flags += f" --model simple_cnn --dataset {dataset} --tune_all --data builtin --batch_size 20"
+        sets = hypertrain.SCRIPT.make(values_of(hypertrain, flags)).load()
+        assert sets.normalization == wanted
+        if not flags.startswith("--normalize"):
+            assert torch.equal(normalized(scaled(sets.train.pixels), sets.normalization), sets.train.pixels / 255)
 
 
 # Runs
@@ -183,14 +199,27 @@ def test_a_replay_of_a_run_with_affine_augmentation_and_weight_decay(run, tmp_pa
     assert {name: found[name] for name in names} == {name: wanted[name] for name in names}
 
 
-def test_a_search_takes_the_new_networks(tmp_path, monkeypatch, capsys):
+def test_a_search_takes_the_new_networks(no_figures, tmp_path, monkeypatch, capsys):  # noqa: ARG001
+    """And the weight decay, where that is asked for."""
     monkeypatch.setattr("stn.scripts.search.ROOT", tmp_path)
     monkeypatch.setattr("cnn.settings.ROOT", tmp_path)
     flags = "--model simple_cnn --dataset mnist --data builtin --width 0.1 --total_epochs 1 --batch_size 32 --threads 1"
-    flags += " --percent_valid 0.2 --no_cuda --dtype float32 --sampler random --trials 2 --num_train 64"
+    flags += " --percent_valid 0.2 --no_cuda --dtype float32 --sampler random --trials 2 --num_train 64 --search_wdecay"
     status, out, error = execute(search, flags.split(), capsys)
     assert status == 0, error
-    assert "searched: dropout0, dropout1, indropout2d, cutlength, cutholes, fcdropout1" in " ".join(out.split())
+    names = "dropout0, dropout1, indropout2d, cutlength, cutholes, fcdropout1, wdecay"
+    assert f"searched: {names} study" in " ".join(out.split())
+    folder = tmp_path / "logs" / "searches" / "cnn" / "random"
+    trials = rows(folder / "trials.csv")
+    for trial in trials:
+        assert rows(folder / trial["run"] / "epoch.csv")[0]["wdecay"] == trial["wdecay"]
+    assert len({trial["wdecay"] for trial in trials}) == 2
+
+
+def test_a_weight_decay_is_searched_or_fixed(tmp_path, capsys):
+    flags = "--model small --data builtin --trials 1 --search_wdecay --wdecay 0.1"
+    outcome = execute(search, [*flags.split(), "--save_dir", tmp_path], capsys)
+    refused(outcome, "--search_wdecay", "--wdecay", "leave one out", script="search.py")
 
 
 # Seeds and names
@@ -233,6 +262,14 @@ def test_an_experiments_name_comes_first_in_its_folders(run, tmp_path):
     folder = only_run(tmp_path)
     assert folder.name.startswith("cnn_ts_batch_size32_") and "experiment_name" not in folder.name
     assert settings(folder)["experiment_name"] == "cnn_ts"
+
+
+def test_a_long_experiments_name_is_cut(tmp_path):
+    """Between two characters, within the bytes that a folder's name may have."""
+    values = values_of(hypertrain, f"{FEW} --model small --tune_hue --logdir {tmp_path} --experiment_name {'名' * 120}")
+    with hypertrain.SCRIPT.make(values).new_folder(lambda _: False) as folder:
+        folder.mkdir()
+        assert folder.name.startswith("名" * 50 + "_")
 
 
 # Runs from before these flags

@@ -125,7 +125,7 @@ def test_images(few_images, no_figures, tmp_path, capsys):  # noqa: ARG001
     """The small network, with its whole numbers; the baselines' script makes the same of a trial's settings."""
     flags = ["--save_dir", tmp_path, *SMALL_IMAGES.split(), "--total_epochs", 1, "--sampler", "random", "--trials", 3]
     status, out, error = execute(cnn_search, flags, capsys)
-    assert status == 0 and error == "" and "cutlength" in out
+    assert status == 0 and error == "" and "cutlength" in out and "wdecay" not in out
     for row in table(tmp_path / "random"):
         own = settings(tmp_path / "random" / row["run"])
         assert own["cutlength"] == int(row["cutlength"]) in range(24) and own["cutholes"] in range(4)

@@ -12,10 +12,11 @@ from scipy import stats
 from cnn import search as cnn_search
 from cnn import train_basic as cnn_basic
 from cnn.hyperparameters import TABLE as CNN_TABLE
-from cnn.hyperparameters import names_of
+from cnn.models import MODELS
 from lstm import search as lstm_search
 from lstm import train_basic as lstm_basic
 from lstm.hyperparameters import TABLE as LSTM_TABLE
+from stn.scripts.search import range_of
 from stn.search import studies
 from stn.search.space import Range, between, described, suggest
 
@@ -79,7 +80,7 @@ def test_an_open_end_is_kept_off_and_a_discrete_range_ends_before_it():
 @pytest.mark.parametrize("experiment", TABLES)
 def test_every_hyperparameter_has_a_finite_range(experiment):
     for name, declared in TABLES[experiment].items():
-        own = between(*declared.range, declared.searched, declared.discrete)
+        own = range_of(declared)
         assert own.finite and own.whole == declared.discrete, name
         assert own.log == math.isinf(declared.range[1])
         for value in (own.low, own.high):
@@ -90,15 +91,35 @@ def test_every_hyperparameter_has_a_finite_range(experiment):
 def test_the_scripts_own_flags_accept_what_is_proposed(experiment, basic):
     """Each end and middle, as a string on the command line; the sources of a run have it as given."""
     script = experiment.EXPERIMENT.script
-    families = ["small", "mlp"] if basic is cnn_basic else [None]
-    for model in families:
-        names = script.table if model is None else names_of(model)
-        own = {name: between(*(t := script.table[name]).range, t.searched, t.discrete) for name in names}
+    for flags in [f"--model {model}" for model in MODELS] + ["--recipe delta_stn"] if basic is cnn_basic else [""]:
+        values = values_of(basic, f"--data builtin {flags}")
+        names = [*script.sources(values), *experiment.EXPERIMENT.asked]
+        own = experiment.EXPERIMENT.space(names, values)
         for place in (0.0, 0.5, 1.0):
             values = {name: one.at(place) for name, one in own.items()}
-            flags = " ".join(f"--{script.table[name].fix} {value}" for name, value in values.items())
-            constants = basic.sources(values_of(basic, f"--data builtin {f'--model {model}' if model else ''} {flags}"))
+            fixed = " ".join(f"--{script.table[name].fix} {value}" for name, value in values.items())
+            constants = basic.sources(values_of(basic, f"--data builtin {flags} {fixed}"))
             assert {name: constants[name].value for name in names} == values
+
+
+@pytest.mark.parametrize(
+    ("flags", "rate", "lengths", "holes"),
+    [
+        ("", 0.9, (0, 23), (0, 3)),
+        ("--recipe delta_stn", 0.95, (2, 23), (0, 4)),
+        ("--model simple_cnn", 0.95, (2, 23), (0, 4)),
+        ("--model vgg16", 0.95, (2, 23), (0, 4)),
+        ("--model mlp", 0.95, None, None),
+    ],
+)
+def test_image_classifiers_are_searched_where_they_are_tuned(flags, rate, lengths, holes):
+    values = values_of(cnn_basic, f"--data builtin {flags}")
+    space = cnn_search.EXPERIMENT.space([*cnn_basic.sources(values), "wdecay"], values)
+    rates = [own for name, own in space.items() if name.startswith(("dropout", "fcdropout", "indropout2d"))]
+    assert rates and all((own.low, own.high) == (0, pytest.approx(0.99 * rate)) for own in rates)
+    for name, ends in (("cutlength", lengths), ("cutholes", holes)):
+        assert space.get(name) == (ends and Range(*ends, whole=True))
+    assert space["wdecay"] == Range(1e-6, 1e-2, log=True)
 
 
 def proposals(sampler, count, told=lambda _: 0.0, space=SPACE, **options):

@@ -346,11 +346,19 @@ def test_networks_have_the_images_shape_and_classes(network, kind):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "share"), [("mnist", 0.15), ("cifar_10", 0.2), ("cifar_100", 0.2), ("cifar10", 0.2)]
+    ("dataset", "name", "share"),
+    [
+        ("mnist", "mnist", 0.15),
+        ("fashion_mnist", "fashion_mnist", 0.15),
+        ("fashionmnist", "fashion_mnist", 0.15),
+        ("cifar_10", "cifar10", 0.2),
+        ("cifar_100", "cifar100", 0.2),
+        ("cifar10", "cifar10", 0.2),
+    ],
 )
-def test_data_sets_and_their_splits(dataset, share):
+def test_data_sets_and_their_splits(dataset, name, share):
     values = values_of(train_lr, f"--dataset {dataset} --data builtin")
-    assert (values["dataset"], values["percent_valid"]) == (dataset.replace("_", ""), share)
+    assert (values["dataset"], values["percent_valid"]) == (name, share)
 
 
 def test_a_run_may_train_on_the_first_images_only(run, tmp_path):
@@ -388,8 +396,8 @@ def test_images_that_are_not_there_are_stood_in_for_by_others(run, monkeypatch, 
     ("flags", "words"),
     [
         ("--network alexnet", ("--network", "alexnet", "lenet, mlp, vgg")),
-        ("--dataset svhn", ("--dataset", "'svhn' is none of mnist, cifar_10, cifar_100")),
-        ("--network mlp --dataset cifar_100", ("--network mlp is for grey images", "--dataset mnist")),
+        ("--dataset svhn", ("--dataset", "'svhn' is none of mnist, fashion_mnist, cifar_10, cifar_100")),
+        ("--network mlp --dataset cifar_100", ("--network mlp is for grey images", "--dataset mnist or fashion_mnist")),
         ("--data nowhere", ("--data nowhere", "does not exist")),
         ("--lr-scheduler linear", ("--lr-scheduler", "linear")),
         ("--optimizer lbfgs", ("--optimizer", "lbfgs")),

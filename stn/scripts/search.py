@@ -21,7 +21,7 @@ from stn.runs.folder import ARGS, STATUS, RunFolder
 from stn.runs.tables import csv_line
 from stn.scripts import command
 from stn.scripts.course import train
-from stn.scripts.declared import Values
+from stn.scripts.declared import Declared, Table, Values
 from stn.scripts.flags import SEARCH, Flag, parse
 from stn.scripts.options import (
     ROOT,
@@ -43,7 +43,7 @@ from stn.search import studies
 from stn.search.budget import COST, cost, parse_budget
 from stn.search.history import best_trial, lowest, rows
 from stn.search.pbt import PARENT, Population
-from stn.search.space import Space, between, described
+from stn.search.space import Range, Space, between, described
 from stn.search.storages import JOURNAL, explaining_storage_errors, open_storage
 from stn.search.studies import MOST_POINTS, run_of, size_of_grid
 from stn.search.worker import COMPLETED, PRUNED, STOPPED, Plan, Turn, Worker
@@ -97,6 +97,8 @@ class Experiment:
 
     script: which trains at fixed values. setters: the flags that fix a hyperparameter. place: the settings that have a
     run lie in a folder below logs/. epochs: the flag of their number. without: the script's flags that a search lacks.
+    table: the hyperparameters as a run with these values declares them (default: the script's table). asked: those
+    that are searched only where --search_… asks for it.
     """
 
     script: Script
@@ -104,12 +106,29 @@ class Experiment:
     place: Callable[[str], Values]
     epochs: str
     without: frozenset[str] = frozenset()
+    table: Callable[[Values], Table] | None = None
+    asked: tuple[str, ...] = ()
 
     @cached_property
     def flags(self) -> list[Flag]:
         without = {*self.script.settings.PLACES, "seed", "load_schedule", *self.without}
         own = [flag for flag in self.script.flags.values() if flag.name not in without]
-        return [*own, *(replace(flag, group=SEARCH) for flag in FLAGS)]
+        return [*own, *(replace(flag, group=SEARCH) for flag in (*FLAGS, *self.choices))]
+
+    @property
+    def choices(self) -> list[Flag]:
+        """The flags that ask for a hyperparameter to be searched."""
+        return [Flag(f"search_{name}", f"search the {self.script.table[name].label}, too") for name in self.asked]
+
+    def space(self, names: Iterable[str], values: Values) -> Space:
+        """Where these hyperparameters lie in runs with these values."""
+        table = self.table(values) if self.table else self.script.table
+        return {name: range_of(table[name]) for name in names}
+
+
+def range_of(declared: Declared) -> Range:
+    """Where a search looks for a hyperparameter."""
+    return between(*declared.range, declared.searched, declared.discrete)
 
 
 def main(experiment: Experiment, description: str, argv: list[str] | None = None) -> int:
@@ -132,7 +151,9 @@ class Search:
     def __init__(self, experiment: Experiment, given: Mapping[str, Any]):
         self.experiment, self.script = experiment, experiment.script
         self.options = {flag.name: given.get(flag.name, flag.default) for flag in FLAGS}
-        self.fixed = {name: value for name, value in given.items() if name not in self.options}
+        self.asked = [name for name in experiment.asked if given.get(f"search_{name}")]
+        own = {*self.options, *(flag.name for flag in experiment.choices)}
+        self.fixed = {name: value for name, value in given.items() if name not in own}
         self.options["save_dir"] = self.options["save_dir"] or f"searches/{self.script.settings.family}"
         refuse_idle_options(given, self.options)
         sampler, pruner = self.options["sampler"], self.options["pruner"]
@@ -155,12 +176,13 @@ class Search:
 
     def searched(self) -> Space:
         """The hyperparameters that no flag fixes, and where they lie."""
-        names = self.script.sources(self.values)
-        names = [name for name in names if not {*self.experiment.setters(name)} & self.fixed.keys()]
+        fixed = {name for name in self.script.table if {*self.experiment.setters(name)} & self.fixed.keys()}
+        for name in fixed & {*self.asked}:
+            raise UserError(f"--search_{name} searches what --{self.script.table[name].fix} fixes: leave one out")
+        names = [name for name in (*self.script.sources(self.values), *self.asked) if name not in fixed]
         if not names:
             raise UserError("nothing is left to search: leave out the flag of a hyperparameter")
-        declared = {name: self.script.table[name] for name in names}
-        return {name: between(*own.range, own.searched, own.discrete) for name, own in declared.items()}
+        return self.experiment.space(names, self.values)
 
     def refuse_large_grid(self) -> None:
         count = size_of_grid(self.space, self.options["grid_points"])
