@@ -14,9 +14,7 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(
-    function: Callable[..., Any], *inputs: Any, enabled: bool = True, buffers: Sequence[Tensor] = ()
-) -> Any:
+def recomputed(function: Callable[..., Any], *inputs: Any, enabled: bool = True, buffers: Sequence[Tensor] = ()) -> Any:
     """function(*inputs), of which the backward pass computes anew what it needs.
 
     Gradients, and tangents of `torch.autograd.forward_ad`, are those of function(*inputs), to the last bit where the
