@@ -39,7 +39,14 @@ def parser(script: str, description: str | None, rounds: int) -> argparse.Argume
     add("--json", type=Path, default=None, metavar="FILE", help="write the medians to this file too")
     add("--peak", choices=DTYPES, default=None, help=argparse.SUPPRESS)
     add("--delta", type=int, default=0, help=argparse.SUPPRESS)
+    add("--checkpointed", type=int, default=0, help=argparse.SUPPRESS)
     return parser
+
+
+def add_checkpointing(parser: argparse.ArgumentParser) -> None:
+    """For scripts that call `checkpointing`."""
+    words = "show instead what steps cost with --checkpoint_activations of the training scripts, and without"
+    parser.add_argument("--checkpoint_activations", action="store_true", help=words)
 
 
 def prepare(threads: int | None) -> None:
@@ -140,6 +147,32 @@ def peak_memory(script: Path | str, dtype: str, **sizes: float | str | None) -> 
     if done.returncode:
         raise RuntimeError(f"the process that measures the peak memory failed: {done.stderr}")
     return float(done.stdout)
+
+
+def checkpointing(
+    script: Path | str, dtype: str, rounds: int, make: Callable[[bool, bool], Any], **sizes: float | str | None
+) -> tuple[list[str], dict[str, float]]:
+    """Lines and numbers: time and peak memory of steps with activations checkpointed, beside those with all kept.
+
+    make: of whether by the Δ-STN and whether checkpointed, what has a `weight_step` and a `hyper_step`.
+    """
+    steps, compared, peaks = {}, {}, {}
+    for method, delta in {"": 0, "delta_": 1}.items():
+        for way, checkpointed in {"": 0, "checkpointed_": 1}.items():
+            subject = make(bool(delta), bool(checkpointed))
+            for step in ("weight_step", "hyper_step"):
+                steps[f"{way}{method}{step}_s"] = getattr(subject, step)
+                if checkpointed:
+                    label = f"{method}{step}, checkpointed / all kept"
+                    compared[label] = (f"{way}{method}{step}_s", f"{method}{step}_s", None, None)
+            name = f"{way}{method}peak_rss_mib"
+            peaks[name] = peak_memory(script, dtype, delta=delta, checkpointed=checkpointed, **sizes)
+    seconds = interleaved(steps, rounds)
+    lines = table(dtype, seconds, compared)
+    for kept in ("peak_rss_mib", "delta_peak_rss_mib"):
+        pair = {name: peaks[name] for name in (kept, f"checkpointed_{kept}")}
+        lines += relative_peak_lines(pair, kept, {})
+    return lines, medians(seconds) | peaks
 
 
 def say_peak(steps: Iterable[Callable[[], object]]) -> None:

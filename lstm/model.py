@@ -21,7 +21,7 @@ class AWDLSTM(nn.Module):
 
     dtype: of activations between layers and of matrix products (default: the weights' dtype, which states and logits
         always have).
-    cuda_graphs: see HyperLSTM.
+    cuda_graphs, checkpoint_activations: see HyperLSTM.
 
     arguments: what it was made with, from which `stn.load_model` makes it again.
     """
@@ -36,14 +36,16 @@ class AWDLSTM(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         cuda_graphs: bool = True,
+        checkpoint_activations: bool = False,
     ):
         super().__init__()
         sizes = {"vocab_size": vocab_size, "emsize": emsize, "nhid": nhid, "nlayers": nlayers, "num_hyper": num_hyper}
-        self.arguments = {**sizes, "dtype": dtype, "cuda_graphs": cuda_graphs}
+        options = {"cuda_graphs": cuda_graphs, "checkpoint_activations": checkpoint_activations}
+        self.arguments = {**sizes, "dtype": dtype, **options}
         self.dtype = dtype or torch.get_default_dtype()
         widths = [emsize] + [nhid] * (nlayers - 1) + [emsize]
         self.embedding = HyperEmbedding(vocab_size, emsize, num_hyper)
-        self.layers = nn.ModuleList(HyperLSTM(*sizes, num_hyper, cuda_graphs=cuda_graphs) for sizes in pairwise(widths))
+        self.layers = nn.ModuleList(HyperLSTM(*sizes, num_hyper, **options) for sizes in pairwise(widths))
         self.decoder = nn.Linear(emsize, vocab_size)
         self.decoder.weight = self.embedding.weight
 

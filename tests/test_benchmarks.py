@@ -136,6 +136,33 @@ def test_the_image_classifiers_table_and_its_json(tmp_path, capsys):
     assert "15 tuned; 1 threads" in printed and all(printed.count(label) == 2 for label in cnn_step.RATIOS)
 
 
+@pytest.mark.parametrize(
+    ("script", "network", "flags"),
+    [(lstm_step, "AWDLSTM", ["--width", "6"]), (cnn_step, None, ["--batch", "2", "--width", "0.5"])],
+)
+def test_checkpointed_steps_beside_others(tmp_path, monkeypatch, capsys, script, network, flags):
+    made = []
+
+    def made_with(network):
+        return lambda *args, **options: made.append(options["checkpoint_activations"]) or network(*args, **options)
+
+    if network:
+        monkeypatch.setattr(script, network, made_with(getattr(script, network)))
+    else:
+        monkeypatch.setitem(script.MODELS, "alexnet", made_with(AlexNet))
+    file = tmp_path / "costs.json"
+    common = ["--checkpoint_activations", "--rounds", "2", "--threads", "1", "--dtype", "float32", "--json", str(file)]
+    monkeypatch.setattr(timing, "peak_memory", lambda *_, checkpointed, **__: 200.0 - 50 * checkpointed)
+    script.main([*common, *flags])
+    names = [f"{method}{own}" for method in ("", "delta_") for own in ("weight_step_s", "hyper_step_s", "peak_rss_mib")]
+    found = json.loads(file.read_text())["float32"]
+    assert found.keys() == {*names, *(f"checkpointed_{name}" for name in names)}
+    assert min(found.values()) > 0 and found["checkpointed_peak_rss_mib"] == 150
+    assert made == [False, True, False, True]
+    printed = capsys.readouterr().out
+    assert "delta_hyper_step, checkpointed / all kept" in printed and printed.count("150                0.75") == 2
+
+
 def test_what_is_timed_are_steps_on_a_batch(monkeypatch):
     """The weight step without augmentation, which is timed by itself; both networks of one size."""
     subject, plain = cnn_step.Subject(torch.float32, 4), cnn_step.Plain(torch.float32, 4)
