@@ -59,7 +59,12 @@ class HyperLSTM(HyperLayer):
                 self.add_gate(f"gate_{part}_l0", 2 * rows)
 
     def forward(
-        self, x: Tensor, state: State | None = None, h: Tensor | None = None, weight_drop: float | Tensor = 0.0
+        self,
+        x: Tensor,
+        state: State | None = None,
+        h: Tensor | None = None,
+        weight_drop: float | Tensor = 0.0,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, State]:
         """x (T, B, in), state two of (1, B, hidden), h (B, H) or (1, H) -> output (T, B, hidden), state.
 
@@ -67,7 +72,7 @@ class HyperLSTM(HyperLayer):
         from that. The output has x's dtype, the state that of the parameters.
 
         weight_drop: DropConnect's rate on the recurrent weights, whose elementary and response part share a mask;
-            0 at evaluation; a float or ().
+            0 at evaluation; a float or (). generator: of that mask.
 
         Raises TypeError or ValueError for anything else.
         """
@@ -79,7 +84,7 @@ class HyperLSTM(HyperLayer):
         else:
             zeros = x.new_zeros(1, x.shape[1], self.hidden_size, dtype=self.weight_hh_l0.dtype)
             state = zeros, zeros
-        return sequence(Weights.of(self), x, state, h, weight_drop, cuda_graphs=self.cuda_graphs)
+        return sequence(Weights.of(self), x, state, h, weight_drop, generator, cuda_graphs=self.cuda_graphs)
 
     def responding_weights(self) -> list[RespondingWeight]:
         return Weights.of(self).responding()
@@ -151,13 +156,20 @@ class Weights(NamedTuple):
 
 
 def sequence(
-    weights: Weights, x: Tensor, state: State, h: Tensor | None, weight_drop: float | Tensor = 0.0, *, cuda_graphs: bool
+    weights: Weights,
+    x: Tensor,
+    state: State,
+    h: Tensor | None,
+    weight_drop: float | Tensor = 0.0,
+    generator: torch.Generator | None = None,
+    *,
+    cuda_graphs: bool,
 ) -> tuple[Tensor, State]:
     """An LSTM layer over a sequence: see HyperLSTM, whose inputs it takes without checking them."""
     if linearizes(x, h if weights.gate_hh is not None else None):
-        return _linearized(weights, x, state, h, weight_drop, cuda_graphs=cuda_graphs)
+        return _linearized(weights, x, state, h, weight_drop, generator, cuda_graphs=cuda_graphs)
     weight_ih, weight_hh, bias, gate_ih, gate_hh = _products(weights, h)
-    weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh))
+    weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh, generator=generator))
     output, cell = _Recurrence.apply(
         cuda_graphs, x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
     )
@@ -183,14 +195,21 @@ def _products(weights: Weights, h: Tensor | None):
 
 
 def _linearized(
-    weights: Weights, x: Tensor, state: State, h: Tensor, weight_drop: float | Tensor, *, cuda_graphs: bool
+    weights: Weights,
+    x: Tensor,
+    state: State,
+    h: Tensor,
+    weight_drop: float | Tensor,
+    generator: torch.Generator | None,
+    *,
+    cuda_graphs: bool,
 ) -> tuple[Tensor, State]:
     """Dual outputs, as stn/response.py has them, of a plain sequence and its tangent; the state carries none."""
     x, tangent_x = forward_ad.unpack_dual(x)
     hidden, cell = state[0][0], state[1][0]
     responds = weights.gate_hh is not None
     responses = [weights.response_weight_hh] if responds else []
-    weight_hh, *responses = drop_connect(weight_drop, weights.weight_hh, *responses)
+    weight_hh, *responses = drop_connect(weight_drop, weights.weight_hh, *responses, generator=generator)
     bias = weights.bias
     constants = x, hidden, cell, weights.weight_ih, weight_hh, bias
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in constants):
