@@ -106,6 +106,10 @@ class Ranks:
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return tuple(bool(flag) for flag in found.tolist())
 
+    def wait(self) -> None:
+        """Until all ranks have come here."""
+        self.any(False)
+
     def from_first(self, make: Callable[[], Value]) -> Value:
         """What `make` returns on the first rank, on all of them; elsewhere it is not called."""
         if self.size == 1:
