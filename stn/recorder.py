@@ -16,6 +16,7 @@ from stn.hyperparameters import Hyperparameters, Tuned
 from stn.ranks import ALONE
 from stn.runs.folder import RunFolder
 
+MOST_TOLD = 14  # numbers in an error's line
 FETCHED_STEPS = 10  # how many steps' numbers are fetched from the device at once
 NO_RATES: Mapping[str, float] = MappingProxyType({})
 # Names of the tables' other columns.
@@ -187,8 +188,10 @@ class Recorder:
 
     def diverged(self, kind: str, loss: float, step: int) -> Diverged:
         """The error that ends a run whose loss or gradient is not finite."""
-        values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
-        told = f"loss {loss:g}" + (f"; {values}" if values else "")
+        values = [f"{name} {value:.4g}" for name, value in self.values.items()]
+        if (more := len(values) - MOST_TOLD) > 0:
+            values[MOST_TOLD:] = [f"and {more} more"]
+        told = f"loss {loss:g}" + (f"; {', '.join(values)}" if values else "")
         cause = f"the {kind} loss or its gradient is not finite at step {step} ({told})"
         best = "no epoch has ended, so that there is no model to fall back on"
         if self.best is not None:
