@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -58,7 +58,7 @@ def inputs_and_target(batch: Any) -> tuple[Sequence[Any], Mapping[str, Any], Any
 class _Watched(Draw):
     """A draw that notes which hyperparameters are read."""
 
-    read: set[str]
+    read: set[str] = field(default_factory=set)
 
     def __getitem__(self, name: str) -> float | Tensor:
         self.read.add(name)
