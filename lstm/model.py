@@ -65,13 +65,15 @@ class AWDLSTM(nn.Module):
             raise ValueError(f"AWDLSTM takes a state for each of its {len(self.layers)} layers: found {len(state)}")
         outputs = self.embedding(tokens, draw.h).to(of_products(self.dtype))
         if self.training:
-            outputs = embedding_dropout(outputs, tokens, self.embedding.weight.shape[0], draw["dropoute"])
+            types = self.embedding.weight.shape[0]
+            outputs = embedding_dropout(outputs, tokens, types, draw["dropoute"], draw.generator)
             outputs = locked_dropout(outputs, draw["dropouti"])
         new_state = []
         for layer, layer_state in zip(self.layers, state, strict=True):
             if self.training and new_state:
                 outputs = locked_dropout(outputs, draw["dropouth"])
-            outputs, layer_state = layer(outputs, layer_state, draw.h, draw["wdrop"] if self.training else 0.0)
+            weight_drop = draw["wdrop"] if self.training else 0.0
+            outputs, layer_state = layer(outputs, layer_state, draw.h, weight_drop, draw.generator)
             new_state.append(layer_state)
         dropped = locked_dropout(outputs, draw["dropouto"]) if self.training else outputs
         return dropped, outputs, new_state

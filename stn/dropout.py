@@ -35,28 +35,35 @@ def locked_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
     return drop(x, rate, x.shape[1:])
 
 
-def embedding_dropout(embedded: Tensor, ids: Tensor, vocab_size: int, rate: float | Tensor) -> Tensor:
+def embedding_dropout(
+    embedded: Tensor, ids: Tensor, vocab_size: int, rate: float | Tensor, generator: torch.Generator | None = None
+) -> Tensor:
     """Drop whole word types (Gal & Ghahramani 2016): embedded (T, B, F) of ids (T, B), rate float or ().
 
-    One mask over the vocabulary: a word is dropped at all of its places in the mini-batch.
+    One mask over the vocabulary: a word is dropped at all of its places in the mini-batch. generator: of the mask.
     """
     _check_one_rate("embedding_dropout", rate)
     check_tensor("embedding_dropout", "ids", ids, "…", integers=True)
     check_tensor("embedding_dropout", "embedded of these ids", embedded, *ids.shape, "F")
     if is_zero(rate):
         return embedded
-    mask = _mask(_as_tensor(rate, embedded), (vocab_size,), embedded)
+    mask = _mask(_as_tensor(rate, embedded), (vocab_size,), embedded, generator)
     return embedded * mask[ids].unsqueeze(-1)
 
 
-def drop_connect(rate: float | Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """DropConnect (Wan et al. 2013) on weights of one shape, which share one mask; rate float or ()."""
+def drop_connect(
+    rate: float | Tensor, *weights: Tensor, generator: torch.Generator | None = None
+) -> tuple[Tensor, ...]:
+    """DropConnect (Wan et al. 2013) on weights of one shape, which share one mask; rate float or ().
+
+    generator: of the mask.
+    """
     _check_one_rate("drop_connect", rate)
     for weight in weights:
         check_tensor("drop_connect", "weights of one shape", weight, *weights[0].shape)
     if is_zero(rate):
         return weights
-    mask = _mask(_as_tensor(rate, weights[0]), weights[0].shape, weights[0])
+    mask = _mask(_as_tensor(rate, weights[0]), weights[0].shape, weights[0], generator)
     return tuple(weight * mask for weight in weights)
 
 
@@ -111,6 +118,7 @@ def _as_tensor(rate: float | Tensor, like: Tensor) -> Tensor:
     return torch.full((), rate, dtype=dtype, device=like.device)  # filled on the device, not copied to it: no wait
 
 
-def _mask(rate: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
+def _mask(rate: Tensor, shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     keep = (1 - rate).clamp(min=MIN_KEEP)
-    return ((torch.rand(shape, dtype=rate.dtype, device=like.device) < keep) / keep).to(like.dtype)
+    drawn = torch.rand(shape, generator=generator, dtype=rate.dtype, device=like.device)
+    return ((drawn < keep) / keep).to(like.dtype)

@@ -70,7 +70,12 @@ class HyperLSTM(HyperLayer):
                 self.add_gate(f"gate_{part}_l0", 2 * rows)
 
     def forward(
-        self, x: Tensor, state: State | None = None, h: Tensor | None = None, weight_drop: float | Tensor = 0.0
+        self,
+        x: Tensor,
+        state: State | None = None,
+        h: Tensor | None = None,
+        weight_drop: float | Tensor = 0.0,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, State]:
         """x (T, B, in), state two of (1, B, hidden), h (B, H) or (1, H) -> output (T, B, hidden), state.
 
@@ -78,7 +83,7 @@ class HyperLSTM(HyperLayer):
         from that. The output has x's dtype, the state that of the parameters.
 
         weight_drop: DropConnect's rate on the recurrent weights, whose elementary and response part share a mask;
-            0 at evaluation; a float or ().
+            0 at evaluation; a float or (). generator: of that mask.
 
         Raises TypeError or ValueError for anything else.
         """
@@ -91,7 +96,7 @@ class HyperLSTM(HyperLayer):
             zeros = x.new_zeros(1, x.shape[1], self.hidden_size, dtype=self.weight_hh_l0.dtype)
             state = zeros, zeros
         options = {"cuda_graphs": self.cuda_graphs, "recompute": self.checkpoint_activations}
-        return sequence(Weights.of(self), x, state, h, weight_drop, **options)
+        return sequence(Weights.of(self), x, state, h, weight_drop, generator, **options)
 
     def responding_weights(self) -> list[RespondingWeight]:
         return Weights.of(self).responding()
@@ -145,10 +150,10 @@ class Weights(NamedTuple):
             return self.weight_hh.new_zeros(1, len(self.weight_hh))
         return (self.bias_ih + self.bias_hh)[None]
 
-    def dropped(self, rate: float | Tensor) -> "Weights":
+    def dropped(self, rate: float | Tensor, generator: torch.Generator | None) -> "Weights":
         """With DropConnect on the recurrent weights, as of `drop_connect`."""
         names = [name for name in ("weight_hh", "response_weight_hh") if getattr(self, name) is not None]
-        dropped = drop_connect(rate, *(getattr(self, name) for name in names))
+        dropped = drop_connect(rate, *(getattr(self, name) for name in names), generator=generator)
         return self._replace(**dict(zip(names, dropped, strict=True)))
 
     def gates(self, h: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
@@ -175,6 +180,7 @@ def sequence(
     state: State,
     h: Tensor | None,
     weight_drop: float | Tensor = 0.0,
+    generator: torch.Generator | None = None,
     *,
     cuda_graphs: bool,
     recompute: bool = False,
@@ -183,11 +189,11 @@ def sequence(
     hidden, cell = state[0][0], state[1][0]
     # DropConnect's mask is drawn here: what is computed again draws nothing.
     if linearizes(x, h if weights.gate_hh is not None else None):
-        inputs = weights.dropped(weight_drop), x, hidden, cell, h
+        inputs = weights.dropped(weight_drop, generator), x, hidden, cell, h
         output, hidden, cell = recomputed(partial(_linearized, cuda_graphs), *inputs, enabled=recompute)
         return output, (hidden[None], cell[None])
     weights_ih, weights_hh, *others = _products(weights, h)
-    inputs = x, hidden, cell, weights_ih, drop_connect(weight_drop, *weights_hh), *others
+    inputs = x, hidden, cell, weights_ih, drop_connect(weight_drop, *weights_hh, generator=generator), *others
     output, cell = recomputed(partial(_recurrence, cuda_graphs), *inputs, enabled=recompute)
     return output, (output[-1:].to(cell.dtype), cell[None])
 
