@@ -29,6 +29,22 @@ def test_locked_dropout_drops_each_example_at_its_rate(rate):
         assert_rate(dropped[0, example], expected)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_locked_dropout_drops_each_unit_at_its_rate(rows):
+    rates = torch.tensor([[0.1, 0.5, 0.9], [0.7, 0.3, 0.2]])[:rows]
+    dropped = locked_dropout(torch.ones(STEPS, 2, 3 * WIDTH), rates.repeat_interleave(WIDTH, 1))
+    for example, expected in enumerate(rates.expand(2, 3)):
+        for part, rate in zip(dropped[0, example].chunk(3), expected.tolist(), strict=True):
+            assert_rate(part, rate)
+            torch.testing.assert_close(part[part != 0], torch.full_like(part[part != 0], 1 / (1 - rate)))
+    assert torch.equal(dropped, dropped[:1].expand_as(dropped))
+
+
+def test_locked_dropout_refuses_other_rates_of_units():
+    with pytest.raises(ValueError, match=re.escape("rate (B, F) or (1, F): found x (4, 6, 8) with a rate (6, 7)")):
+        locked_dropout(torch.ones(4, 6, 8), torch.full((6, 7), 0.5))
+
+
 @rates
 def test_locked_dropout_scales_what_it_keeps(rate):
     dropped = locked_dropout(torch.ones(STEPS, BATCH, WIDTH), rate)
