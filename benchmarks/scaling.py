@@ -23,7 +23,7 @@ import timing
 import torch
 from lstm_step import RATE, Subject
 from scaling_model import AllReduce, Model
-from scaling_prediction import BILLION, GPUS, Cluster
+from scaling_prediction import BILLION, GPUS, Cluster, compute
 from scaling_ranks import WORKER, all_reduces, measure_ranks, work
 from shapes import UPDATES, Shape, Update
 from step_products import Product, Products
@@ -57,6 +57,7 @@ LABELS = {
     "batch": "batch B",
 }
 RANKS, GPU = "ranks", "gpus"
+METHODS = dict(zip(UPDATES, ("STN", "Δ-STN"), strict=True))
 Clock = Callable[[], float]
 
 
@@ -293,6 +294,11 @@ def prediction_lines(shape: Shape, cluster: Cluster, rows: Mapping[str, list[sca
         f"peaks it attains {cluster.attained_flops:.0%} of FLOP/s, {cluster.attained_bandwidth:.0%} of bytes/s;",
         f"  {cluster.kernel_latency * 1e6:g} µs a small kernel; gradients in float32, SGD without momentum",
     ]
+    for method, name in METHODS.items():
+        own, again = (compute(shape, cluster, method, checkpointed) for checkpointed in (False, True))
+        lines.append(
+            f"  {name}: a GPU's own work at batch {shape.batch} takes {own.total:.3f} s, checkpointed {again.total:.3f} s"
+        )
     for label, line in rows.items():
         lines += [
             f"  {label}",
@@ -320,7 +326,7 @@ def predicted(shape: Shape, cluster: Cluster) -> dict[str, list[scaling_predicti
         f"{name}, {'strong' if strong else 'weak'} scaling": scaling_prediction.rows(
             shape, cluster, method, GPUS, strong=strong
         )
-        for method, name in (("stn", "STN"), ("delta_stn", "Δ-STN"))
+        for method, name in METHODS.items()
         for strong in (False, True)
     }
 

@@ -36,22 +36,23 @@ def draw(size, dimensions, labels, times, peaks, reduce, path: Path) -> list[Pat
     columns = len(dimensions) + (reduce is not None)
     rows = 2 if dimensions else 1
     figure = Figure(figsize=(min(style.PAGE, 1.6 + 1.2 * columns), 0.75 + 1.35 * rows), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.04)
+    figure.get_layout_engine().set(w_pad=0.025, h_pad=0.04)
     panels = figure.subplots(rows, columns, squeeze=False)
     for row, curves, unit in zip(panels, (times, peaks), (1, 1024), strict=False):
         for panel, dimension in zip(row, dimensions, strict=False):
             draw_dimension(panel, curves, size, dimension, unit)
-            if panel is not row[0]:
-                panel.sharey(row[0])
-                panel.tick_params(labelleft=False)
+            if curves is times:
+                log_axis(panel.yaxis)
+        limits = numpy.array([panel.get_ylim() for panel in row[: len(dimensions)]])
+        for panel in row[: len(dimensions)]:
+            panel.set_ylim(limits.min() if curves is times else 0, limits.max())
+            panel.tick_params(labelleft=panel is row[0])
     handles = [key(curve.name) for curve in (*times, *peaks[1:])]
     if dimensions:
         for panel, dimension in zip(panels[1], dimensions, strict=False):
             panel.set_xlabel(labels[dimension], fontsize=7)
-        log_axis(panels[0, 0].yaxis)
         panels[0, 0].set_ylabel("seconds an update")
         panels[1, 0].set_ylabel("peak memory (GiB)")
-        panels[1, 0].set_ylim(bottom=0)
     if reduce is not None:
         handles += draw_reduce(panels[0, -1], reduce)
         if dimensions:
@@ -98,8 +99,8 @@ def draw_reduce(panel: Axes, reduce) -> list[Line2D]:
         panel.plot(between / MIB, modelled, color=look["color"], **LINE)
         panel.plot([size / MIB for size in points], [1000 * seconds for seconds in points.values()], **look)
         handles.append(style.key(f"all-reduce, {ranks} ranks", **look))
-    log_axis(panel.xaxis, [size / MIB for size in (2**10, 2**20, 2**26) if size <= max(points)])
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.2g}"))
+    log_axis(panel.xaxis, [size / MIB for size in (min(points), 2**20, max(points))])
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x >= 1 else f"{x:.1g}"))
     log_axis(panel.yaxis)
     panel.set_xlabel("summed MiB", fontsize=7)
     panel.set_ylabel("ms an all-reduce")

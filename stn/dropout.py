@@ -1,7 +1,8 @@
 """Dropout for recurrent and convolutional networks, with rates that may differ per example.
 
-Rates are floats or tensors, a scalar, which may be of shape (1,), or (B,), and locked dropout's also (B, F) or (1, F), one
-for each unit. Kept entries are scaled by 1 / (1 − rate), so expectations are preserved. These functions always drop: do not call them at evaluation.
+Rates are floats or tensors, a scalar, which may be of shape (1,), or (B,); locked dropout also takes one for each unit,
+(B, F) or (1, F). Kept entries are scaled by 1 / (1 − rate), so expectations are preserved. These functions always drop:
+do not call them at evaluation.
 
 They raise TypeError or ValueError for inputs of another type or shape than they say, for a tensor of rates that is no
 row of B, and for a float that is no rate. A tensor's values are not read, as that would wait for its device.
