@@ -297,7 +297,7 @@ def prediction_lines(shape: Shape, cluster: Cluster, rows: Mapping[str, list[sca
     for method, name in METHODS.items():
         own, again = (compute(shape, cluster, method, checkpointed) for checkpointed in (False, True))
         lines.append(
-            f"  {name}: a GPU's own work at batch {shape.batch} takes {own.total:.3f} s, checkpointed {again.total:.3f} s"
+            f"  {name}: a GPU's own work at batch {shape.batch}: {own.total:.3f} s, checkpointed {again.total:.3f} s"
         )
     for label, line in rows.items():
         lines += [

@@ -1,6 +1,5 @@
 """The figure of how a step's cost grows: a panel for each dimension, time above and memory below."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
 from scaling_model import MIB, AllReduce
 
 from stn.figures import style
@@ -42,7 +41,7 @@ def draw(size, dimensions, labels, times, peaks, reduce, path: Path) -> list[Pat
         for panel, dimension in zip(row, dimensions, strict=False):
             draw_dimension(panel, curves, size, dimension, unit)
             if curves is times:
-                log_axis(panel.yaxis)
+                log_axis(panel.yaxis, LogLocator(subs=(1, 2, 5)))
         limits = numpy.array([panel.get_ylim() for panel in row[: len(dimensions)]])
         for panel in row[: len(dimensions)]:
             panel.set_ylim(limits.min() if curves is times else 0, limits.max())
@@ -76,16 +75,16 @@ def draw_dimension(panel: Axes, curves, size, dimension: str, unit: float) -> No
         panel.plot(between, modelled, color=COLORS[curve.name], **LINE)
         measured = [curve.measured[shape] / unit for shape in shapes]
         panel.plot(values, measured, color=COLORS[curve.name], marker=MARKERS[curve.name], **POINT)
-    log_axis(panel.xaxis, values if len(values) < 4 else [values[0], values[len(values) // 2], values[-1]])
+    ticks = values if len(values) < 4 else [values[0], values[len(values) // 2], values[-1]]
+    log_axis(panel.xaxis, FixedLocator(ticks))
 
 
-def log_axis(axis: Axis, ticks: Sequence[float] | None = None) -> None:
-    """A logarithmic scale in plain numbers; ticks: where (default: at powers of ten)."""
+def log_axis(axis: Axis, ticks: Locator) -> None:
+    """A logarithmic scale in plain numbers."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}"))
-    if ticks is not None:
-        axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_locator(ticks)
 
 
 def draw_reduce(panel: Axes, reduce) -> list[Line2D]:
@@ -99,9 +98,9 @@ def draw_reduce(panel: Axes, reduce) -> list[Line2D]:
         panel.plot(between / MIB, modelled, color=look["color"], **LINE)
         panel.plot([size / MIB for size in points], [1000 * seconds for seconds in points.values()], **look)
         handles.append(style.key(f"all-reduce, {ranks} ranks", **look))
-    log_axis(panel.xaxis, [size / MIB for size in (min(points), 2**20, max(points))])
+    log_axis(panel.xaxis, FixedLocator([size / MIB for size in (min(points), 2**20, max(points))]))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x >= 1 else f"{x:.1g}"))
-    log_axis(panel.yaxis)
+    log_axis(panel.yaxis, LogLocator())
     panel.set_xlabel("summed MiB", fontsize=7)
     panel.set_ylabel("ms an all-reduce")
     return handles

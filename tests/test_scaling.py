@@ -1,6 +1,7 @@
 """How a step's cost grows: what the models count is what steps do, and the command runs at sizes that show nothing."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -173,17 +174,21 @@ def test_checkpoints_cost_a_forward_pass():
 # ---- ranks
 
 
-def test_a_single_ranks_step_is_the_plain_one(tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        steps = DataParallelSteps(TINY, torch.float32)
-        steps.measure(1)
-    finally:
-        dist.destroy_process_group()
-    plain = scaling.Subject(TINY, torch.float32)
-    plain.weight_step(), plain.weight_step()
+def test_ranks_steps_use_the_mean_of_their_gradients(monkeypatch):
+    """Of two ranks with one mini-batch: that of either."""
+    monkeypatch.setattr(dist, "all_reduce", lambda gradients: gradients.mul_(2))
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "barrier", lambda: None)
+    steps, plain = DataParallelSteps(TINY, torch.float32), scaling.Subject(TINY, torch.float32)
+    for subject in (steps.subject, plain):
+        subject.method.updates["weights"].clip = math.inf
+    torch.manual_seed(1)
+    found = steps.measure(1)
+    torch.manual_seed(1)
+    for _ in range(2):
+        plain.weight_step()
     torch.testing.assert_close(steps.subject.model.state_dict(), plain.model.state_dict())
-    assert steps.reduce_s > 0
+    assert found["step_s"] > found["reduce_s"] > 0 and found["reduced_bytes"] == 4 * TINY.parameters
 
 
 # ---- the command
