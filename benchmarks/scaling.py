@@ -206,6 +206,8 @@ def measure_peaks(shapes: Iterable[Shape], dtype: str, threads: int | None) -> d
 
 def say_peaks(shapes: Iterable[Shape], dtype: torch.dtype) -> None:
     """As the process that `measure_peaks` starts."""
+    import torch._dynamo  # noqa: F401  as the first optimizer would, in each process anew, for a second
+
     for method in UPDATES:
         for shape in shapes:
             timing.say_peak_apart(lambda: [subject(shape, dtype, method).weight_step] * 2)  # noqa: B023
@@ -380,7 +382,12 @@ def show(args: Namespace) -> None:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             args.json.touch()
     size, rounds = (SIZES["quick"], 1) if args.quick else (SIZES[args.size], args.rounds)
-    results: dict[str, Any] = {"machine": timing.machine(), "base": asdict(size.base), "rounds": rounds}
+    results: dict[str, Any] = {
+        "machine": timing.machine(),
+        "base": asdict(size.base),
+        "rounds": rounds,
+        "cpu_time": args.cpu_time,
+    }
     if set(args.dimensions) != {GPU}:
         say(shown(size.base))
         for dtype in args.dtype:
