@@ -1,7 +1,8 @@
 """Dropout for recurrent and convolutional networks, with rates that may differ per example.
 
-Rates are floats or tensors, a scalar, which may be of shape (1,), or (B,). Kept entries are scaled by 1 / (1 − rate),
-so expectations are preserved. These functions always drop: do not call them at evaluation.
+Rates are floats or tensors, a scalar, which may be of shape (1,), or (B,); locked dropout also takes one for each unit,
+(B, F) or (1, F). Kept entries are scaled by 1 / (1 − rate), so expectations are preserved. These functions always drop:
+do not call them at evaluation.
 
 They raise TypeError or ValueError for inputs of another type or shape than they say, for a tensor of rates that is no
 row of B, and for a float that is no rate. A tensor's values are not read, as that would wait for its device.
@@ -30,8 +31,19 @@ def channel_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
 
 
 def locked_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
-    """Variational dropout (Gal & Ghahramani 2016): x (T, B, F), rate float, () or (B,); one mask for all T steps."""
-    _check("locked_dropout", x, rate, "T", "B", "F")
+    """Variational dropout (Gal & Ghahramani 2016): x (T, B, F); one mask for all T steps.
+
+    rate: float, () or (B,), or one for each unit: (B, F) or (1, F).
+    """
+    if isinstance(rate, Tensor) and rate.dim() == 2:
+        check_tensor("locked_dropout", "x", x, "T", "B", "F")
+        if rate.shape not in (x.shape[1:], (1, x.shape[2])):
+            raise ValueError(
+                f"locked_dropout takes x (T, B, F) with a rate (B, F) or (1, F): found x {shown(x.shape)} "
+                f"with a rate {shown(rate.shape)}"
+            )
+    else:
+        _check("locked_dropout", x, rate, "T", "B", "F")
     return drop(x, rate, x.shape[1:])
 
 
@@ -101,11 +113,12 @@ def _is_many(taker: str, rate: float | Tensor) -> bool:
 
 
 def drop(x: Tensor, rate: float | Tensor, shape: Sequence[int], axis: int = 0) -> Tensor:
-    """x times a mask of this shape, which broadcasts to x's, B at this axis; rate float, () or (B,). Checks nothing."""
+    """x times a mask of this shape, which broadcasts to x's, B at this axis; rate float, (), (B,) or of two dimensions,
+    which broadcasts to the mask. Checks nothing."""
     if is_zero(rate):
         return x
     rate = _as_tensor(rate, x)
-    if rate.dim():
+    if rate.dim() == 1:
         rate = rate.reshape(*[1] * axis, -1, *[1] * (len(shape) - 1 - axis))
     return x * _mask(rate, shape, x)
 

@@ -18,18 +18,17 @@ class GradientSum:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], ranks: Ranks, overlap: bool = True):
-        self.ranks = ranks
+        self.ranks, self.overlap = ranks, overlap
         self.buckets = bucketed(parameters)
         self.ready: set[nn.Parameter] = set()  # whose gradients are complete
         self.begun: list[tuple[list[Tensor], Tensor, dist.Work]] = []  # gradients, their sum, when it is done
         self.expecting = False
-        if overlap:
-            for parameter in (parameter for bucket in self.buckets for parameter in bucket):
-                parameter.register_post_accumulate_grad_hook(self._completed)
+        for parameter in (parameter for bucket in self.buckets for parameter in bucket):
+            parameter.register_post_accumulate_grad_hook(self._completed)
 
     def expect(self) -> None:
         """The next backward pass is the last one before `finish`."""
-        self.expecting = True
+        self.expecting = self.overlap
 
     def finish(self) -> None:
         """Have every parameter's gradient be the sum over ranks."""

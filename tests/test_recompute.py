@@ -179,7 +179,7 @@ def trained(network, method, **options):
 def test_training_is_the_same_to_the_last_bit(monkeypatch, network, method):
     """Also where masks come from a generator that nothing sets back."""
     generator, rand = torch.Generator(), torch.rand
-    monkeypatch.setattr(torch, "rand", lambda *size, **options: rand(*size, **options, generator=generator))
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: rand(*size, **{**options, "generator": generator}))
     found = []
     for checkpointed in (False, True):
         generator.manual_seed(0)
