@@ -127,7 +127,7 @@ class UnitRates(Draw):
     So one rate is that of all units, three are of a place each, and 3·width of a unit each.
     """
 
-    width: int
+    width: int = 0
 
     def __getitem__(self, name: str) -> float | Tensor:
         if name not in DROPPED_OUT:
@@ -151,7 +151,7 @@ def hyperparameters(count: int) -> Hyperparameters:
 
 def subject(shape: Shape, dtype: torch.dtype, method: str) -> Subject:
     delta = method == "delta_stn"
-    return Subject(shape, dtype, delta, hyperparameters(shape.tuned), UnitDropout)
+    return Subject(shape, dtype, delta, hyper=hyperparameters(shape.tuned), kind=UnitDropout)
 
 
 def update_seconds(subject: Subject, clock: Clock) -> list[float]:

@@ -27,8 +27,8 @@ WORKER = "--worker"  # the hidden flag that makes the script one of the processe
 def measure_ranks(script: Path | str, ranks: int, flags: list[str]) -> dict[str, Any]:
     """What `work` finds in each of so many processes of the script, which starts it for `--worker` and these flags.
 
-    "step_s", "overlapped_s": medians of a data parallel weight step, gradients being summed after or during the backward
-    pass; "alone_s": of the same without the sum; "all_reduce_s": of all-reduces alone, by their bytes.
+    "step_s", "overlapped_s": medians of a data parallel weight step, its gradients being summed after or during the
+    backward pass; "alone_s": of the same without the sum; "all_reduce_s": of all-reduces alone, by their bytes.
     """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
