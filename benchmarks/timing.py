@@ -169,7 +169,7 @@ def checkpointing(
             for step in ("weight_step", "hyper_step"):
                 steps[f"{way}{method}{step}_s"] = getattr(subject, step)
                 if checkpointed:
-                    label = f"{method}{step}, checkpointed / all kept"
+                    label = f"{method}{step}, checkpointed / kept"
                     compared[label] = (f"{way}{method}{step}_s", f"{method}{step}_s", None, None)
             name = f"{way}{method}peak_rss_mib"
             peaks[name] = peak_memory(script, dtype, delta=delta, checkpointed=checkpointed, **sizes)

@@ -128,7 +128,7 @@ def test_checkpointed_steps_beside_others(tmp_path, monkeypatch, capsys, script,
     assert min(found.values()) > 0 and found["checkpointed_peak_rss_mib"] == 150
     assert made == [False, True, False, True]
     printed = capsys.readouterr().out
-    assert "delta_hyper_step, checkpointed / all kept" in printed and printed.count("150                0.75") == 2
+    assert "delta_hyper_step, checkpointed / kept" in printed and printed.count("150                0.75") == 2
 
 
 def test_what_is_timed_are_steps_on_a_batch(monkeypatch):

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
@@ -26,7 +25,7 @@ def recomputed(function: Callable[..., Any], *inputs: Any, enabled: bool = True,
     enabled: False calls the function and does nothing else. buffers: tensors that it may write to, such as the
         statistics of a normalization, as only the first computation does in the end.
     """
-    if not (enabled and torch.is_grad_enabled()):
+    if not enabled:
         return function(*inputs)
     # A dual tensor lives no longer than its level: what is kept are its parts, and each computation joins them anew.
     parts = [_parted(value) for value in inputs]
