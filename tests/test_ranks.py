@@ -308,7 +308,7 @@ def test_the_first_rank_alone_has_the_screen(ranks):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_ranks_cannot_train_is_refused_in_one_line(ranks, name):
-    script, _, words = REFUSED[name]
+    *_, words = REFUSED[name]
     found = [rank[name] for rank in ranks]
     assert [own["status"] for own in found] == [2, 2]
     (line,) = "".join(own["error"] for own in found).splitlines()
@@ -321,7 +321,7 @@ def test_a_run_that_diverges_says_so_in_its_folder(ranks, place):  # noqa: ARG00
 
 
 def test_a_signal_to_one_rank_stops_all(interrupted):
-    folder, status, log = interrupted
+    _, status, log = interrupted
     assert status != 0
     shown = log.read_text()
     assert "on 2 ranks that share every mini-batch" in shown and shown.count("result") == 1, shown
@@ -345,6 +345,7 @@ def test_a_run_goes_on_on_more_ranks_with_a_warning(ranks):
     assert "going on with another number of ranks" in line
 
 
+@pytest.mark.filterwarnings("always:going on with another number of ranks")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_ends_the_run_in_one_line(started, place, capsys, rank):
     process = started(f"killed {rank}")
