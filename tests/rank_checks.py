@@ -114,12 +114,12 @@ EPOCHS = {language_model: 2, classifier: 4}
 STOPPED = 7  # weight steps before a run is stopped that is resumed then: in the middle of an epoch
 
 
-class Found(dict):
-    """What a training left: steps (n, P) of every parameter, norms of gradients, what was logged, scores."""
-
-
 def trained(case, ranks=ALONE, stop=None, checkpoint=None):
-    """Train a case from its start or a checkpoint; what was found."""
+    """Train a case from its start or a checkpoint; what was found.
+
+    steps (n, P): every parameter after each weight step. norms: of gradients, in units of the clip. dropped: the
+    pattern of zeros (columns, features) in each step's first outputs.
+    """
     make, method, options, other = CASES[case]
     torch.manual_seed(7)
     torch.set_default_dtype(torch.float64)
@@ -157,15 +157,15 @@ def trained(case, ranks=ALONE, stop=None, checkpoint=None):
         scores = {split: tuple(evaluate(task, hyper, split, ranks))[:2] for split in ("valid", "test")}
     finally:
         torch.set_default_dtype(torch.float32)
-    return Found(
-        steps=torch.stack(steps),
-        norms=norms,
-        logged=run.logged,
-        scores=scores,
-        dropped=dropped,
-        checkpoint=run.checkpoint,
-        values=dict(zip(hyper.log_names, hyper.log_values().tolist(), strict=True)),
-    )
+    return {
+        "steps": torch.stack(steps),
+        "norms": norms,
+        "logged": run.logged,
+        "scores": scores,
+        "dropped": dropped,
+        "checkpoint": run.checkpoint,
+        "values": dict(zip(hyper.log_names, hyper.log_values().tolist(), strict=True)),
+    }
 
 
 # stn.fit
