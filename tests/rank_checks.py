@@ -152,7 +152,7 @@ def trained(case, ranks=ALONE, stop=None, checkpoint=None):
         if ranks.size > 1:
             trainer.share_among(ranks)
         if checkpoint is not None:
-            trainer.load_state_dict(checkpoint)
+            trainer.load_state_dict(copied(checkpoint))
         trainer.train()
         scores = {split: tuple(evaluate(task, hyper, split, ranks))[:2] for split in ("valid", "test")}
     finally:
@@ -187,7 +187,7 @@ def fitted(folder, drops=True, **options):
         hyper = stn.Hyperparameters(
             rate=stn.Tuned(0.2, range=RATE), decay=stn.Tuned(0.01, range=ABOVE_0, per_example=False)
         )
-        layers = [nn.Linear(4, 6), nn.Tanh(), Sampling(), *[nn.Dropout(0.5)] * drops, nn.Linear(6, 2)]
+        layers = [nn.Linear(4, 6), nn.Tanh(), *[Sampling(), nn.Dropout(0.5)] * drops, nn.Linear(6, 2)]
         net = stn.convert(nn.Sequential(*layers), hyper, **{"dropout": "rate"} if drops else {})
         x = torch.randn(45, 4, generator=random)
         data = TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long())
@@ -239,7 +239,7 @@ REFUSED = {  # by what is refused: the script, its flags, words of the line
     "find_hyper_lr": (train, f"{LM} --tune_lr hd --find_hyper_lr", ["--find_hyper_lr", "without torchrun"]),
     "batch norm": (
         hypertrain,
-        f"{CNN} --model vgg16 --batch_norm --width 0.02 --tune_all",
+        f"{CNN} --model vgg16 --batch_norm --width 0.02 --batch_size 16 --tune_all",
         ["batch normalization would normalize each rank's share by itself"],
     ),
     "divergence": (train, f"{LM} --lr 1e30 {TUNED}", ["is not finite at step", "start anew"]),

@@ -24,7 +24,7 @@ TRAIN = str(ROOT / "lstm" / "train.py")
 
 pytestmark = [
     pytest.mark.usefixtures("same_threads"),
-    pytest.mark.filterwarnings("ignore:going on with another number of ranks", "ignore:training does not read"),
+    pytest.mark.filterwarnings("ignore:training does not read"),
 ]
 
 
@@ -130,7 +130,8 @@ def test_two_ranks_take_the_steps_of_one(ranks, in_one, case):
         close(rank[case]["norms"], one["norms"])
         close(rank[case]["values"], one["values"])
         for split, (loss, accuracy) in one["scores"].items():
-            assert rank[case]["scores"][split] == pytest.approx((loss, accuracy), rel=1e-10)
+            found_loss, found_accuracy = rank[case]["scores"][split]
+            assert found_loss == pytest.approx(loss, rel=1e-10) and found_accuracy == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("case", EQUAL)
@@ -165,7 +166,7 @@ def test_masks_differ_between_examples_wherever_they_are(ranks):
     for first, second in zip(*steps, strict=True):
         assert (len(first), len(second)) == (5, 4)
         columns = {tuple(column) for column in first + second}
-        assert len(columns) > 6  # of nine, of five features each
+        assert len(columns) > 2  # of nine, of four features each
     first, second = (rank["masks"] for rank in ranks)
     assert not torch.equal(first["dropout"], second["dropout"])
     assert torch.equal(first["drop_connect"], second["drop_connect"])
@@ -300,7 +301,7 @@ def test_fit_goes_on_with_a_run_of_two_ranks(ranks, place):
 
 def test_the_first_rank_alone_has_the_screen(ranks):
     first, second = (rank["fit, shown"] for rank in ranks)
-    assert "epoch" in first and "validation" in first and second == ""
+    assert first.count("best model, of epoch") == 4 and second == ""
 
 
 # Command lines
@@ -325,7 +326,7 @@ def test_a_signal_to_one_rank_stops_all(interrupted):
     assert status != 0
     shown = log.read_text()
     assert "on 2 ranks that share every mini-batch" in shown and shown.count("best model, of epoch") == 1, shown
-    assert "Traceback" not in shown, shown
+    assert str(ROOT / "stn") not in shown, shown  # no traceback
 
 
 def test_a_run_stopped_by_a_signal_goes_on_as_if_it_had_not_been(ranks, interrupted, place):
@@ -345,7 +346,6 @@ def test_a_run_goes_on_on_more_ranks_with_a_warning(ranks):
     assert "going on with another number of ranks" in line
 
 
-@pytest.mark.filterwarnings("always:going on with another number of ranks")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_ends_the_run_in_one_line(started, place, capsys, rank):
     process = started(f"killed {rank}")
