@@ -82,7 +82,7 @@ class ImageClassification(StreamTask):
         loss = F.cross_entropy(prediction, batch.labels)
         accuracy = (prediction.argmax(1) == batch.labels).float().mean()
         penalized = self.model.training and DECAY in draw
-        objective = loss + self.decay(draw) if penalized else loss
+        objective = loss + self.decay(draw.first(len(batch.labels))) if penalized else loss
         targets = len(batch.labels) if batch.part else 0
         return Loss(objective, loss.detach(), targets, accuracy, batch.part)
 

@@ -24,7 +24,8 @@ class GradientSum:
         self.begun: list[tuple[list[Tensor], Tensor, dist.Work]] = []  # gradients, their sum, when it is done
         self.expecting = False
         for parameter in (parameter for bucket in self.buckets for parameter in bucket):
-            parameter.register_post_accumulate_grad_hook(self._completed)
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._completed)
 
     def expect(self) -> None:
         """The next backward pass is the last one before `finish`."""
@@ -48,8 +49,11 @@ class GradientSum:
             return
         self.ready.add(parameter)
         # One bucket after another, so that all ranks sum the same ones.
-        while len(self.begun) < len(self.buckets) and self.ready.issuperset(self.buckets[len(self.begun)]):
+        while len(self.begun) < len(self.buckets) and self._is_complete(self.buckets[len(self.begun)]):
             self._begin(self.buckets[len(self.begun)])
+
+    def _is_complete(self, bucket: list[nn.Parameter]) -> bool:
+        return all(parameter in self.ready or not parameter.requires_grad for parameter in bucket)
 
     def _begin(self, bucket: list[nn.Parameter]) -> None:
         gradients = [parameter.grad for parameter in bucket if parameter.grad is not None]

@@ -147,14 +147,13 @@ class LoaderTask(StreamTask):
 
     def evaluate(self, split: str, draw: Draw) -> Score:
         numbers, targets, number = [], [], -1
-        with self.ranks.shared_random_numbers():
-            for number, content in enumerate(islice(self.loaders[split], self.batches.get(split))):
-                if number % self.ranks.size != self.ranks.rank:
-                    continue
-                batch = Portion(content)
-                loss = self.loss(self.predict(batch, draw), batch, draw)
-                numbers.append(torch.stack([loss.data, *([] if loss.accuracy is None else [loss.accuracy])]))
-                targets.append(loss.targets)
+        for number, content in enumerate(self._evaluated(split)):
+            if number % self.ranks.size != self.ranks.rank:
+                continue
+            batch = Portion(content)
+            loss = self.loss(self.predict(batch, draw), batch, draw)
+            numbers.append(torch.stack([loss.data, *([] if loss.accuracy is None else [loss.accuracy])]))
+            targets.append(loss.targets)
         if number < 0:
             raise UserError(f"the {split} loader has no mini-batch: give it more data, or smaller mini-batches")
         if not targets:  # other ranks have them all
@@ -168,6 +167,18 @@ class LoaderTask(StreamTask):
                 "the accuracy is not between 0 and 1: give a function that returns the fraction that is right"
             )
         return total.mean()._replace(targets=total.targets)
+
+    def _evaluated(self, split: str) -> Iterator[Any]:
+        """A split's mini-batches. All ranks' loaders draw the same random numbers; what is done in between may not."""
+        with self.ranks.shared_random_numbers():
+            batches = islice(self.loaders[split], self.batches.get(split))
+        ended = object()
+        while True:
+            with self.ranks.shared_random_numbers():
+                content = next(batches, ended)
+            if content is ended:
+                return
+            yield content
 
     def _of_these(self, draw: Draw, batch: Any) -> Draw:
         """The draw's rows for this mini-batch, the last of a pass being a smaller one."""

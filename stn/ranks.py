@@ -80,7 +80,8 @@ class Ranks:
             return part
         padding = -(-examples // self.size) - part.shape[axis]
         if padding:
-            part = torch.cat([part, torch.zeros_like(part.narrow(axis, 0, 1))], axis)
+            shape = [*part.shape[:axis], padding, *part.shape[axis + 1 :]]
+            part = torch.cat([part, part.new_zeros(shape)], axis)
         parts = [torch.empty_like(part) for _ in range(self.size)]
         with noticing_losses():
             dist.all_gather(parts, part.contiguous())

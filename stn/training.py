@@ -210,7 +210,7 @@ class Trainer:
             restore(self.task, self.hyper, state)
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
-            if not self.ranks.set_random_state(state):
+            if not self.ranks.set_random_state(state) and self.ranks.first:
                 warnings.warn(ANOTHER_NUMBER, stacklevel=2)
             for name in _COUNTERS:
                 setattr(self, name, _counter(state[name]))

@@ -182,6 +182,7 @@ def follow(
         result = train(settings, sources, run, shown, stop, ranks=ranks)
     if ranks.first:
         screen.result(result, f"in {result.path}")
+    ranks.wait()  # torchrun ends all when one has ended otherwise than well
     if result.completed:
         return 0
     return BROKEN_PIPE if screen.lines.broken else Stopped(interrupt.number or signal.SIGINT).status

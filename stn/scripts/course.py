@@ -120,7 +120,6 @@ def carry_out(
     finally:
         progress.close()
     folder.mark("finished" if completed else "interrupted")
-    ranks.wait()  # torchrun ends all when the first one has ended otherwise than well
     return result
 
 

@@ -178,6 +178,7 @@ def fit(
         result = carry_out(trainer, folder, shown, model_file=MODEL, splits=splits, ranks=ranks)
     if isinstance(shown, Screen):
         shown.result(result, f"in {result.path}")
+    ranks.wait()
     return result
 
 
