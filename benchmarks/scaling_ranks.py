@@ -73,6 +73,7 @@ class DataParallelSteps:
         self.subject, self.ranks = Subject(shape, dtype), ranks
         self.update = self.subject.method.updates["weights"]
         if ranks.size > 1:
+            ranks.part_random_numbers()
             self.subject.hyper.ranks = ranks
             self.subject.task.share_among(ranks)
             self.subject.method.share_among(ranks)
