@@ -44,10 +44,19 @@ PEAKS = {"alexnet": 1536, "vgg16": None}  # MiB to aim at
 
 
 class Subject:
-    """A self-tuning network at work on random images; each call is one thing to be timed. delta: by the Δ-STN."""
+    """A self-tuning network at work on random images; each call is one thing to be timed.
+
+    delta: by the Δ-STN. checkpointed: with its activations computed again in the backward pass.
+    """
 
     def __init__(
-        self, dtype: torch.dtype, batch: int, delta: bool = False, network: str = "alexnet", width: float = 1.0
+        self,
+        dtype: torch.dtype,
+        batch: int,
+        delta: bool = False,
+        checkpointed: bool = False,
+        network: str = "alexnet",
+        width: float = 1.0,
     ):
         torch.manual_seed(0)
         pixels = torch.randint(256, (4 * batch, 3, 32, 32), dtype=torch.uint8)
@@ -59,7 +68,7 @@ class Subject:
             for name in names_of(network)
         }
         self.hyper = Hyperparameters(**tuned)
-        model = MODELS[network](self.hyper.num_tuned, dtype, width=width)
+        model = MODELS[network](self.hyper.num_tuned, dtype, width=width, checkpoint_activations=checkpointed)
         self.task = PlainInput(model, sets, batch)
         self.pixels = pixels[:batch]
         method = (DeltaSTN if delta else STN)(model, self.hyper, lr=0.01, momentum=0.9, hyper_lr=3e-3)
@@ -109,18 +118,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--width", type=positive, default=1.0, metavar="X", help="factor of every layer's channels (default: 1)"
     )
+    timing.add_checkpointing(parser)
     args = parser.parse_args(argv)
     network = {"network": args.model, "width": args.width}
     timing.prepare(args.threads)
     if args.peak:
-        subject = Subject(DTYPES[args.peak], args.batch, bool(args.delta), **network)
+        subject = Subject(DTYPES[args.peak], args.batch, bool(args.delta), bool(args.checkpointed), **network)
         timing.say_peak([subject.augmentation, subject.weight_step, subject.weight_step, subject.hyper_step] * 3)
         return
     size = f"width {args.width:g}, " if args.width != 1 else ""
     name = MODELS[args.model].__name__
     print(f"{name}, {size}batch {args.batch}, {len(names_of(args.model))} tuned; {timing.machine()}")
-    results = {}
+    results, sizes = {}, {"batch": args.batch, "threads": args.threads, "model": args.model, "width": args.width}
     for name in args.dtype:
+        if args.checkpoint_activations:
+            make = partial(Subject, DTYPES[name], args.batch, **network)
+            lines, results[name] = timing.checkpointing(__file__, name, args.rounds, make, **sizes)
+            print(*lines, sep="\n", flush=True)
+            continue
         made = {"dtype": DTYPES[name], "batch": args.batch, **network}
         subject, delta, plain = Subject(**made), Subject(**made, delta=True), Plain(**made)
         subjects = {
@@ -132,7 +147,6 @@ def main(argv: list[str] | None = None) -> None:
             "delta_hyper_step_s": delta.hyper_step,
         }
         seconds = timing.interleaved(subjects, args.rounds)
-        sizes = {"batch": args.batch, "threads": args.threads, "model": args.model, "width": args.width}
         peaks = timing.peak_memories(__file__, name, **sizes)
         results[name] = timing.medians(seconds) | peaks
         lines = timing.table(name, seconds, RATIOS_OF[args.model]), timing.peak_lines(peaks, PEAKS[args.model])

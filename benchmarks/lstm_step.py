@@ -6,17 +6,16 @@ All that is compared is measured side by side in one run (timing.py); the table 
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-import cost_model
 import step_products
 import timing
 import torch
 from reference import PlainModel, training_loss
-from step_products import Product, Products
-from timing import DTYPES, ROOT, interleaved
+from shapes import Shape
+from step_products import Products
+from timing import DTYPES, interleaved
 from torch.profiler import ProfilerActivity, profile
 
 from lstm.hyperparameters import TABLE
@@ -28,24 +27,10 @@ from stn.delta_stn import DeltaSTN
 from stn.hyperparameters import Hyperparameters, Tuned
 from stn.methods import STN
 from stn.schedules import Constant
+from stn.scripts.options import positive_int
 
 RATE = 0.05
 CLIP = 0.25
-
-
-@dataclass(frozen=True)
-class Shape:
-    """steps: bptt. tuned: how many of the seven hyperparameters are tuned. Layers: two."""
-
-    steps: int = 70
-    batch: int = 40
-    width: int = 650
-    types: int = 10_000
-    tuned: int = 7
-
-    @property
-    def tokens(self) -> int:
-        return self.steps * self.batch
 
 
 PAPER = Shape()
@@ -63,18 +48,28 @@ def tuned_hyperparameters(count: int) -> Hyperparameters:
 class Subject:
     """A self-tuning model at work on a random text of Zipf's distribution; each call is one thing to be timed.
 
-    delta: by the Δ-STN.
+    delta: by the Δ-STN. checkpointed: with its activations computed again in the backward pass. hyper: in place of the
+    seven. kind: of its task.
     """
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, delta: bool = False):
+    def __init__(
+        self,
+        shape: Shape,
+        dtype: torch.dtype,
+        delta: bool = False,
+        checkpointed: bool = False,
+        hyper: Hyperparameters | None = None,
+        kind: type[LanguageModeling] = LanguageModeling,
+    ):
         torch.manual_seed(0)
         frequencies = 1 / torch.arange(1, shape.types + 1)
         lengths = (shape.tokens * 8 + shape.batch, shape.tokens * 4 + shape.batch, 10 * EVALUATION_BATCH["test"])
         splits = [torch.multinomial(frequencies, length, replacement=True) for length in lengths]
         corpus = Corpus(*splits, tuple(map(str, range(shape.types))), "")
-        self.hyper = tuned_hyperparameters(shape.tuned)
-        self.model = AWDLSTM(shape.types, shape.width, shape.width, 2, self.hyper.num_tuned, dtype)
-        self.task = LanguageModeling(self.model, corpus, shape.batch, shape.steps)
+        self.hyper = hyper or tuned_hyperparameters(shape.tuned)
+        sizes = shape.types, shape.width, shape.width, shape.layers, self.hyper.num_tuned
+        self.model = AWDLSTM(*sizes, dtype, checkpoint_activations=checkpointed)
+        self.task = kind(self.model, corpus, shape.batch, shape.steps)
         self.shape = shape
         self.method = (DeltaSTN if delta else STN)(self.model, self.hyper, lr=1.0, clip=CLIP)
         self.weight_step = partial(self.method.weight_step, self.task, self.hyper)
@@ -108,17 +103,12 @@ class Plain:
         self.update(loss)
 
 
-def products_of(shape: Shape) -> list[Product]:
-    """A weight step's."""
-    return step_products.weight_step(shape.steps, shape.batch, shape.width, shape.types, responds=shape.tuned > 0)
-
-
-def measure(dtype: torch.dtype, rounds: int) -> tuple[timing.Seconds, dict[str, float]]:
+def measure(shape: Shape, dtype: torch.dtype, rounds: int) -> tuple[timing.Seconds, dict[str, float]]:
     """Seconds in each round of everything that the table compares, and medians of other units."""
-    subject, plain, products = Subject(PAPER, dtype), Plain(PAPER, dtype), products_of(PAPER)
-    delta = Subject(PAPER, dtype, delta=True)
+    subject, plain, products = Subject(shape, dtype), Plain(shape, dtype), shape.products()
+    delta = Subject(shape, dtype, delta=True)
     evaluated = step_products.evaluation(
-        subject.eval_tokens, EVALUATION_ROWS, EVALUATION_BATCH["valid"], PAPER.width, PAPER.types
+        subject.eval_tokens, EVALUATION_ROWS, EVALUATION_BATCH["valid"], shape.width, shape.types
     )
     subjects = {
         "matmul_s": Products(products, dtype),
@@ -145,7 +135,7 @@ def measure(dtype: torch.dtype, rounds: int) -> tuple[timing.Seconds, dict[str, 
         "step_flops": flops,
         "best_rate_gflops": flops / statistics.median(seconds["best_matmul_s"]) / 1e9,
         "weight_step_over_best": statistics.median(timing.ratios(seconds, "weight_step_s", "best_matmul_s")),
-        "train_tokens_per_s": PAPER.tokens / statistics.median(seconds["weight_step_s"]),
+        "train_tokens_per_s": shape.tokens / statistics.median(seconds["weight_step_s"]),
         "eval_tokens_per_s": subject.eval_tokens / statistics.median(seconds["eval_s"]),
     }
 
@@ -164,27 +154,6 @@ RATIOS = {
 }
 
 
-def sweep(dtype: torch.dtype, rounds: int) -> dict[str, list[tuple[Shape, float]]]:
-    """The median seconds of a weight step along each dimension, the others as at paper size.
-
-    Each round goes over all shapes, and times beside each step one and the same product, by which the machine's
-    changes of speed are divided out.
-    """
-    shapes = {name: [replace(PAPER, **{name: value}) for value in values] for name, values in cost_model.SWEEPS.items()}
-    yardstick = Products([Product("yardstick", PAPER.tokens, PAPER.width, PAPER.types)], dtype)
-    lengths: dict[Shape, list[float]] = {shape: [] for line in shapes.values() for shape in line}
-    yardsticks = []
-    for _ in range(rounds):
-        for shape, found in lengths.items():
-            step = Subject(shape, dtype).weight_step
-            times = interleaved({"before": yardstick, "step": step, "after": yardstick}, 1)
-            yardsticks += times["before"] + times["after"]
-            found.append(2 * times["step"][0] / (times["before"][0] + times["after"][0]))
-    unit = statistics.median(yardsticks)
-    seconds = {shape: unit * statistics.median(found) for shape, found in lengths.items()}
-    return {name: [(shape, seconds[shape]) for shape in line] for name, line in shapes.items()}
-
-
 def profiled(step: Callable[[], None]) -> str:
     """A table of the operators that one step spends its time in, after one to warm up."""
     step()
@@ -196,48 +165,46 @@ def profiled(step: Callable[[], None]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = timing.parser(__file__, __doc__, rounds=7)
     add = parser.add_argument
-    add("--sweep", action="store_true", help="vary T, B, width, vocabulary and hyperparameters instead, and plot")
-    out = ROOT / "plots" / "lstm_step"
-    add("--out", type=Path, default=out, metavar="PATH", help="the plots' path, but for the dtype")
     add(
         "--products",
         action="store_true",
         help="show the rate of each of a step's matrix products by all routines instead",
     )
     add("--profile", action="store_true", help="show where a weight step's time goes instead")
+    add("--width", type=positive_int, default=PAPER.width, metavar="N", help="units (default: %(default)s)")
+    timing.add_checkpointing(parser)
     args = parser.parse_args(argv)
+    shape = replace(PAPER, width=args.width)
     timing.prepare(args.threads)
     if args.peak:
-        subject = Subject(PAPER, DTYPES[args.peak], delta=bool(args.delta))
+        subject = Subject(shape, DTYPES[args.peak], bool(args.delta), bool(args.checkpointed))
         timing.say_peak([subject.weight_step, subject.weight_step, subject.hyper_step] * 3 + [subject.eval])
         return
     print(
-        f"2 x {PAPER.width} units, batch {PAPER.batch}, bptt {PAPER.steps}, {PAPER.types:,} types, "
-        f"{PAPER.tuned} tuned; {timing.machine()}"
+        f"2 x {shape.width} units, batch {shape.batch}, bptt {shape.steps}, {shape.types:,} types, "
+        f"{shape.tuned} tuned; {timing.machine()}"
     )
-    results = {}
+    results, sizes = {}, {"threads": args.threads, "width": shape.width}
     for name in args.dtype:
         dtype = DTYPES[name]
         if args.profile:
-            print(name, profiled(Subject(PAPER, dtype).weight_step), sep="\n")
+            print(name, profiled(Subject(shape, dtype).weight_step), sep="\n")
         elif args.products:
-            seconds = interleaved(step_products.by_routine(products_of(PAPER), dtype), args.rounds)
+            seconds = interleaved(step_products.by_routine(shape.products(), dtype), args.rounds)
             print(*step_products.table(name, seconds), sep="\n", flush=True)
-        elif args.sweep:
-            sweeps = sweep(dtype, args.rounds)
-            points = [point for line in sweeps.values() for point in line]
-            coefficients = cost_model.fit(*zip(*points, strict=True))
-            print(name, cost_model.in_words(sweeps, coefficients), sep="\n")
-            for file in cost_model.plot(sweeps, coefficients, args.out.with_name(f"{args.out.name}_{name}")):
-                print(f"wrote {file}")
+        elif args.checkpoint_activations:
+            lines, results[name] = timing.checkpointing(
+                __file__, name, args.rounds, partial(Subject, shape, dtype), **sizes
+            )
+            print(*lines, sep="\n", flush=True)
         else:
-            seconds, others = measure(dtype, args.rounds)
-            peaks = timing.peak_memories(__file__, name, threads=args.threads)
+            seconds, others = measure(shape, dtype, args.rounds)
+            peaks = timing.peak_memories(__file__, name, **sizes)
             results[name] = timing.medians(seconds) | others | peaks
             print(
                 *timing.table(name, seconds, RATIOS),
                 *timing.number_lines(others),
-                *timing.peak_lines(peaks, 1536 if name == "float32" else None),
+                *timing.peak_lines(peaks, 1536 if name == "float32" and shape == PAPER else None),
                 sep="\n",
                 flush=True,
             )

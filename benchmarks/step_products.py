@@ -72,16 +72,35 @@ class Product:
         return tuple(torch.randn(size).to(dtype) for size in sizes)
 
 
-def weight_step(steps: int, batch: int, width: int, types: int, responds: bool) -> list[Product]:
-    """Of two layers and the decoder: forward, and for the gradients of inputs and weights."""
+def weight_step(steps: int, batch: int, width: int, types: int, responds: bool, layers: int = 2) -> list[Product]:
+    """Of the layers and the decoder: forward, and for the gradients of inputs and weights.
+
+    responds: elementary and response weights are stacked, 8·width rows in place of 4·width.
+    """
     tokens, rows = steps * batch, (8 if responds else 4) * width
     return [
-        Product("recurrence forward", batch, width, rows, steps, weights=2, large=False),
-        Product("recurrence backward", batch, rows, width, steps, weights=2, large=False),
-        Product("input forward", tokens, width, rows, weights=2),
-        Product("gradient of the input", tokens, rows, width, weights=2),
-        Product("gradient of a weight", rows, tokens, width, weights=4, gradient=True),
+        Product("recurrence forward", batch, width, rows, steps, weights=layers, large=False),
+        Product("recurrence backward", batch, rows, width, steps, weights=layers, large=False),
+        Product("input forward", tokens, width, rows, weights=layers),
+        Product("gradient of the input", tokens, rows, width, weights=layers),
+        Product("gradient of a weight", rows, tokens, width, weights=2 * layers, gradient=True),
         *(product for rows in _chunks(tokens) for product in _decoder(rows, width, types)),
+    ]
+
+
+def response_update(steps: int, batch: int, width: int, types: int, layers: int = 2) -> list[Product]:
+    """Of the Δ-STN's second update, of the response alone: a plain sequence without gradients, and its tangent."""
+    tokens, rows = steps * batch, 4 * width
+    return [
+        Product("recurrence forward", batch, width, rows, steps, weights=layers, large=False),
+        Product("tangent's recurrence forward", batch, width, rows, steps - 1, weights=layers, large=False),
+        Product("tangent's recurrence backward", batch, rows, width, steps - 1, weights=layers, large=False),
+        Product("input forward", tokens, width, rows, weights=layers),
+        Product("tangent's input forward", tokens, width, rows, weights=layers),
+        Product("gradient of the tangent's input", tokens, rows, width, weights=layers),
+        Product("response forward", tokens, width, rows, weights=2 * layers),
+        Product("gradient of a response weight", rows, tokens, width, weights=2 * layers, gradient=True),
+        *(product for rows in _chunks(tokens) for product in _decoder(rows, width, types)[:2]),
     ]
 
 

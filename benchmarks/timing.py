@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from stn.kernels.memory import keep_freed_memory
-from stn.scripts.options import positive_int
+from stn.scripts.options import OneLineParser, positive_int
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # of the experiments, which are not installed
@@ -31,7 +31,7 @@ Ratios = Mapping[str, tuple[str, str, float | None, float | None]]
 
 def parser(script: str, description: str | None, rounds: int) -> argparse.ArgumentParser:
     """The flags that all these scripts have. rounds: the default."""
-    parser = argparse.ArgumentParser(prog=Path(script).name, description=description)
+    parser = OneLineParser(prog=Path(script).name, description=description)
     add = parser.add_argument
     add("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="(default: both)")
     add("--rounds", type=positive_int, default=rounds, metavar="N", help="times of each (default: %(default)s)")
@@ -39,7 +39,14 @@ def parser(script: str, description: str | None, rounds: int) -> argparse.Argume
     add("--json", type=Path, default=None, metavar="FILE", help="write the medians to this file too")
     add("--peak", choices=DTYPES, default=None, help=argparse.SUPPRESS)
     add("--delta", type=int, default=0, help=argparse.SUPPRESS)
+    add("--checkpointed", type=int, default=0, help=argparse.SUPPRESS)
     return parser
+
+
+def add_checkpointing(parser: argparse.ArgumentParser) -> None:
+    """For scripts that call `checkpointing`."""
+    words = "show instead what steps cost with --checkpoint_activations of the training scripts, and without"
+    parser.add_argument("--checkpoint_activations", action="store_true", help=words)
 
 
 def prepare(threads: int | None) -> None:
@@ -133,13 +140,45 @@ def peak_memories(script: Path | str, dtype: str, **sizes: float | str | None) -
 
 def peak_memory(script: Path | str, dtype: str, **sizes: float | str | None) -> float:
     """MiB that training takes at the most, of a process of its own: the script's, with --peak and what sizes it."""
+    (peak,) = peaks_said(script, dtype, **sizes)
+    return peak
+
+
+def peaks_said(script: Path | str, dtype: str, **sizes: float | str | None) -> list[float]:
+    """The same where the script's process says several."""
     flags = [f"--{name}={size}" for name, size in sizes.items() if size is not None]
     command = [sys.executable, str(script), "--peak", dtype, *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the process that measures the peak memory failed: {done.stderr}")
-    return float(done.stdout)
+    return [float(line) for line in done.stdout.splitlines()]
+
+
+def checkpointing(
+    script: Path | str, dtype: str, rounds: int, make: Callable[[bool, bool], Any], **sizes: float | str | None
+) -> tuple[list[str], dict[str, float]]:
+    """Lines and numbers: time and peak memory of steps with activations checkpointed, beside those with all kept.
+
+    make: of whether by the Δ-STN and whether checkpointed, what has a `weight_step` and a `hyper_step`.
+    """
+    steps, compared, peaks = {}, {}, {}
+    for method, delta in {"": 0, "delta_": 1}.items():
+        for way, checkpointed in {"": 0, "checkpointed_": 1}.items():
+            subject = make(bool(delta), bool(checkpointed))
+            for step in ("weight_step", "hyper_step"):
+                steps[f"{way}{method}{step}_s"] = getattr(subject, step)
+                if checkpointed:
+                    label = f"{method}{step}, checkpointed / kept"
+                    compared[label] = (f"{way}{method}{step}_s", f"{method}{step}_s", None, None)
+            name = f"{way}{method}peak_rss_mib"
+            peaks[name] = peak_memory(script, dtype, delta=delta, checkpointed=checkpointed, **sizes)
+    seconds = interleaved(steps, rounds)
+    lines = table(dtype, seconds, compared)
+    for kept in ("peak_rss_mib", "delta_peak_rss_mib"):
+        pair = {name: peaks[name] for name in (kept, f"checkpointed_{kept}")}
+        lines += relative_peak_lines(pair, kept, {})
+    return lines, medians(seconds) | peaks
 
 
 def say_peak(steps: Iterable[Callable[[], object]]) -> None:
@@ -148,4 +187,22 @@ def say_peak(steps: Iterable[Callable[[], object]]) -> None:
         step()
     # Not getrusage's, which a process inherits from the one that started it.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(int(status["VmHWM"].split()[0]) / 1024)
+    print(int(status["VmHWM"].split()[0]) / 1024, flush=True)
+
+
+def say_peak_apart(steps: Callable[[], Iterable[Callable[[], object]]]) -> None:
+    """The same in a process of its own, forked from this one, which must not have computed yet: threads are not forked.
+
+    steps: makes them.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            say_peak(steps())
+            status = 0
+        finally:
+            os._exit(status)
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("a process that measures the peak memory failed")

@@ -17,6 +17,7 @@ import torch
 from cnn import datasets
 from cnn.datasets import DATA_SETS, datasets_of
 from cnn.models import MODELS
+from cnn.models.convnet import ConvNet
 from cnn.task import ImageClassification
 from stn.datasets.images import Images, ImageSets, Normalization
 from stn.errors import UserError
@@ -130,7 +131,7 @@ class ImageRunSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSettings(ImageRunSettings, SelfTuningSettings):
-    """Of cnn/hypertrain.py and cnn/train_basic.py. Raises UserError for a learning rate at which training stops.
+    """Of cnn/hypertrain.py and cnn/train_basic.py. Raises UserError for what cannot be trained.
 
     min_lr: training stops below it.
     """
@@ -200,14 +201,15 @@ class ImageSettings(ImageRunSettings, SelfTuningSettings):
         super().__post_init__()
         if self.train_lr < self.min_lr:
             raise UserError(f"--train_lr {self.train_lr:g} is below {self.min_lr:g}, where training stops: raise it")
+        if self.checkpoint_activations and not issubclass(MODELS[self.model], ConvNet):
+            raise UserError(f"--model {self.model} has no convolutions: leave --checkpoint_activations out")
 
     def task(self, data: ImageSets, num_hyper: int) -> ImageClassification:
         with explaining_out_of_memory("model and images do not fit into memory: lower --width, or use another device"):
             if self.model_seed is not None:
                 torch.manual_seed(self.model_seed)
             options = {"elementary_scale": self.elementary_scale, "width": self.width}
-            if self.batch_norm:
-                options["batch_norm"] = True
+            options |= {name: True for name in ("batch_norm", "checkpoint_activations") if getattr(self, name)}
             model = MODELS[self.model](num_hyper, getattr(torch, self.dtype), **options).to(self.device)
             order = self.order_seed
             return ImageClassification(model, data, self.batch_size, self.device, flip=self.flip, seed=order)

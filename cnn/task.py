@@ -25,10 +25,11 @@ TUNED_HOLES = 4  # the most that a tuned number is rounded down to; a fixed one 
 
 
 class Batch(NamedTuple):
-    """pixels (B, C, H, W) uint8, labels (B,)."""
+    """pixels (B, C, H, W) uint8, labels (B,). part: of the whole mini-batch, where ranks have shared it."""
 
     pixels: Tensor
     labels: Tensor
+    part: float = 1.0
 
 
 class ImageClassification(StreamTask):
@@ -58,7 +59,8 @@ class ImageClassification(StreamTask):
         self.evaluation = {"valid": sets.valid.to(device), "test": sets.test.to(device)}
 
     def batch(self, split: str) -> Batch:
-        batch = Batch(*super().batch(split))
+        whole = super().batch(split)
+        batch = Batch(*map(self.ranks.share, whole), part=self.ranks.own(len(whole[0])) / len(whole[0]))
         return batch._replace(pixels=flipped(batch.pixels)) if self.flip and split == "train" else batch
 
     def predict(self, batch: Batch, draw: Draw) -> Tensor:
@@ -80,7 +82,9 @@ class ImageClassification(StreamTask):
         loss = F.cross_entropy(prediction, batch.labels)
         accuracy = (prediction.argmax(1) == batch.labels).float().mean()
         penalized = self.model.training and DECAY in draw
-        return Loss(loss + self.decay(draw) if penalized else loss, loss.detach(), len(batch.labels), accuracy)
+        objective = loss + self.decay(draw.first(len(batch.labels))) if penalized else loss
+        targets = len(batch.labels) if batch.part else 0
+        return Loss(objective, loss.detach(), targets, accuracy, batch.part)
 
     @cached_property
     def decay(self) -> WeightDecay:
@@ -89,13 +93,13 @@ class ImageClassification(StreamTask):
     def evaluate(self, split: str, draw: Draw) -> Score:
         images = self.evaluation[split]
         loss = right = torch.zeros((), dtype=torch.float64, device=images.labels.device)
-        for pixels, labels in zip(
-            images.pixels.split(EVALUATION_BATCH), images.labels.split(EVALUATION_BATCH), strict=True
-        ):
+        own = (self.ranks.part(whole).split(EVALUATION_BATCH) for whole in (images.pixels, images.labels))
+        for pixels, labels in zip(*own, strict=True):
             logits = self.logits(normalized(scaled(pixels), self.normalization), draw)
             loss = loss + F.cross_entropy(logits, labels, reduction="sum")
             right = right + (logits.argmax(1) == labels).sum()
-        return Score(loss.item() / len(images), right.item() / len(images))
+        count = self.ranks.own(len(images))
+        return Score(loss.item() / max(count, 1), right.item() / max(count, 1), count)
 
 
 class PlainClassification(ImageClassification):

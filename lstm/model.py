@@ -21,7 +21,7 @@ class AWDLSTM(nn.Module):
 
     dtype: of activations between layers and of matrix products (default: the weights' dtype, which states and logits
         always have).
-    cuda_graphs: see HyperLSTM.
+    cuda_graphs, checkpoint_activations: see HyperLSTM.
 
     arguments: what it was made with, from which `stn.load_model` makes it again.
     """
@@ -36,14 +36,16 @@ class AWDLSTM(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         cuda_graphs: bool = True,
+        checkpoint_activations: bool = False,
     ):
         super().__init__()
         sizes = {"vocab_size": vocab_size, "emsize": emsize, "nhid": nhid, "nlayers": nlayers, "num_hyper": num_hyper}
-        self.arguments = {**sizes, "dtype": dtype, "cuda_graphs": cuda_graphs}
+        options = {"cuda_graphs": cuda_graphs, "checkpoint_activations": checkpoint_activations}
+        self.arguments = {**sizes, "dtype": dtype, **options}
         self.dtype = dtype or torch.get_default_dtype()
         widths = [emsize] + [nhid] * (nlayers - 1) + [emsize]
         self.embedding = HyperEmbedding(vocab_size, emsize, num_hyper)
-        self.layers = nn.ModuleList(HyperLSTM(*sizes, num_hyper, cuda_graphs=cuda_graphs) for sizes in pairwise(widths))
+        self.layers = nn.ModuleList(HyperLSTM(*sizes, num_hyper, **options) for sizes in pairwise(widths))
         self.decoder = nn.Linear(emsize, vocab_size)
         self.decoder.weight = self.embedding.weight
 
@@ -63,13 +65,15 @@ class AWDLSTM(nn.Module):
             raise ValueError(f"AWDLSTM takes a state for each of its {len(self.layers)} layers: found {len(state)}")
         outputs = self.embedding(tokens, draw.h).to(of_products(self.dtype))
         if self.training:
-            outputs = embedding_dropout(outputs, tokens, self.embedding.weight.shape[0], draw["dropoute"])
+            types = self.embedding.weight.shape[0]
+            outputs = embedding_dropout(outputs, tokens, types, draw["dropoute"], draw.generator)
             outputs = locked_dropout(outputs, draw["dropouti"])
         new_state = []
         for layer, layer_state in zip(self.layers, state, strict=True):
             if self.training and new_state:
                 outputs = locked_dropout(outputs, draw["dropouth"])
-            outputs, layer_state = layer(outputs, layer_state, draw.h, draw["wdrop"] if self.training else 0.0)
+            weight_drop = draw["wdrop"] if self.training else 0.0
+            outputs, layer_state = layer(outputs, layer_state, draw.h, weight_drop, draw.generator)
             new_state.append(layer_state)
         dropped = locked_dropout(outputs, draw["dropouto"]) if self.training else outputs
         return dropped, outputs, new_state

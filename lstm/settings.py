@@ -114,8 +114,12 @@ class LanguageModelSettings(SelfTuningSettings):
     def task(self, data: Corpus, num_hyper: int) -> LanguageModeling:
         sizes = len(data.vocabulary), self.emsize, self.nhid, self.nlayers, num_hyper
         with explaining_out_of_memory("the model does not fit into memory: lower --emsize, --nhid or --nlayers"):
-            model = AWDLSTM(*sizes, dtype=getattr(torch, self.dtype), cuda_graphs=not self.no_cuda_graphs)
-            model = model.to(self.device)
+            model = AWDLSTM(
+                *sizes,
+                dtype=getattr(torch, self.dtype),
+                cuda_graphs=not self.no_cuda_graphs,
+                checkpoint_activations=self.checkpoint_activations,
+            ).to(self.device)
         return LanguageModeling(model, data, self.batch_size, self.bptt, self.val_penalties, self.device)
 
     def plan(self, task: LanguageModeling) -> Plan:  # noqa: ARG002

@@ -1,5 +1,6 @@
 """Language modelling as a task for the training loop: streams of text, their hidden states and losses."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from stn.datasets.text import Corpus, batchify, chunk, num_chunks
 from stn.hyperparameters import Draw
 from stn.kernels.cross_entropy import linear_cross_entropy
 from stn.lstm import State
+from stn.ranks import ALONE, Ranks
 
 EVALUATION_BATCH = {"valid": 10, "test": 1}  # as published
 EVALUATION_ROWS = 2800  # without dropout the chunks' length changes nothing but the speed
@@ -36,11 +38,13 @@ class Prediction(NamedTuple):
 class Stream:
     """A text (N, B) read in chunks of bptt steps, for ever, with the hidden state carried from chunk to chunk.
 
-    `epochs` counts the passes completed; the state is reset at the start of each.
+    `epochs` counts the passes completed; the state is reset at the start of each. ranks: those that have a part of the
+    text's N columns each; the states that are kept in a checkpoint are those of all.
     """
 
-    def __init__(self, data: Tensor, bptt: int):
-        self.data, self.bptt = data, bptt
+    def __init__(self, data: Tensor, bptt: int, ranks: Ranks = ALONE):
+        self.columns, self.ranks = data.shape[1], ranks
+        self.data, self.bptt = ranks.part(data, axis=1).contiguous(), bptt
         self.position = self.epochs = 0
         self.state: list[State] | None = None
 
@@ -66,11 +70,17 @@ class Stream:
         self.state = [(hidden.detach(), cell.detach()) for hidden, cell in state] if self.position else None
 
     def state_dict(self) -> dict:
-        return {"position": self.position, "epochs": self.epochs, "state": self.state}
+        state = _each(self.state, lambda part: self.ranks.whole(part, self.columns, axis=1))
+        return {"position": self.position, "epochs": self.epochs, "state": state}
 
     def load_state_dict(self, state: dict) -> None:
         self.position, self.epochs = state["position"], state["epochs"]
-        self.state = state["state"] and [tuple(part.to(self.data.device) for part in layer) for layer in state["state"]]
+        self.state = _each(state["state"], lambda whole: self.ranks.part(whole, axis=1).to(self.data.device))
+
+
+def _each(state: list[State] | None, change: Callable[[Tensor], Tensor]) -> list[State] | None:
+    """The state with each of its tensors (1, B, hidden) changed."""
+    return state and [(change(hidden), change(cell)) for hidden, cell in state]
 
 
 class LanguageModeling(StreamTask):
@@ -97,6 +107,7 @@ class LanguageModeling(StreamTask):
             split: Stream(batchify(getattr(corpus, split), batch_size, split).to(device), bptt)
             for split in ("train", "valid")
         }
+        self.part = 1.0  # of a mini-batch's columns
         self.evaluation = {
             split: batchify(getattr(corpus, split), batch, split).to(device)
             for split, batch in EVALUATION_BATCH.items()
@@ -115,20 +126,28 @@ class LanguageModeling(StreamTask):
         data = objective = self._cross_entropy(dropped, batch.targets)
         if self.model.training or self.val_penalties:
             objective = data + activation_penalty(dropped, draw["alpha"]) + temporal_penalty(raw, draw["beta"])
-        return Loss(objective, data, batch.targets.numel())
+        return Loss(objective, data, batch.targets.numel(), part=self.part)
 
     def carry(self, batch: Batch, prediction: Prediction) -> None:
         self.streams[batch.split].carry(prediction.state)
 
+    def share_among(self, ranks: Ranks) -> None:
+        super().share_among(ranks)
+        self.part = ranks.own(self.batch_size) / self.batch_size
+        self.streams = {split: Stream(stream.data, self.bptt, ranks) for split, stream in self.streams.items()}
+        self.evaluation = {split: ranks.part(data, axis=1) for split, data in self.evaluation.items()}
+
     def evaluate(self, split: str, draw: Draw) -> Score:
         data = self.evaluation[split]
+        if not data.shape[1]:
+            return Score(0.0, targets=0)  # other ranks have it all
         steps = max(self.bptt, EVALUATION_ROWS // data.shape[1])
         total, state = torch.zeros((), dtype=torch.float64, device=data.device), None
         for start in range(0, len(data) - 1, steps):
             inputs, targets = chunk(data, start, steps)
             outputs, _, state = self.model.encode(inputs, state, draw)
             total += self._cross_entropy(outputs, targets) * targets.numel()
-        return Score(total.item() / data[1:].numel())
+        return Score(total.item() / data[1:].numel(), targets=data[1:].numel())
 
     def _cross_entropy(self, outputs: Tensor, targets: Tensor) -> Tensor:
         decoder = self.model.decoder

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stn.hyperparameters import Draw, Hyperparameters
+from stn.ranks import ALONE, Ranks
 
 Batch = TypeVar("Batch")
 Prediction = TypeVar("Prediction")
@@ -16,20 +17,23 @@ Prediction = TypeVar("Prediction")
 class Loss(NamedTuple):
     """objective: what a step minimizes. data: mean loss per target in nats, without penalties. targets: how many.
 
-    accuracy: the fraction of targets that are predicted right, where the task tells.
+    accuracy: the fraction of targets that are predicted right, where the task tells. part: of the whole mini-batch's
+    targets, where ranks have shared it (stn/ranks.py).
     """
 
     objective: Tensor
     data: Tensor
     targets: int
     accuracy: Tensor | None = None
+    part: float = 1.0
 
 
 class Step(NamedTuple):
     """What a step did, as scalars on the device.
 
     data: its mini-batch's mean loss per target. penalty: what the objective added to that. health: a number that is
-    finite if objective and gradient were. accuracy: as in `Loss`.
+    finite if objective and gradient were. accuracy: as in `Loss`. Of a mini-batch that ranks have shared, all are this
+    rank's part, which add up to those of the whole one.
     """
 
     data: Tensor
@@ -43,10 +47,14 @@ MEASURES = ("loss", "ppl", "acc")
 
 
 class Score(NamedTuple):
-    """loss: mean per target in nats. accuracy: the fraction of targets predicted right, where the task tells."""
+    """loss: mean per target in nats. accuracy: the fraction of targets predicted right, where the task tells.
+
+    targets: how many it is the mean of, where parts of a split are put together.
+    """
 
     loss: float
     accuracy: float | None = None
+    targets: int = 1
 
     def measures(self, likelihood: bool = True) -> dict[str, float]:
         """By the names that logs use: the loss, and the accuracy or else the perplexity.
@@ -91,7 +99,7 @@ class Task(Protocol[Batch, Prediction]):
     """
 
     model: nn.Module
-    batch_size: int  # the largest number of examples in a mini-batch
+    batch_size: int  # the largest number of examples in a mini-batch, on all ranks together
     likelihood: bool  # whether the loss is a negative log-likelihood, of which there is a perplexity
     epochs: int  # completed passes over the training data
     position: tuple[int, int]  # weight steps of this pass: done, and in all
@@ -112,7 +120,10 @@ class Task(Protocol[Batch, Prediction]):
         """Another reader of a split, with a place and hidden states of its own; its name, for `batch`."""
 
     def evaluate(self, split: str, draw: Draw) -> Score:
-        """Over all of "valid" or "test"."""
+        """Over all of "valid" or "test", or this rank's part."""
+
+    def share_among(self, ranks: Ranks) -> None:
+        """From the first mini-batch on, take this rank's share of each."""
 
     def state_dict(self) -> dict:
         """Where the data streams are."""
@@ -129,6 +140,7 @@ class StreamTask:
 
     streams: dict[str, Any]
     likelihood = True
+    ranks = ALONE
 
     @property
     def epochs(self) -> int:
@@ -139,7 +151,8 @@ class StreamTask:
         return self.streams["train"].steps
 
     def batch(self, split: str) -> Any:
-        return self.streams[split].next()
+        with self.ranks.shared_random_numbers():
+            return self.streams[split].next()
 
     def add_reader(self, split: str) -> str:
         name = f"{split}, second reader"
@@ -149,16 +162,29 @@ class StreamTask:
     def carry(self, batch: Any, prediction: Any) -> None:
         """Nothing, as a mini-batch that was shuffled follows from none before it."""
 
+    def share_among(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+
     def state_dict(self) -> dict:
-        return {split: stream.state_dict() for split, stream in self.streams.items()}
+        with self.ranks.shared_random_numbers():
+            return {split: stream.state_dict() for split, stream in self.streams.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        for split, stream in self.streams.items():
-            stream.load_state_dict(state[split])
+        with self.ranks.shared_random_numbers():
+            for split, stream in self.streams.items():
+                stream.load_state_dict(state[split])
 
 
 @torch.no_grad()
-def evaluate(task: Task, hyper: Hyperparameters, split: str) -> Score:
+def evaluate(task: Task, hyper: Hyperparameters, split: str, ranks: Ranks = ALONE) -> Score:
     """Over all of a split, with the best response to the current hyperparameters."""
     task.model.eval()
-    return task.evaluate(split, hyper.current())
+    score = task.evaluate(split, hyper.current())
+    return score if ranks.size == 1 else _together(score, ranks)
+
+
+def _together(part: Score, ranks: Ranks) -> Score:
+    """The score of a split of which every rank has a part, maybe an empty one."""
+    own = [part.loss * part.targets, (part.accuracy or 0.0) * part.targets, part.targets]
+    loss, right, targets = ranks.total(torch.tensor(own, dtype=torch.float64)).tolist()
+    return Score(loss / targets, None if part.accuracy is None else right / targets, int(targets))

@@ -109,7 +109,7 @@ class DeltaSTN(BestResponseMethod):
                 batches.append(task.batch("train"))
                 prediction = task.predict(batches[-1], current)
                 losses.append(task.loss(prediction, batches[-1], current))
-                update.add(losses[-1].objective, self.accumulate)
+                update.add(losses[-1].objective, self.accumulate, losses[-1].part)
                 task.carry(batches[-1], prediction)
             step = step_of(losses, update.end())
         if not self.response:
@@ -124,11 +124,11 @@ class DeltaSTN(BestResponseMethod):
             for batch in batches:
                 perturbed = hyper.perturbed(task.batch_size)
                 prediction = self._predict(task, batch, perturbed)
-                objective = task.loss(prediction, batch, perturbed).objective
-                if not objective.requires_grad:
+                loss = task.loss(prediction, batch, perturbed)
+                if not (objective := loss.objective).requires_grad:
                     raise ValueError("the training loss does not depend on the response: pass the layers draw.h")
                 with explaining_checkpoints():
-                    update.add(objective, len(batches))
+                    update.add(objective, len(batches), loss.part)
                 health.append(objective.detach())
             return sum(health, update.end())
 

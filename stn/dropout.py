@@ -1,7 +1,8 @@
 """Dropout for recurrent and convolutional networks, with rates that may differ per example.
 
-Rates are floats or tensors, a scalar, which may be of shape (1,), or (B,). Kept entries are scaled by 1 / (1 − rate),
-so expectations are preserved. These functions always drop: do not call them at evaluation.
+Rates are floats or tensors, a scalar, which may be of shape (1,), or (B,); locked dropout also takes one for each unit,
+(B, F) or (1, F). Kept entries are scaled by 1 / (1 − rate), so expectations are preserved. These functions always drop:
+do not call them at evaluation.
 
 They raise TypeError or ValueError for inputs of another type or shape than they say, for a tensor of rates that is no
 row of B, and for a float that is no rate. A tensor's values are not read, as that would wait for its device.
@@ -30,33 +31,51 @@ def channel_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
 
 
 def locked_dropout(x: Tensor, rate: float | Tensor) -> Tensor:
-    """Variational dropout (Gal & Ghahramani 2016): x (T, B, F), rate float, () or (B,); one mask for all T steps."""
-    _check("locked_dropout", x, rate, "T", "B", "F")
+    """Variational dropout (Gal & Ghahramani 2016): x (T, B, F); one mask for all T steps.
+
+    rate: float, () or (B,), or one for each unit: (B, F) or (1, F).
+    """
+    if isinstance(rate, Tensor) and rate.dim() == 2:
+        check_tensor("locked_dropout", "x", x, "T", "B", "F")
+        if rate.shape not in (x.shape[1:], (1, x.shape[2])):
+            raise ValueError(
+                f"locked_dropout takes x (T, B, F) with a rate (B, F) or (1, F): found x {shown(x.shape)} "
+                f"with a rate {shown(rate.shape)}"
+            )
+    else:
+        _check("locked_dropout", x, rate, "T", "B", "F")
     return drop(x, rate, x.shape[1:])
 
 
-def embedding_dropout(embedded: Tensor, ids: Tensor, vocab_size: int, rate: float | Tensor) -> Tensor:
+def embedding_dropout(
+    embedded: Tensor, ids: Tensor, vocab_size: int, rate: float | Tensor, generator: torch.Generator | None = None
+) -> Tensor:
     """Drop whole word types (Gal & Ghahramani 2016): embedded (T, B, F) of ids (T, B), rate float or ().
 
-    One mask over the vocabulary: a word is dropped at all of its places in the mini-batch.
+    One mask over the vocabulary: a word is dropped at all of its places in the mini-batch. generator: of the mask.
     """
     _check_one_rate("embedding_dropout", rate)
     check_tensor("embedding_dropout", "ids", ids, "…", integers=True)
     check_tensor("embedding_dropout", "embedded of these ids", embedded, *ids.shape, "F")
     if is_zero(rate):
         return embedded
-    mask = _mask(_as_tensor(rate, embedded), (vocab_size,), embedded)
+    mask = _mask(_as_tensor(rate, embedded), (vocab_size,), embedded, generator)
     return embedded * mask[ids].unsqueeze(-1)
 
 
-def drop_connect(rate: float | Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """DropConnect (Wan et al. 2013) on weights of one shape, which share one mask; rate float or ()."""
+def drop_connect(
+    rate: float | Tensor, *weights: Tensor, generator: torch.Generator | None = None
+) -> tuple[Tensor, ...]:
+    """DropConnect (Wan et al. 2013) on weights of one shape, which share one mask; rate float or ().
+
+    generator: of the mask.
+    """
     _check_one_rate("drop_connect", rate)
     for weight in weights:
         check_tensor("drop_connect", "weights of one shape", weight, *weights[0].shape)
     if is_zero(rate):
         return weights
-    mask = _mask(_as_tensor(rate, weights[0]), weights[0].shape, weights[0])
+    mask = _mask(_as_tensor(rate, weights[0]), weights[0].shape, weights[0], generator)
     return tuple(weight * mask for weight in weights)
 
 
@@ -94,11 +113,12 @@ def _is_many(taker: str, rate: float | Tensor) -> bool:
 
 
 def drop(x: Tensor, rate: float | Tensor, shape: Sequence[int], axis: int = 0) -> Tensor:
-    """x times a mask of this shape, which broadcasts to x's, B at this axis; rate float, () or (B,). Checks nothing."""
+    """x times a mask of this shape, which broadcasts to x's, B at this axis; rate float, (), (B,) or of two dimensions,
+    which broadcasts to the mask. Checks nothing."""
     if is_zero(rate):
         return x
     rate = _as_tensor(rate, x)
-    if rate.dim():
+    if rate.dim() == 1:
         rate = rate.reshape(*[1] * axis, -1, *[1] * (len(shape) - 1 - axis))
     return x * _mask(rate, shape, x)
 
@@ -111,6 +131,7 @@ def _as_tensor(rate: float | Tensor, like: Tensor) -> Tensor:
     return torch.full((), rate, dtype=dtype, device=like.device)  # filled on the device, not copied to it: no wait
 
 
-def _mask(rate: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
+def _mask(rate: Tensor, shape: Sequence[int], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     keep = (1 - rate).clamp(min=MIN_KEEP)
-    return ((torch.rand(shape, dtype=rate.dtype, device=like.device) < keep) / keep).to(like.dtype)
+    drawn = torch.rand(shape, generator=generator, dtype=rate.dtype, device=like.device)
+    return ((drawn < keep) / keep).to(like.dtype)

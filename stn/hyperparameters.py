@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stn import transforms
 from stn.errors import UserError
+from stn.ranks import ALONE
 from stn.schedules import Constant, Schedule
 from stn.transforms import Transform
 
@@ -66,6 +67,7 @@ class Draw:
     columns: Mapping[str, int]
     shared: frozenset[str]  # names of those that have one value for all examples
     scheduled: Mapping[str, float]  # of those that are not tuned
+    generator: torch.Generator | None = None  # of random numbers that all examples share; None: PyTorch's own
 
     def __getitem__(self, name: str) -> float | Tensor:
         """The value of one hyperparameter: a float, a scalar tensor, or (B,) where it differs per example.
@@ -118,6 +120,7 @@ class Hyperparameters(nn.Module):
         for name, source in sources.items():
             if not isinstance(source, Tuned | Schedule):
                 raise TypeError(f"hyperparameter {name} needs a source such as Tuned or Constant, not {source!r}")
+        self.ranks = ALONE  # those that share a mini-batch
         self.names = tuple(sources)
         self.schedules = {name: source for name, source in sources.items() if not isinstance(source, Tuned)}
         tuned: dict[str, Tuned] = {}
@@ -190,7 +193,7 @@ class Hyperparameters(nn.Module):
         return self._draw(self.unconstrained[None], shared=frozenset(self.columns))
 
     def perturbed(self, batch_size: int, noise: Tensor | None = None, differentiable: bool = False) -> Draw:
-        """λ + ε, ε ~ N(0, diag scale²), one row per example.
+        """λ + ε, ε ~ N(0, diag scale²), one row per example, or for each of this rank's.
 
         noise: (batch_size, H) standard normal numbers, drawn where not given; a shared hyperparameter takes row 0's.
         differentiable: let λ and the scales receive gradients (a hyperparameter step that tunes the scales).
@@ -202,9 +205,10 @@ class Hyperparameters(nn.Module):
                 f"perturbed({batch_size}) takes noise ({batch_size}, {self.num_tuned}): found {tuple(noise.shape)}"
             )
         if noise is None:
-            noise = torch.randn(batch_size, self.num_tuned, device=self.scale.device, dtype=self.scale.dtype)
+            like = {"device": self.scale.device, "dtype": self.scale.dtype}
+            noise = torch.randn(batch_size, self.num_tuned, generator=self.ranks.generator(self.scale.device), **like)
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-            return self._draw(self.perturb(noise), self.shared)
+            return self._draw(self.ranks.share(self.perturb(noise)), self.shared)
 
     def perturb(self, noise: Tensor) -> Tensor:
         """(B, H) standard normal noise -> (B, H) perturbed λ. Raises ValueError for another shape."""
@@ -274,7 +278,7 @@ class Hyperparameters(nn.Module):
         h = torch.where(self.squashed, self.squash(unconstrained), unconstrained)
         h = h - torch.where(self.centred, self.unconstrained.detach(), 0)
         values = self.values(unconstrained.detach())
-        return Draw(h, values, self.columns, shared, self.scheduled)
+        return Draw(h, values, self.columns, shared, self.scheduled, self.ranks.generator(h.device))
 
 
 def neighbourhood(

@@ -29,10 +29,11 @@ LOWEST_OF_COSINE = 1e-4  # of the first value
 class LearningRate:
     """A constant learning rate; the others derive from it. lowest: training ends below it.
 
-    tuned: whether it is learned, or replays what a run recorded.
+    tuned: whether it is learned, or replays what a run recorded. differentiates: whether it takes derivatives of its
+    own, of whole mini-batches.
     """
 
-    tuned = False
+    tuned = differentiates = False
 
     def __init__(self, value: float, lowest: float = 0.0):
         self.value, self.lowest = value, lowest

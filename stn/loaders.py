@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -21,6 +21,13 @@ TARGETS = ("target", "targets", "label", "labels", "y")  # what dictionaries may
 
 
 Split = Callable[[Any], tuple[Sequence[Any], Mapping[str, Any], Any]]
+
+
+class Portion(NamedTuple):
+    """content: a mini-batch, or this rank's share of one. part: which part of the whole that is."""
+
+    content: Any
+    part: float = 1.0
 
 
 class Predicted(NamedTuple):
@@ -51,7 +58,7 @@ def inputs_and_target(batch: Any) -> tuple[Sequence[Any], Mapping[str, Any], Any
 class _Watched(Draw):
     """A draw that notes which hyperparameters are read."""
 
-    read: set[str]
+    read: set[str] = field(default_factory=set)
 
     def __getitem__(self, name: str) -> float | Tensor:
         self.read.add(name)
@@ -98,8 +105,25 @@ class LoaderTask(StreamTask):
             refuse_spent("test", loaders["test"])
         self.batch_size = max(self._largest(loaders[split]) for split in self.streams)
 
-    def predict(self, batch: Any, draw: Draw) -> Predicted:
-        batch = moved(batch, self.device)
+    def batch(self, split: str) -> Portion:
+        whole = super().batch(split)
+        if self.ranks.size == 1:
+            return Portion(whole)
+        examples = self._examples(whole)
+        return Portion(self._share(whole, examples), self.ranks.own(examples) / examples)
+
+    def _share(self, whole: Any, examples: int) -> Any:
+        """This rank's, of every tensor that has so many examples."""
+        axis = self.batch_axis
+
+        def share(tensor: Tensor) -> Tensor:
+            has_examples = tensor.dim() > axis and tensor.shape[axis] == examples
+            return self.ranks.share(tensor, axis) if has_examples else tensor
+
+        return _mapped(whole, share)
+
+    def predict(self, batch: Portion, draw: Draw) -> Predicted:
+        batch = moved(batch.content, self.device)
         draw = self._of_these(draw, batch)
         if self.model.training and self.augment is not None:
             batch = self.augment(batch, draw)
@@ -108,26 +132,32 @@ class LoaderTask(StreamTask):
             output = self.model(*inputs, draw=draw, **named)
         return Predicted(output if self.autocast_dtype is None else in_float32(output), target)
 
-    def loss(self, prediction: Predicted, batch: Any, draw: Draw) -> Loss:
+    def loss(self, prediction: Predicted, batch: Portion, draw: Draw) -> Loss:
         data = _scalar("the loss", self.loss_of(*prediction))
         objective = data
         if self.model.training and self.weight_decay is not None:
-            objective = data + self.weight_decay(self._of_these(draw, batch))
+            objective = data + self.weight_decay(self._of_these(draw, batch.content))
         if self.model.training and self.read is not None:
             self._warn_of_unread(draw)
         accuracy = None
         if self.accuracy_of is not None:
             accuracy = _scalar("the accuracy", self.accuracy_of(*prediction)).detach().to(data.dtype)
-        return Loss(objective, data.detach(), self._examples(batch), accuracy)
+        examples = self._examples(batch.content) if batch.part else 0
+        return Loss(objective, data.detach(), examples, accuracy, batch.part)
 
     def evaluate(self, split: str, draw: Draw) -> Score:
-        numbers, targets = [], []
-        for batch in islice(self.loaders[split], self.batches.get(split)):
+        numbers, targets, number = [], [], -1
+        for number, content in enumerate(self._evaluated(split)):
+            if number % self.ranks.size != self.ranks.rank:
+                continue
+            batch = Portion(content)
             loss = self.loss(self.predict(batch, draw), batch, draw)
             numbers.append(torch.stack([loss.data, *([] if loss.accuracy is None else [loss.accuracy])]))
             targets.append(loss.targets)
-        if not targets:
+        if number < 0:
             raise UserError(f"the {split} loader has no mini-batch: give it more data, or smaller mini-batches")
+        if not targets:  # other ranks have them all
+            return Score(0.0, None if self.accuracy_of is None else 0.0, 0)
         total = MeanScore()
         fetched = torch.stack(numbers).tolist()  # from the device at once
         for scores, count in zip(fetched, targets, strict=True):
@@ -136,7 +166,19 @@ class LoaderTask(StreamTask):
             raise UserError(
                 "the accuracy is not between 0 and 1: give a function that returns the fraction that is right"
             )
-        return total.mean()
+        return total.mean()._replace(targets=total.targets)
+
+    def _evaluated(self, split: str) -> Iterator[Any]:
+        """A split's mini-batches. All ranks' loaders draw the same random numbers; what is done in between may not."""
+        with self.ranks.shared_random_numbers():
+            batches = islice(self.loaders[split], self.batches.get(split))
+        ended = object()
+        while True:
+            with self.ranks.shared_random_numbers():
+                content = next(batches, ended)
+            if content is ended:
+                return
+            yield content
 
     def _of_these(self, draw: Draw, batch: Any) -> Draw:
         """The draw's rows for this mini-batch, the last of a pass being a smaller one."""

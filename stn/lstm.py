@@ -13,6 +13,7 @@ sums over steps have the parameters' dtype.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from stn.dropout import drop_connect
 from stn.kernels.autograd import refuse_double_backward
 from stn.kernels.graphs import graphed
 from stn.kernels.products import linear, multiplier, weight_gradient
+from stn.kernels.recompute import recomputed
 from stn.layers import HyperLayer, check_tensor, shown
 from stn.lstm_tangents import output_tangents
 from stn.response import RespondingWeight, gated, is_dual, linearizes, respond
@@ -41,11 +43,20 @@ class HyperLSTM(HyperLayer):
     with its `response_…` twin; `gate_ih_l0`, `gate_hh_l0` (8·hidden, H). Rows: input, forget, candidate, output.
 
     cuda_graphs: on a GPU, record the kernels of a sequence and launch them together (stn/kernels/graphs.py).
+    checkpoint_activations: keep the inputs alone for the backward pass, which computes the sequence again.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_hyper: int, *, cuda_graphs: bool = True):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_hyper: int,
+        *,
+        cuda_graphs: bool = True,
+        checkpoint_activations: bool = False,
+    ):
         super().__init__(num_hyper)
-        self.cuda_graphs = cuda_graphs
+        self.cuda_graphs, self.checkpoint_activations = cuda_graphs, checkpoint_activations
         self.input_size, self.hidden_size = input_size, hidden_size
         rows = 4 * hidden_size
         fan_ins = {"ih": input_size, "hh": hidden_size}
@@ -59,7 +70,12 @@ class HyperLSTM(HyperLayer):
                 self.add_gate(f"gate_{part}_l0", 2 * rows)
 
     def forward(
-        self, x: Tensor, state: State | None = None, h: Tensor | None = None, weight_drop: float | Tensor = 0.0
+        self,
+        x: Tensor,
+        state: State | None = None,
+        h: Tensor | None = None,
+        weight_drop: float | Tensor = 0.0,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, State]:
         """x (T, B, in), state two of (1, B, hidden), h (B, H) or (1, H) -> output (T, B, hidden), state.
 
@@ -67,7 +83,7 @@ class HyperLSTM(HyperLayer):
         from that. The output has x's dtype, the state that of the parameters.
 
         weight_drop: DropConnect's rate on the recurrent weights, whose elementary and response part share a mask;
-            0 at evaluation; a float or ().
+            0 at evaluation; a float or (). generator: of that mask.
 
         Raises TypeError or ValueError for anything else.
         """
@@ -79,14 +95,16 @@ class HyperLSTM(HyperLayer):
         else:
             zeros = x.new_zeros(1, x.shape[1], self.hidden_size, dtype=self.weight_hh_l0.dtype)
             state = zeros, zeros
-        return sequence(Weights.of(self), x, state, h, weight_drop, cuda_graphs=self.cuda_graphs)
+        options = {"cuda_graphs": self.cuda_graphs, "recompute": self.checkpoint_activations}
+        return sequence(Weights.of(self), x, state, h, weight_drop, generator, **options)
 
     def responding_weights(self) -> list[RespondingWeight]:
         return Weights.of(self).responding()
 
     def extra_repr(self) -> str:
-        graphs = "" if self.cuda_graphs else ", cuda_graphs=False"
-        return f"input_size={self.input_size}, hidden_size={self.hidden_size}, num_hyper={self.num_hyper}{graphs}"
+        options = "" if self.cuda_graphs else ", cuda_graphs=False"
+        options += ", checkpoint_activations=True" if self.checkpoint_activations else ""
+        return f"input_size={self.input_size}, hidden_size={self.hidden_size}, num_hyper={self.num_hyper}{options}"
 
     def _check_state(self, state: State, batch: int) -> None:
         if not isinstance(state, tuple | list) or len(state) != 2:
@@ -132,6 +150,12 @@ class Weights(NamedTuple):
             return self.weight_hh.new_zeros(1, len(self.weight_hh))
         return (self.bias_ih + self.bias_hh)[None]
 
+    def dropped(self, rate: float | Tensor, generator: torch.Generator | None) -> "Weights":
+        """With DropConnect on the recurrent weights, as of `drop_connect`."""
+        names = [name for name in ("weight_hh", "response_weight_hh") if getattr(self, name) is not None]
+        dropped = drop_connect(rate, *(getattr(self, name) for name in names), generator=generator)
+        return self._replace(**dict(zip(names, dropped, strict=True)))
+
     def gates(self, h: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """Of the input weights and their bias, of the recurrent weights and theirs; (B or 1, 4·hidden) each."""
         gate_ih, gate_hh = gated(h, self.gate_ih), gated(h, self.gate_hh)
@@ -151,16 +175,26 @@ class Weights(NamedTuple):
 
 
 def sequence(
-    weights: Weights, x: Tensor, state: State, h: Tensor | None, weight_drop: float | Tensor = 0.0, *, cuda_graphs: bool
+    weights: Weights,
+    x: Tensor,
+    state: State,
+    h: Tensor | None,
+    weight_drop: float | Tensor = 0.0,
+    generator: torch.Generator | None = None,
+    *,
+    cuda_graphs: bool,
+    recompute: bool = False,
 ) -> tuple[Tensor, State]:
     """An LSTM layer over a sequence: see HyperLSTM, whose inputs it takes without checking them."""
+    hidden, cell = state[0][0], state[1][0]
+    # DropConnect's mask is drawn here: what is computed again draws nothing.
     if linearizes(x, h if weights.gate_hh is not None else None):
-        return _linearized(weights, x, state, h, weight_drop, cuda_graphs=cuda_graphs)
-    weight_ih, weight_hh, bias, gate_ih, gate_hh = _products(weights, h)
-    weight_hh = torch.cat(drop_connect(weight_drop, *weight_hh))
-    output, cell = _Recurrence.apply(
-        cuda_graphs, x, state[0][0], state[1][0], torch.cat(weight_ih), weight_hh, bias, gate_ih, gate_hh
-    )
+        inputs = weights.dropped(weight_drop, generator), x, hidden, cell, h
+        output, hidden, cell = recomputed(partial(_linearized, cuda_graphs), *inputs, enabled=recompute)
+        return output, (hidden[None], cell[None])
+    weights_ih, weights_hh, *others = _products(weights, h)
+    inputs = x, hidden, cell, weights_ih, drop_connect(weight_drop, *weights_hh, generator=generator), *others
+    output, cell = recomputed(partial(_recurrence, cuda_graphs), *inputs, enabled=recompute)
     return output, (output[-1:].to(cell.dtype), cell[None])
 
 
@@ -182,37 +216,39 @@ def _products(weights: Weights, h: Tensor | None):
     return weights_ih, (weight_hh, weights.response_weight_hh), bias, gate_ih, gate_hh
 
 
+def _recurrence(cuda_graphs, x, h0, c0, weights_ih, weights_hh, bias, gate_ih, gate_hh):
+    """`_Recurrence` with the weights stacked."""
+    return _Recurrence.apply(
+        cuda_graphs, x, h0, c0, torch.cat(weights_ih), torch.cat(weights_hh), bias, gate_ih, gate_hh
+    )
+
+
 def _linearized(
-    weights: Weights, x: Tensor, state: State, h: Tensor, weight_drop: float | Tensor, *, cuda_graphs: bool
-) -> tuple[Tensor, State]:
+    cuda_graphs: bool, weights: Weights, x: Tensor, hidden: Tensor, cell: Tensor, h: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Dual outputs, as stn/response.py has them, of a plain sequence and its tangent; the state carries none."""
     x, tangent_x = forward_ad.unpack_dual(x)
-    hidden, cell = state[0][0], state[1][0]
-    responds = weights.gate_hh is not None
-    responses = [weights.response_weight_hh] if responds else []
-    weight_hh, *responses = drop_connect(weight_drop, weights.weight_hh, *responses)
     bias = weights.bias
-    constants = x, hidden, cell, weights.weight_ih, weight_hh, bias
+    constants = x, hidden, cell, weights.weight_ih, weights.weight_hh, bias
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in constants):
         raise RuntimeError(
             "HyperLSTM's linearized pass gives gradients to responses alone: its weights, state and input at h = 0 "
             "must not depend on what is trained; where they do, train with linearize=False"
         )
-    weight_ih, weight_hh = weights.weight_ih.to(x.dtype), weight_hh.to(x.dtype)
+    weight_ih, weight_hh = weights.weight_ih.to(x.dtype), weights.weight_hh.to(x.dtype)
     outputs, last_cell, activations, cells, tanh_cells, *_ = _unrolled(
         x, hidden, cell, weight_ih, weight_hh, bias, None, None, cuda_graphs=cuda_graphs
     )
     drive = cell.new_zeros(()) if tangent_x is None else linear(tangent_x, weight_ih)
-    if responds and is_dual(h):
+    if weights.gate_hh is not None and is_dual(h):
         gate_ih, bias_gate_ih, gate_hh, bias_gate_hh = weights.gates(forward_ad.unpack_dual(h).tangent)
         previous = torch.cat([hidden[None].to(x.dtype), outputs[:-1]])
         if bias_gate_ih is not None:
             drive = drive + bias_gate_ih * weights.response_bias_ih + bias_gate_hh * weights.response_bias_hh
         drive = respond(drive, gate_ih, linear(x, weights.response_weight_ih.to(x.dtype)))
-        drive = respond(drive, gate_hh, linear(previous, responses[0].to(x.dtype)))
+        drive = respond(drive, gate_hh, linear(previous, weights.response_weight_hh.to(x.dtype)))
     tangent = output_tangents(drive.to(cell.dtype), weight_hh, cell, activations, cells, tanh_cells, graphs=cuda_graphs)
-    state = outputs[-1:].to(cell.dtype), last_cell[None]
-    return forward_ad.make_dual(outputs, tangent.to(x.dtype)), state
+    return forward_ad.make_dual(outputs, tangent.to(x.dtype)), outputs[-1].to(cell.dtype), last_cell
 
 
 class _Recurrence(Function):

@@ -12,9 +12,11 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from stn.bilevel import Loss, Step, Task
+from stn.gradient_sums import GradientSum
 from stn.hyperparameters import Hyperparameters
 from stn.layers import split_parameters
 from stn.optimizers import set_option, shares
+from stn.ranks import Ranks
 
 
 class Method(Protocol):
@@ -45,7 +47,8 @@ class Update:
     clip: largest norm of the gradient; a larger one is scaled down to it. parameters: those that this update is for
     (default: all of the optimizer's); others that the optimizer has get no gradient, and stay. scaler: of objectives
     that are computed in float16. clip_value: largest absolute value of the gradient's entries, in place of its norm.
-    backward: what computes an objective's gradients. watchers: functions that are called with the parameters, whose
+    backward: what computes an objective's gradients. sum_over_ranks: of the gradients, where ranks share mini-batches.
+    watchers: functions that are called with the parameters, whose
     gradients are final, before each update. norm: of the last gradient, before clipping.
 
     Raises ValueError for both ways to clip.
@@ -65,25 +68,33 @@ class Update:
         if parameters is None:
             parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
         self.parameters = [*parameters]
+        self.added = 0  # objectives of the step under way
         self.shares = shares(optimizer, "lr")
         self.backward: Callable[[Tensor], None] = Tensor.backward
+        self.sum_over_ranks: GradientSum | None = None
         self.watchers: list[Callable[[list[nn.Parameter]], None]] = []
         self.norm = torch.zeros(())
 
-    def __call__(self, objective: Tensor) -> Tensor:
+    def __call__(self, objective: Tensor, part: float = 1.0) -> Tensor:
         """Minimize the objective by one step; the gradient's norm before clipping."""
         self.begin()
-        self.add(objective)
+        self.add(objective, part=part)
         return self.end()
 
     def begin(self) -> None:
         """A step that several objectives share begins."""
         self.optimizer.zero_grad(set_to_none=True)
+        self.added = 0
 
-    def add(self, objective: Tensor, count: int = 1) -> None:
-        """One of so many objectives, of which the mean is minimized."""
+    def add(self, objective: Tensor, count: int = 1, part: float = 1.0) -> None:
+        """One of so many objectives, of which the mean is minimized; part: of the mini-batch, as of `Loss`."""
         if count > 1:
             objective = objective / count
+        if part != 1:
+            objective = objective * part
+        self.added += 1
+        if self.sum_over_ranks is not None and self.added == count:
+            self.sum_over_ranks.expect()
         self.backward(objective if self.scaler is None else self.scaler.scale(objective))
 
     def clipped(self) -> Tensor:
@@ -97,6 +108,8 @@ class Update:
 
     def end(self) -> Tensor:
         """Update the parameters; the gradient's norm before clipping."""
+        if self.sum_over_ranks is not None:
+            self.sum_over_ranks.finish()
         norm = self.clipped()
         for watch in self.watchers:
             watch(self.parameters)
@@ -166,9 +179,14 @@ class BestResponseMethod:
                 raise ValueError(f"the validation loss does not depend on the tuned hyperparameters: {respond}")
             if self.tune_scales:
                 objective = objective - self.entropy_weight * hyper.entropy()
-            norm = self.updates["hyper"](objective)
+            norm = self.updates["hyper"](objective, loss.part)
         task.carry(batch, prediction)
         return step_of([loss._replace(objective=objective)], norm)
+
+    def share_among(self, ranks: Ranks) -> None:
+        """From now on sum gradients over ranks."""
+        for update in self.updates.values():
+            update.sum_over_ranks = GradientSum(update.parameters, ranks)
 
     def state_dict(self) -> dict:
         return {name: part.state_dict() for name, part in self._parts().items()}
@@ -251,7 +269,7 @@ class STN(BestResponseMethod):
             batch = task.batch("train")
             prediction = task.predict(batch, draw)
             losses.append(task.loss(prediction, batch, draw))
-            update.add(losses[-1].objective, self.accumulate)
+            update.add(losses[-1].objective, self.accumulate, losses[-1].part)
             task.carry(batch, prediction)
         return step_of(losses, update.end())
 
@@ -313,6 +331,7 @@ def frozen(module: nn.Module | Iterable[nn.Parameter]) -> Iterator[None]:
 
 def step_of(losses: Sequence[Loss], norm: Tensor) -> Step:
     """The record of a step that minimized the mean of these losses' objectives, whose gradient had this norm."""
+    losses = [loss if loss.part == 1 else _partial(loss) for loss in losses]
     data, objective, targets, accuracy = losses[0].data, losses[0].objective, losses[0].targets, losses[0].accuracy
     if len(losses) > 1:
         data = torch.stack([loss.data for loss in losses]).mean()
@@ -321,3 +340,9 @@ def step_of(losses: Sequence[Loss], norm: Tensor) -> Step:
         accuracy = None if accuracy is None else torch.stack([loss.accuracy for loss in losses]).mean()
     data, objective = data.detach(), objective.detach()
     return Step(data, objective - data, objective + norm, targets, accuracy)
+
+
+def _partial(loss: Loss) -> Loss:
+    """What a rank's loss adds to the whole mini-batch's."""
+    accuracy = None if loss.accuracy is None else loss.accuracy * loss.part
+    return loss._replace(objective=loss.objective * loss.part, data=loss.data * loss.part, accuracy=accuracy)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -12,8 +13,10 @@ from torch import Tensor
 from stn.bilevel import MEASURES, MeanScore, Score, Step, Task
 from stn.errors import Diverged, UserError
 from stn.hyperparameters import Hyperparameters, Tuned
+from stn.ranks import ALONE
 from stn.runs.folder import RunFolder
 
+MOST_TOLD = 14  # numbers in an error's line
 FETCHED_STEPS = 10  # how many steps' numbers are fetched from the device at once
 NO_RATES: Mapping[str, float] = MappingProxyType({})
 # Names of the tables' other columns.
@@ -61,6 +64,9 @@ class _Record(NamedTuple):
     numbers: Tensor  # on the device: loss, penalty, health, accuracy, entropy, then the hyperparameters' log values
 
 
+_PARTS = 4  # the first of a record's numbers, which add up over ranks
+
+
 class Recorder:
     """Writes a run's tables and TensorBoard scalars, and tells `progress`.
 
@@ -92,6 +98,7 @@ class Recorder:
         self.task, self.hyper, self.run, self.progress = task, hyper, run, progress
         self.intervals = {"train": train_interval, "valid": valid_interval}
         self.average = average
+        self.ranks = ALONE  # those that have a part of every step
         self.epoch_score, self.ended_score = MeanScore(), MeanScore()  # of this epoch, and of the one just ended
         self.since_log = {"train": MeanScore(), "valid": MeanScore()}
         self.pending: list[_Record] = []
@@ -136,7 +143,10 @@ class Recorder:
         if not self.pending:
             return
         records, self.pending = self.pending, []
-        for record, numbers in zip(records, torch.stack([r.numbers for r in records]).tolist(), strict=True):
+        fetched = torch.stack([record.numbers for record in records])
+        if self.ranks.size > 1:
+            records, fetched = self._of_all_ranks(records, fetched)
+        for record, numbers in zip(records, fetched.tolist(), strict=True):
             loss, penalty, health, accuracy, entropy, *values = numbers
             if not math.isfinite(health):
                 raise self.diverged(record.kind, loss, record.global_step)
@@ -178,8 +188,10 @@ class Recorder:
 
     def diverged(self, kind: str, loss: float, step: int) -> Diverged:
         """The error that ends a run whose loss or gradient is not finite."""
-        values = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
-        told = f"loss {loss:g}" + (f"; {values}" if values else "")
+        values = [f"{name} {value:.4g}" for name, value in self.values.items()]
+        if (more := len(values) - MOST_TOLD) > 0:
+            values[MOST_TOLD:] = [f"and {more} more"]
+        told = f"loss {loss:g}" + (f"; {', '.join(values)}" if values else "")
         cause = f"the {kind} loss or its gradient is not finite at step {step} ({told})"
         best = "no epoch has ended, so that there is no model to fall back on"
         if self.best is not None:
@@ -198,6 +210,15 @@ class Recorder:
         self.values, self.best = {name: state["values"][name] for name in self.values}, state["best"]
         self.elapsed_before, self.started = state["elapsed"], time.perf_counter()
         self.epoch_started = state["epoch_started"]
+
+    def _of_all_ranks(self, records: list[_Record], fetched: Tensor) -> tuple[list[_Record], Tensor]:
+        """The records and numbers of whole mini-batches, of which each rank has recorded its part."""
+        targets = fetched.new_tensor([record.targets for record in records])
+        total = self.ranks.total(torch.column_stack([targets, fetched[:, :_PARTS]]))
+        whole = [
+            record._replace(targets=round(count)) for record, count in zip(records, total[:, 0].tolist(), strict=True)
+        ]
+        return whole, torch.column_stack([total[:, 1:], fetched[:, _PARTS:]])
 
     def _scores(self) -> dict[str, MeanScore]:
         return {"epoch": self.epoch_score, "ended epoch": self.ended_score, **self.since_log}
@@ -233,10 +254,10 @@ class Recorder:
 
 
 class Unlogged:
-    """A run's folder of which nothing is kept."""
+    """A run's folder of which nothing is kept, or which another rank keeps."""
 
-    def __init__(self, settings: dict[str, Any]):
-        self.settings = settings
+    def __init__(self, settings: dict[str, Any], path: Path | None = None):
+        self.settings, self.path = settings, path
 
     def change_settings(self, changes: Mapping[str, Any]) -> None:
         self.settings |= changes
@@ -244,6 +265,8 @@ class Unlogged:
     def log(self, *_: object) -> None: ...
 
     def scalars(self, *_: object) -> None: ...
+
+    def save_checkpoint(self, *_: object) -> None: ...
 
 
 class Unseen:

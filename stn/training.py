@@ -2,20 +2,23 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from stn.bilevel import Step, Task, evaluate
 from stn.errors import UserError, one_line
 from stn.hyperparameters import Hyperparameters
 from stn.learning_rates import LearningRate
 from stn.methods import Method
+from stn.ranks import ALONE, Ranks
 from stn.recorder import Recorder
 from stn.runs.models import pack
 
 EVALUATED = ("valid", "test")  # the splits on which a run's best model is measured
+ANOTHER_NUMBER = "going on with another number of ranks: dropout masks and the like differ from here on"
 Stop = Callable[[], bool]  # asked between alternations; true ends the training early
 
 
@@ -80,6 +83,30 @@ class Trainer:
         self.best_loss, self.epochs_since_best = math.inf, 0
         self.best: dict | None = None  # the best model and its hyperparameters
         self.saved = time.perf_counter()
+        self.ranks = ALONE
+
+    def share_among(self, ranks: Ranks) -> None:
+        """Train on this rank's share of every mini-batch, from the first one on.
+
+        Raises UserError for what ranks cannot train together.
+        """
+        self._refuse_unshared(ranks)
+        self.ranks = self.recorder.ranks = self.hyper.ranks = ranks
+        ranks.align(self.task.model, self.hyper)
+        ranks.part_random_numbers()
+        self.task.share_among(ranks)
+        self.method.share_among(ranks)
+
+    def _refuse_unshared(self, ranks: Ranks) -> None:
+        if self.task.batch_size < ranks.size:
+            found = f"{ranks.size} ranks share mini-batches of {self.task.batch_size} examples"
+            raise UserError(f"{found}: start fewer ranks, or take larger mini-batches")
+        if any(isinstance(module, _BatchNorm) for module in self.task.model.modules()):
+            told = "batch normalization would normalize each rank's share by itself"
+            raise UserError(f"{told}: train the network in one process, or with group normalization")
+        if self.learning_rate.differentiates:
+            told = "a tuned learning rate takes second derivatives of whole mini-batches"
+            raise UserError(f"{told}: train in one process, or with a learning rate that is not tuned")
 
     def train(self) -> bool:
         """Alternate until epochs, patience or learning rate run out; False if stopped early.
@@ -89,14 +116,15 @@ class Trainer:
         if self.global_step == 0:
             self.save()
         while not self.done():
-            if self.stop():
+            due = time.perf_counter() - self.saved >= self.plan.checkpoint_seconds
+            stopped, due = self.ranks.any(self.stop(), due)
+            if stopped or due:
                 self.save()
+            if stopped:
                 return False
             self.alternate()
             if self.task.epochs > self.epoch:
                 self.end_epoch()
-            if time.perf_counter() - self.saved >= self.plan.checkpoint_seconds:
-                self.save()
         self.save()
         return True
 
@@ -143,7 +171,7 @@ class Trainer:
     def end_epoch(self) -> None:
         """Evaluate, log, remember the best model, and let the learning rate follow the validation loss."""
         self.recorder.flush()
-        score = evaluate(self.task, self.hyper, "valid")
+        score = evaluate(self.task, self.hyper, "valid", self.ranks)
         if not math.isfinite(score.loss):
             raise self.recorder.diverged("validation", score.loss, self.global_step)
         best = score.loss < self.best_loss
@@ -171,8 +199,7 @@ class Trainer:
             "model": self.task.model.state_dict(),
             "hyper": self.hyper.state_dict(),
             **parts,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            **self.ranks.random_state(),
             **{name: getattr(self, name) for name in _COUNTERS},
             "best": self.best,
         }
@@ -183,9 +210,8 @@ class Trainer:
             restore(self.task, self.hyper, state)
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
-            torch.set_rng_state(state["random"])
-            for device, random in enumerate(state["random_cuda"][: torch.cuda.device_count()]):
-                torch.cuda.set_rng_state(random, device)
+            if not self.ranks.set_random_state(state) and self.ranks.first:
+                warnings.warn(ANOTHER_NUMBER, stacklevel=2)
             for name in _COUNTERS:
                 setattr(self, name, _counter(state[name]))
             self.best = state["best"] and dict(state["best"])
@@ -222,8 +248,10 @@ def restore(task: Task, hyper: Hyperparameters, state: Mapping) -> None:
         raise UserError("the checkpoint is of another model than args.yaml describes: start a new run") from error
 
 
-def final_result(task: Task, hyper: Hyperparameters, splits: Sequence[str] = EVALUATED) -> dict[str, float]:
+def final_result(
+    task: Task, hyper: Hyperparameters, splits: Sequence[str] = EVALUATED, ranks: Ranks = ALONE
+) -> dict[str, float]:
     """The measures of the model in place, named val_loss, test_loss and the like."""
-    found = {split: evaluate(task, hyper, split).measures(task.likelihood) for split in splits}
+    found = {split: evaluate(task, hyper, split, ranks).measures(task.likelihood) for split in splits}
     short = {"valid": "val", "test": "test"}
     return {f"{short[split]}_{name}": value for split, own in found.items() for name, value in own.items()}

@@ -2,20 +2,16 @@
 
 import json
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 import cnn_step
 import converted_step
-import cost_model
 import learning_rates
 import lstm_step
-import numpy
 import pytest
 import step_products
 import timing
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from cnn.hyperparameters import names_of
 from cnn.models import AlexNet
@@ -36,8 +32,6 @@ def tiny(monkeypatch):
     monkeypatch.setattr(lstm_step, "PAPER", TINY)
     monkeypatch.setattr(timing, "keep_freed_memory", lambda: None)  # it is for the whole process
     monkeypatch.setattr(timing, "peak_memory", lambda *_, **__: 100.0)
-    sweeps = {"steps": (2, 5, 9), "batch": (4, 8), "width": (8, 16), "tuned": (1, 7), "types": (30, 60)}
-    monkeypatch.setattr(cost_model, "SWEEPS", sweeps)
     monkeypatch.setattr(AlexNet, "CHANNELS", (3, 4, 5, 6, 5, 4))
     monkeypatch.setattr(AlexNet, "FULLY_CONNECTED", (4 * 2 * 2, 8, 7))
     yield
@@ -55,22 +49,15 @@ def test_the_table_and_its_json(tmp_path, capsys):
 
 
 def test_products_are_those_of_the_step():
-    """336 GFLOP at paper size, two for each multiplication and addition."""
-    products = lstm_step.products_of(lstm_step.Shape())
-    assert sum(product.flops * product.weights for product in products) == pytest.approx(336e9, rel=0.01)
-    subject = lstm_step.Subject(TINY, torch.float64)
-    with FlopCounterMode(display=False) as counted:
-        subject.weight_step()
-    gates = [weight.numel() for name, weight in subject.model.named_parameters() if "gate" in name]
-    products = [product.flops * product.weights for product in lstm_step.products_of(TINY)]
-    assert sum(products) + 2 * 2 * TINY.batch * sum(gates) == counted.get_total_flops()
+    """336 GFLOP at paper size, two for each multiplication and addition; tests/test_scaling.py counts a step's."""
+    assert lstm_step.Shape().product_flops() == pytest.approx(336e9, rel=0.01)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_routine_computes_the_product(dtype):
-    there = step_products.by_routine(lstm_step.products_of(TINY), dtype)
+    there = step_products.by_routine(TINY.products(), dtype)
     assert {step_products.AS_DONE, "plain"} <= {name for _, name in there}
-    for product in lstm_step.products_of(TINY):
+    for product in TINY.products():
         x, weight = product.factors(dtype)
         assert x.shape == (product.rows, product.inner) and weight.shape == (product.columns, product.inner)
         assert x.is_contiguous() != product.gradient
@@ -100,25 +87,6 @@ def test_the_best_is_that_of_a_large_product():
     assert step_products.best(seconds) == (large, "plain")
 
 
-def test_the_sweep_and_its_plot(tmp_path, capsys):
-    lstm_step.main(["--sweep", "--rounds", "1", "--dtype", "float32", "--out", str(tmp_path / "plot")])
-    assert (tmp_path / "plot_float32.png").stat().st_size and (tmp_path / "plot_float32.pdf").stat().st_size
-    assert "median error of the model" in capsys.readouterr().out
-
-
-def test_the_cost_model_finds_the_coefficients_of_its_own_kind():
-    shapes = [
-        replace(lstm_step.Shape(), **{name: value})
-        for name, values in {**cost_model.SWEEPS, "width": (100, 300, 900), "types": (100, 30_000)}.items()
-        for value in values
-    ]
-    true = numpy.array([0.01, 1e-3, 2e-10, 3e-12, 0, 5e-9, 0])
-    seconds = [cost_model.predict(shape, true) for shape in shapes]
-    found = cost_model.fit(shapes, seconds)
-    assert (found >= 0).all()
-    assert [cost_model.predict(shape, found) for shape in shapes] == pytest.approx(seconds, rel=1e-3)
-
-
 def test_the_profile_is_a_table_of_operators(capsys):
     lstm_step.main(["--profile", "--dtype", "float32"])
     printed = capsys.readouterr().out
@@ -134,6 +102,33 @@ def test_the_image_classifiers_table_and_its_json(tmp_path, capsys):
     assert all(value > 0 for times in found.values() for value in times.values())
     printed = capsys.readouterr().out
     assert "15 tuned; 1 threads" in printed and all(printed.count(label) == 2 for label in cnn_step.RATIOS)
+
+
+@pytest.mark.parametrize(
+    ("script", "network", "flags"),
+    [(lstm_step, "AWDLSTM", ["--width", "6"]), (cnn_step, None, ["--batch", "2", "--width", "0.5"])],
+)
+def test_checkpointed_steps_beside_others(tmp_path, monkeypatch, capsys, script, network, flags):
+    made = []
+
+    def made_with(network):
+        return lambda *args, **options: made.append(options["checkpoint_activations"]) or network(*args, **options)
+
+    if network:
+        monkeypatch.setattr(script, network, made_with(getattr(script, network)))
+    else:
+        monkeypatch.setitem(script.MODELS, "alexnet", made_with(AlexNet))
+    file = tmp_path / "costs.json"
+    common = ["--checkpoint_activations", "--rounds", "2", "--threads", "1", "--dtype", "float32", "--json", str(file)]
+    monkeypatch.setattr(timing, "peak_memory", lambda *_, checkpointed, **__: 200.0 - 50 * checkpointed)
+    script.main([*common, *flags])
+    names = [f"{method}{own}" for method in ("", "delta_") for own in ("weight_step_s", "hyper_step_s", "peak_rss_mib")]
+    found = json.loads(file.read_text())["float32"]
+    assert found.keys() == {*names, *(f"checkpointed_{name}" for name in names)}
+    assert min(found.values()) > 0 and found["checkpointed_peak_rss_mib"] == 150
+    assert made == [False, True, False, True]
+    printed = capsys.readouterr().out
+    assert "delta_hyper_step, checkpointed / kept" in printed and printed.count("150                0.75") == 2
 
 
 def test_what_is_timed_are_steps_on_a_batch(monkeypatch):

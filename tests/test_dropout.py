@@ -1,5 +1,6 @@
 import math
 import re
+from itertools import product
 
 import pytest
 import torch
@@ -27,6 +28,22 @@ def test_locked_dropout_drops_each_example_at_its_rate(rate):
     dropped = locked_dropout(torch.ones(STEPS, BATCH, WIDTH), rate)
     for example, expected in enumerate(torch.as_tensor(rate).expand(BATCH).tolist()):
         assert_rate(dropped[0, example], expected)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_locked_dropout_drops_each_unit_at_its_rate(rows):
+    rates = torch.tensor([[0.1, 0.5, 0.9], [0.7, 0.3, 0.2]])[:rows]
+    dropped = locked_dropout(torch.ones(STEPS, 2, 3 * WIDTH), rates.repeat_interleave(WIDTH, 1))
+    for example, expected in enumerate(rates.expand(2, 3)):
+        for part, rate in zip(dropped[0, example].chunk(3), expected.tolist(), strict=True):
+            assert_rate(part, rate)
+            torch.testing.assert_close(part[part != 0], torch.full_like(part[part != 0], 1 / (1 - rate)))
+    assert torch.equal(dropped, dropped[:1].expand_as(dropped))
+
+
+def test_locked_dropout_refuses_other_rates_of_units():
+    with pytest.raises(ValueError, match=re.escape("rate (B, F) or (1, F): found x (4, 6, 8) with a rate (6, 7)")):
+        locked_dropout(torch.ones(4, 6, 8), torch.full((6, 7), 0.5))
 
 
 @rates
@@ -181,10 +198,12 @@ def test_a_rate_is_exact_in_bfloat16():
 
 INPUTS = {dropout: (BATCH, 3), channel_dropout: (BATCH, 3, 2, 2), locked_dropout: (STEPS, BATCH, 3)}
 any_kind = pytest.mark.parametrize("kind", INPUTS)
+SHAPES = [(BATCH + 1,), (STEPS,), (BATCH, 1), (BATCH, 3), (1, BATCH), (1, 1), (0,), (2,)]
+NO_ROWS = [*product(INPUTS, SHAPES)]
+NO_ROWS.remove((locked_dropout, (BATCH, 3)))  # a rate of each unit
 
 
-@any_kind
-@pytest.mark.parametrize("shape", [(BATCH + 1,), (STEPS,), (BATCH, 1), (BATCH, 3), (1, BATCH), (1, 1), (0,), (2,)])
+@pytest.mark.parametrize(("kind", "shape"), NO_ROWS)
 def test_rates_that_are_no_row_of_the_batch_are_named(kind, shape):
     found = "rate " + (f"({shape[0]},)" if len(shape) == 1 else str(shape))
     with pytest.raises(ValueError, match=re.escape(f"found x {INPUTS[kind]} with a {found}")):

@@ -14,7 +14,7 @@ import stn
 from cnn import hypertrain, search, train_basic
 from cnn.datasets import DATA_SETS, datasets_of
 from cnn.hyperparameters import AFFINE, TABLE, names_of
-from cnn.models import MODELS
+from cnn.models import MODELS, convnet
 from cnn.task import normalized, scaled
 from stn.datasets import builtin_images
 from stn.datasets.images import Normalization
@@ -100,6 +100,7 @@ def test_where_flags_start():
         ("--tune_all --width 1e300", ("--width", "at most 100")),
         ("--tune_all --model vgg16 --dataset mnist", ("--model vgg16 is not for --dataset mnist",)),
         ("--tune_all --model simple_cnn --dataset cifar10", ("--model simple_cnn is not for --dataset cifar10",)),
+        ("--tune_all --model mlp --checkpoint_activations", ("--model mlp", "leave --checkpoint_activations out")),
         ("--tune_all --data_seed -1", ("--data_seed",)),
         ("--tune_all --experiment_name a/b", ("--experiment_name", "a/b")),
     ],
@@ -255,6 +256,25 @@ def test_without_seeds_of_their_own_all_is_drawn_from_one():
     torch.manual_seed(4)
     model = MODELS["small"](1, elementary_scale=True)
     assert torch.equal(weight, model.convolutions[0].weight) and torch.equal(order, torch.randperm(160))
+
+
+@pytest.mark.parametrize("flags", ["--tune_all", "--tune_all --method delta_stn"])
+def test_activations_are_checkpointed_with_the_same_numbers(run, tmp_path, monkeypatch, flags):
+    again, recomputed = set(), convnet.recomputed
+
+    def spied(*inputs, enabled, **options):
+        again.add(enabled)
+        return recomputed(*inputs, enabled=enabled, **options)
+
+    monkeypatch.setattr(convnet, "recomputed", spied)
+    for subdir, epochs in (("whole", 2), ("parts", 1)):
+        assert run(f"{flags} --model small --seed 3 --subdir {subdir} --total_epochs {epochs}")[0] == 0
+    assert again == {False}
+    parts, whole = runs(tmp_path)
+    assert run(f"--resume {parts} --total_epochs 2 --checkpoint_activations")[0] == 0
+    assert again == {False, True} and settings(parts)["checkpoint_activations"] is True
+    for table in ("train", "epoch", "result"):
+        assert without_time(parts / f"{table}.csv") == without_time(whole / f"{table}.csv")
 
 
 def test_an_experiments_name_comes_first_in_its_folders(run, tmp_path):

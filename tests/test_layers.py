@@ -513,6 +513,7 @@ def test_wrong_inputs_are_found_without_a_value_being_read(name):
         "HyperEmbedding(num_embeddings=11, embedding_dim=6, num_hyper=2)",
         "HyperLSTM(input_size=5, hidden_size=6, num_hyper=3)",
         "HyperLSTM(input_size=5, hidden_size=6, num_hyper=0, cuda_graphs=False)",
+        "HyperLSTM(input_size=5, hidden_size=6, num_hyper=0, checkpoint_activations=True)",
     ],
 )
 def test_a_layer_shows_how_it_was_made(text):

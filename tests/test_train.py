@@ -664,6 +664,24 @@ def test_how_kernels_are_launched_may_change(unfinished, capsys, monkeypatch):
     assert settings(unfinished)["no_cuda_graphs"] is True and recorded == {False}
 
 
+def test_activations_may_be_checkpointed_from_here_on(unfinished, tmp_path, capsys, monkeypatch):
+    settings_now = settings(unfinished)
+    del settings_now["checkpoint_activations"]  # a run older than the flag
+    (unfinished / "args.yaml").write_text(yaml.safe_dump(settings_now))
+    other = shutil.copytree(unfinished, tmp_path / "logs" / "2024-01-03")
+    checkpointed, forward = set(), HyperLSTM.forward
+    monkeypatch.setattr(
+        HyperLSTM,
+        "forward",
+        lambda layer, *args: checkpointed.add(layer.checkpoint_activations) or forward(layer, *args),
+    )
+    more = f"--epochs {settings_now['epochs'] + 1}"
+    assert resume(capsys, unfinished, f"--checkpoint_activations {more}")[0] == 0
+    assert settings(unfinished)["checkpoint_activations"] is True and checkpointed == {True}
+    assert resume(capsys, other, more)[0] == 0
+    assert without_time(unfinished / "epoch.csv") == without_time(other / "epoch.csv")
+
+
 def test_resume_where_there_is_nothing(run, tmp_path, capsys):
     refused(run("--resume"), "no run", "--prefix")
     refused(resume(capsys, tmp_path / "nowhere"), "nowhere", "does not exist")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stn.dropout import channel_dropout, dropout
 from stn.hyperparameters import Draw
 from stn.kernels.precision import of_products
+from stn.kernels.recompute import recomputed
 from stn.layers import HyperConv2d, HyperLinear, check_tensor
 
 CLASSES = 10  # of every self-tuning network
@@ -32,6 +33,8 @@ class ConvNet(nn.Module):
     dtype: of activations and products (default: the weights' dtype, which logits always have).
     elementary_scale: as in stn/layers.py, of every layer that responds to hyperparameters when some are tuned.
     width: a factor of every layer's channels.
+    checkpoint_activations: of a convolution, and what follows up to the rectifiers, keep the input alone for the
+        backward pass, which computes the rest again.
 
     arguments: what it was made with, from which `stn.load_model` makes it again.
     """
@@ -52,9 +55,11 @@ class ConvNet(nn.Module):
         *,
         elementary_scale: bool = False,
         width: float = 1.0,
+        checkpoint_activations: bool = False,
     ):
         super().__init__()
         self.arguments = {"num_hyper": num_hyper, "dtype": dtype, "elementary_scale": elementary_scale, "width": width}
+        self.arguments["checkpoint_activations"] = self.checkpoint_activations = checkpoint_activations
         self.dtype = dtype or torch.get_default_dtype()
         images, *channels = self.CHANNELS
         channels = images, *scaled(tuple(channels), width)
@@ -73,11 +78,9 @@ class ConvNet(nn.Module):
         check_tensor(type(self).__name__, "images", images, "B", *self.SHAPE)
         x = images.to(of_products(self.dtype), memory_format=self.MEMORY_FORMAT)
         x = self.dropped(x, draw, "indropout2d", channel_dropout)
-        for layer, pooled in enumerate(self.POOLED):
-            x = self.convolved(x, draw, layer)
-            if pooled:
-                x = F.max_pool2d(x, 2)
-            x = F.relu(x)  # the same as before pooling, on a quarter of the entries
+        options = {"enabled": self.checkpoint_activations, "buffers": [*self.buffers()]}
+        for layer in range(len(self.convolutions)):
+            x = recomputed(partial(self.rectified, layer), x, draw.h, **options)
             x = self.dropped(x, draw, "dropout" if "dropout" in draw else f"dropout{layer}", channel_dropout)
         x = x.flatten(1)
         for layer, linear in enumerate(self.hidden):
@@ -85,9 +88,16 @@ class ConvNet(nn.Module):
         x = self.dropped(x, draw, f"fcdropout{len(self.hidden)}", dropout)
         return self.classifier(x, draw.h).to(self.classifier.weight.dtype)
 
-    def convolved(self, x: Tensor, draw: Draw, layer: int) -> Tensor:
+    def rectified(self, layer: int, x: Tensor, h: Tensor | None) -> Tensor:
+        """What a convolution makes of its input, pooled where it is to be, and rectified."""
+        y = self.convolved(layer, x, h)
+        if self.POOLED[layer]:
+            y = F.max_pool2d(y, 2)
+        return F.relu(y)  # the same as before pooling, on a quarter of the entries
+
+    def convolved(self, layer: int, x: Tensor, h: Tensor | None) -> Tensor:
         """What a convolution makes of its input."""
-        return self.convolutions[layer](x, draw.h)
+        return self.convolutions[layer](x, h)
 
     def dropped(self, x: Tensor, draw: Draw, name: str, drop: Callable[[Tensor, Any], Tensor]) -> Tensor:
         """x, in training dropped at the rate of this name, if the draw has it."""

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from cnn.models.convnet import ConvNet
-from stn.hyperparameters import Draw
 
 
 class VGG16(ConvNet):
@@ -38,6 +37,6 @@ class VGG16(ConvNet):
                 nn.init.normal_(convolution.response_weight, std=deviation)
                 nn.init.constant_(convolution.response_bias, 0.001)
 
-    def convolved(self, x: Tensor, draw: Draw, layer: int) -> Tensor:
-        y = super().convolved(x, draw, layer)
+    def convolved(self, layer: int, x: Tensor, h: Tensor | None) -> Tensor:
+        y = super().convolved(layer, x, h)
         return self.normalizations[layer](y) if self.normalizations else y

@@ -151,6 +151,8 @@ class MARTHE(TunedRate):
     Raises ValueError for numbers out of range.
     """
 
+    differentiates = True
+
     def __init__(
         self,
         value: float | None = None,

@@ -16,7 +16,8 @@ from stn.runs.history import only_reading, read_epochs, read_result, require
 # Settings that say nothing about a configuration: where a run lies, what it computes on and how often it logs, or what
 # follows from other settings. The checksums tell what --data and --load_schedule name.
 PLACING = {"save_dir", "prefix", "save", "logdir", "dir", "subdir", "label"}
-MACHINE = {"device", "threads", "gpu", "disable_cuda", "no_cuda", "no_cuda_graphs", "checkpoint_seconds", "versions"}
+MACHINE = {"device", "threads", "gpu", "disable_cuda", "no_cuda", "no_cuda_graphs", "checkpoint_activations"}
+MACHINE |= {"checkpoint_seconds", "versions"}
 LOGGING = {"log_interval", "train_log_interval", "val_log_interval"}
 DERIVED = {"hyperparameters", "labels", "ranges", "own_transforms", "data_checksum", "schedule_checksum"}
 UNTOLD = {"seed", *PLACING, *MACHINE, *LOGGING, *DERIVED}

@@ -10,12 +10,15 @@ from typing import Any
 
 from stn.errors import UserError
 from stn.kernels.memory import keep_freed_memory
+from stn.ranks import ALONE, Ranks, ranks_here
+from stn.recorder import Unseen
 from stn.runs.checkpoints import read_checkpoint
 from stn.runs.folder import RunFolder
+from stn.runs.followed import Followed, opened
 from stn.scripts import probes
 from stn.scripts.course import evaluate_best, train
 from stn.scripts.declared import Sources, Values
-from stn.scripts.flags import refuse_idle
+from stn.scripts.flags import Flag, refuse_idle
 from stn.scripts.options import exit_status
 from stn.scripts.output import Lines, complain
 from stn.scripts.records import (
@@ -36,22 +39,41 @@ def run(script: Script, argv: list[str] | None = None) -> int:
     """Run the command line; the exit status: 0, 2 for what the user can mend, 128 + its signal where stopped."""
     hint = "a run that has begun to train continues with --resume"
     with told_in_lines(script.name):
-        return exit_status(script.name, lambda: _spelled(script, argv), hint)
+        return exit_status(script.name, lambda: _told_once(script, argv), hint)
 
 
-def _spelled(script: Script, argv: list[str] | None) -> int:
+def _told_once(script: Script, argv: list[str] | None) -> int:
+    """Run the command line; what ends it on several ranks is raised on one of them, which is to tell."""
+    ranks = ranks_here()
+    try:
+        return _spelled(script, argv, ranks)
+    except UserError as error:
+        if ranks.tells_first(error):
+            raise
+        return 2
+    except Stopped as stopped:
+        if ranks.tells_first("stopped"):
+            raise
+        return stopped.status
+
+
+def _spelled(script: Script, argv: list[str] | None, ranks: Ranks) -> int:
     """Run the command line, and raise what the user can mend in the script's own spelling."""
     try:
-        return _run(script, argv)
+        return _run(script, argv, ranks)
     except UserError as error:
         if (message := script.respelled(str(error))) == str(error):
             raise
-        raise type(error)(message) from error
+        raise UserError(message) from error
 
 
-def _run(script: Script, argv: list[str] | None) -> int:
+def _run(script: Script, argv: list[str] | None, ranks: Ranks) -> int:
     keep_freed_memory()
     given = script.parse(argv)
+    if ranks.size > 1:
+        alone = "one process does that: start the script without torchrun"
+        idle = {"find_hyper_lr": alone, "test": alone, "gpu": "every rank takes a GPU of its own"}
+        refuse_idle(given.keys(), idle)
     for course in ("resume", "test"):
         if {course, "config"} <= given.keys():
             raise UserError(f"--config starts a new run, --{course} takes one as it is: give one of them")
@@ -60,16 +82,16 @@ def _run(script: Script, argv: list[str] | None) -> int:
     if "test" in given:
         return test(script, given)
     if "resume" in given:
-        return resume(script, given)
-    return start(script, given)
+        return resume(script, given, ranks)
+    return start(script, given, ranks)
 
 
-def start(script: Script, given: Mapping[str, Any]) -> int:
+def start(script: Script, given: Mapping[str, Any], ranks: Ranks) -> int:
     """A new run; the exit status."""
     config, checksum = read_config(script, given)
-    values, description, why = script.prepare(given, config, checksum)
+    values, description, why = ranks.from_first(lambda: script.prepare(given, config, checksum))
     warn_without_gpu(script, given, values)
-    settings, sources = script.make(values), script.sources(values)
+    settings, sources = made(script, values, ranks), script.sources(values)
 
     def create(data: Data) -> RunFolder:
         record = record_of(script, values, sources, data)
@@ -80,30 +102,47 @@ def start(script: Script, given: Mapping[str, Any]) -> int:
             run.keep_schedule(Path(schedule))
         return run
 
-    return follow(script, settings, sources, create, (description, why))
+    if ranks.size > 1:
+        description += f", on {ranks.size} ranks that share every mini-batch"
+    folder = lambda data: opened(ranks, lambda: create(data))  # noqa: E731
+    return follow(script, settings, sources, folder, (description, why), ranks)
 
 
-def resume(script: Script, given: Mapping[str, Any]) -> int:
+def resume(script: Script, given: Mapping[str, Any], ranks: Ranks) -> int:
     """Continue an unfinished run, or a finished one that may now train longer; the exit status."""
-    longer = [flag for flag in script.flags.values() if flag.lengthens]
-    lengthened = any(flag.name in given for flag in longer)
-    path = script.find_run(given, unfinished=not lengthened)
-    with RunFolder.open(path) as run:
-        kept = run.read_checkpoint().settings
-        refuse_other_runs(script, kept)
-        if run.status == "finished" and not lengthened:
-            flags = " or ".join(f"--{flag.name}" for flag in longer)
-            raise UserError(f"the run in {path} is finished: give more {flags} to train it on")
-        values = resumed_values(script, path, run.settings, kept, given)
-        settings = script.make(values)
-        values = script.chosen(values, settings)
-        warn_without_gpu(script, given, values)
-        for name in ("device", "threads"):
-            if values[name] != (before := kept[name]):
-                change = f"{name} {values[name]} in place of {before}"
-                complain(script.name, f"going on with {change}: the numbers' last digits may differ from here on")
-        run.changes = {name: values[name] for name in script.changeable}
-        return follow(script, settings, script.sources(values), lambda _: run)
+    lengthened = any(flag.name in given for flag in longer(script))
+    with opened(ranks, lambda: RunFolder.open(script.find_run(given, unfinished=not lengthened))) as run:
+        values = ranks.from_first(lambda: gone_on_with(script, given, run, lengthened))
+        settings = made(script, values, ranks)
+        return follow(script, settings, script.sources(values), lambda _: run, ranks=ranks)
+
+
+def longer(script: Script) -> list[Flag]:
+    """The flags that let a run go on for longer."""
+    return [flag for flag in script.flags.values() if flag.lengthens]
+
+
+def gone_on_with(script: Script, given: Mapping[str, Any], run: RunFolder, lengthened: bool) -> dict[str, Any]:
+    """The values with which a run is resumed. Raises UserError where it cannot be."""
+    kept = run.read_checkpoint().settings
+    refuse_other_runs(script, kept)
+    if run.status == "finished" and not lengthened:
+        flags = " or ".join(f"--{flag.name}" for flag in longer(script))
+        raise UserError(f"the run in {run.path} is finished: give more {flags} to train it on")
+    values = resumed_values(script, run.path, run.settings, kept, given)
+    values = script.chosen(values, script.make(values))
+    warn_without_gpu(script, given, values)
+    for name in ("device", "threads"):
+        if values[name] != (before := kept[name]):
+            change = f"{name} {values[name]} in place of {before}"
+            complain(script.name, f"going on with {change}: the numbers' last digits may differ from here on")
+    run.changes = {name: values[name] for name in script.changeable}
+    return values
+
+
+def made(script: Script, values: Values, ranks: Ranks) -> Settings:
+    """The settings that the first rank's values stand for, on this rank's device."""
+    return script.make({**values, "device": ranks.device(values["device"])})
 
 
 def warn_without_gpu(script: Script, given: Mapping[str, Any], values: Values) -> None:
@@ -131,14 +170,19 @@ def follow(
     script: Script,
     settings: Settings,
     sources: Sources,
-    run: Callable[[Data], RunFolder],
+    run: Callable[[Data], RunFolder | Followed],
     first_lines: Sequence[str] = (),
+    ranks: Ranks = ALONE,
 ) -> int:
     """Train until done or interrupted; the exit status. first_lines: of a new run's screen."""
     with Interrupt() as interrupt:
         screen = screen_of(script, *first_lines, at_end=interrupt.release)
-        result = train(settings, sources, run, screen, lambda: interrupt.asked() or screen.lines.broken)
-    screen.result(result, f"in {result.path}")
+        shown = screen if ranks.first else Unseen()
+        stop = lambda: interrupt.asked() or screen.lines.broken  # noqa: E731
+        result = train(settings, sources, run, shown, stop, ranks=ranks)
+    if ranks.first:
+        screen.result(result, f"in {result.path}")
+    ranks.wait()  # torchrun ends all when one has ended otherwise than well
     if result.completed:
         return 0
     return BROKEN_PIPE if screen.lines.broken else Stopped(interrupt.number or signal.SIGINT).status

@@ -12,6 +12,7 @@ from stn.errors import UserError
 from stn.hyperparameters import Hyperparameters
 from stn.kernels import precision
 from stn.kernels.memory import explaining_out_of_memory
+from stn.ranks import ALONE, Ranks
 from stn.recorder import Progress, Unlogged, Unseen
 from stn.runs.folder import RunFolder
 from stn.runs.models import pack
@@ -64,12 +65,14 @@ def train(
     stop: Stop = lambda: False,
     splits: Sequence[str] = EVALUATED,
     start: Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Train, from the run's checkpoint where it has one, and leave the best model's result in its folder.
 
     sources: where each hyperparameter's values come from. run: opens the run's folder, given the data; it is called
     when all is built, so that a run that cannot be built leaves no trace. stop: as for `Trainer`. splits: what the best
-    model is evaluated on. start: the state of another run's checkpoint, from which a new run goes on.
+    model is evaluated on. start: the state of another run's checkpoint, from which a new run goes on. ranks: those
+    that train together; only the first one's folder and progress are a run's.
     """
     data, hyper, task = build(settings, sources)
 
@@ -81,7 +84,7 @@ def train(
         return trainer
 
     with run(data) as folder:
-        return carry_out(make, folder, progress, data, settings.model_file, splits)
+        return carry_out(make, folder, progress, data, settings.model_file, splits, ranks)
 
 
 def carry_out(
@@ -91,6 +94,7 @@ def carry_out(
     data: Data | None = None,
     model_file: str | None = None,
     splits: Sequence[str] = EVALUATED,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """Train what `make` returns, in a folder that is open; the best model is left in place, its result in the folder.
 
@@ -99,8 +103,10 @@ def carry_out(
     try:
         with explaining_out_of_memory(OUT_OF_MEMORY):
             trainer = make()
+            if ranks.size > 1:
+                trainer.share_among(ranks)
             if folder.resumed:  # one that cannot go on is left as it is, its status too
-                trainer.load_state_dict(folder.read_checkpoint().state)
+                trainer.load_state_dict(ranks.from_first(lambda: folder.read_checkpoint().state))
                 folder.load_checkpoint()
             progress.started(trainer, folder, data)
             completed = trainer.train()
@@ -109,7 +115,7 @@ def carry_out(
         trainer.load_best()
         if model_file:
             folder.save_model(trainer.best or pack(trainer.task.model, trainer.hyper), model_file)
-        result = evaluated(trainer.task, trainer.hyper, record, completed, folder.path, splits)
+        result = evaluated(trainer.task, trainer.hyper, record, completed, folder.path, splits, ranks)
         folder.write_result(result.row())
     finally:
         progress.close()
@@ -138,6 +144,7 @@ def evaluated(
     completed: bool,
     path: Path | None = None,
     splits: Sequence[str] = EVALUATED,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """The result of the model in place, of a run whose recorder is in this state."""
     try:
@@ -145,7 +152,7 @@ def evaluated(
         hyperparameters = {name: (best or record["values"])[name] for name in hyper.names}
     except (KeyError, TypeError) as error:
         raise UserError("the checkpoint lacks what was recorded: start a new run") from error
-    return Result(final_result(task, hyper, splits), completed, best, hyperparameters, seconds, path)
+    return Result(final_result(task, hyper, splits, ranks), completed, best, hyperparameters, seconds, path)
 
 
 def build(settings: Settings, sources: Sources) -> tuple[Data, Hyperparameters, Task]:

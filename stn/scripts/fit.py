@@ -20,8 +20,10 @@ from stn.hyperparameters import Draw, Hyperparameters
 from stn.learning_rates import LearningRate, Scheduled
 from stn.loaders import LoaderTask, Split, inputs_and_target
 from stn.methods import Method
-from stn.recorder import Recorder
+from stn.ranks import ranks_here
+from stn.recorder import Recorder, Unseen
 from stn.runs.folder import ARGS, RunFolder, read_status, table_files
+from stn.runs.followed import opened
 from stn.runs.models import MODEL, recorded
 from stn.runs.provenance import provenance
 from stn.scripts.course import Result, RunProgress, carry_out
@@ -161,20 +163,22 @@ def fit(
     train_length, valid_length = (task.streams[name].length for name in ("train", "valid"))
     words = f"{train_length:,} mini-batches to train, {valid_length:,} to validate, of {task.batch_size} examples"
     introduction = f"{settings['network']}, {settings['method']}: {words}"
-    with Interrupt() as interrupt, _folder(run, settings, resume, overwrite) as folder:
+    ranks = ranks_here()
+    with Interrupt() as interrupt, opened(ranks, lambda: _folder(run, settings, resume, overwrite)) as folder:
         alone = threading.current_thread() is threading.main_thread()  # no other can ask for signals
         shown = progress or Screen("examples", introduction, at_end=interrupt.release, resume="resume=True")
+        shown = shown if ranks.first else Unseen()
 
         def trainer() -> Trainer:
             recorder = Recorder(task, hyper, folder, shown)
             asked = (lambda: interrupt.asked() or stop()) if alone else stop
             return Trainer(task, hyper, way, rate, recorder, plan, asked, on_step, on_epoch)
 
-        result = carry_out(
-            trainer, folder, shown, model_file=MODEL, splits=[name for name in loaders if name != "train"]
-        )
+        splits = [name for name in loaders if name != "train"]
+        result = carry_out(trainer, folder, shown, model_file=MODEL, splits=splits, ranks=ranks)
     if isinstance(shown, Screen):
         shown.result(result, f"in {result.path}")
+    ranks.wait()
     return result
 
 

@@ -180,6 +180,11 @@ class SelfTuningSettings(Settings):
     response_lr: float = of_tuning(
         None, "with delta_stn, learning rate of the response (default: that of the other weights)", positive
     )
+    checkpoint_activations: bool = of_machine(
+        False,
+        "take less memory and more time: compute LSTM layers or convolutions again in the backward pass",
+        may_change=True,
+    )
     hyper_optimizer: str = of_tuning("adam", "optimizer of hyperparameters and scales", one_of(*HYPER_OPTIMIZERS))
     tune_lr: str = of_rate(
         None,
