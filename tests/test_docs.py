@@ -32,7 +32,10 @@ def narration(path):
 
 
 NOTEBOOKS = {str(path.relative_to(ROOT)): narration(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-LINKED = {**TEXTS, **NOTEBOOKS, "RESULTS.md": (ROOT / "RESULTS.md").read_text(encoding="utf-8")}
+# Of what was run at some revision: commands that need no longer parse.
+EVIDENCE = [ROOT / "RESULTS.md", *sorted((ROOT / "docs" / "results").glob("*.md"))]
+RESULTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in EVIDENCE}
+LINKED = {**TEXTS, **NOTEBOOKS, **RESULTS}
 LIBRARY, CONTRIBUTING = TEXTS["docs/library.md"], TEXTS["docs/contributing.md"]
 
 
@@ -288,6 +291,11 @@ def test_headings_are_called_as_in_links():
 def test_the_readme_links_to_every_page():
     linked = {path.resolve() for path, _ in links_of("README.md")}
     assert [name for name, path in PAGES.items() if path not in linked and name != "README.md"] == []
+
+
+def test_the_results_link_to_every_page_of_evidence():
+    linked = {path.resolve() for path, _ in links_of("RESULTS.md")}
+    assert len(EVIDENCE) > 1 and [path for path in EVIDENCE[1:] if path not in linked] == []
 
 
 LAYOUT = re.findall(r"^    ((?:stn|lstm|cnn)/\S*) ", CONTRIBUTING, re.MULTILINE)

@@ -24,7 +24,7 @@ from figure_runs import (
 )
 
 from stn.errors import UserError
-from stn.figures.scores import accuracies, perplexities
+from stn.figures.scores import Reference, accuracies, losses, perplexities
 from stn.runs import history
 
 
@@ -103,6 +103,27 @@ def test_accuracies_plot_the_csv(image_run):
     assert [axes.get_xlabel()[:5] for axes in figure.axes] == ["epoch", "time ", "epoch"]
     assert [axes.get_ylabel() for axes in figure.axes] == ["loss (nats)", "", "accuracy (%)"]
     assert [accuracy.yaxis.get_major_formatter()(share) for share in (0.5, 0.55, 0.125)] == ["50", "55", "12.5"]
+
+
+@pytest.mark.parametrize(("draw_scores", "panels"), [(perplexities, 2), (accuracies, 2), (losses, 2)])
+def test_a_reference_crosses_the_panels_of_validation_scores(make_run, image_run, draw_scores, panels):
+    run = history.read_run(image_run() if draw_scores is accuracies else make_run())
+    figure = draw_scores([run], Reference(70.3, "published, Penn Treebank")).figure
+    lines = [[line for line in axes.lines if {*line.get_ydata()} == {70.3}] for axes in figure.axes]
+    assert [len(own) for own in lines] == [1] * panels + [0] * (len(figure.axes) - panels)
+    for axes, (line,) in zip(figure.axes, lines[:panels], strict=False):
+        low, high = axes.get_ylim()
+        assert low < 70.3 < high and tuple(line.get_xdata()) == (0, 1)  # of the panel's width
+    assert entries(figure)[-1] == "published, Penn Treebank"
+    assert_apart(figure)
+    assert entries(figure)[:-1] == entries(draw_scores([run]).figure)
+
+
+def test_a_reference_far_away_makes_a_wide_span(make_run):
+    rows = [(0, 60.0, 5.5, 5.5, 260.0, 260.0, 2.0, 0.5, 30.0), *EPOCHS[1:]]
+    run = history.read_run(make_run(epoch=table(EPOCH_HEADER, rows)))
+    scales = [perplexities([run], reference).figure.axes[0].get_yscale() for reference in (None, Reference(20.0, "a"))]
+    assert scales == ["linear", "log"]
 
 
 def test_a_language_model_has_no_accuracies(make_run, image_run):

@@ -132,6 +132,22 @@ def test_one_error_is_one_line(make_run, tmp_path, capsys):
         refused(execute(command, ["--out", tmp_path / "out", *arguments], capsys), words, script=NAME)
 
 
+def test_a_reference_is_drawn_beside_the_scores(make_run, image_run, saved, tmp_path, capsys):
+    out = ["--out", tmp_path / "out"]
+    published = ["--reference", "70.3", "--reference_label", "published"]
+    tuned = make_run()
+    assert execute(command, [tuned, *published, *out], capsys)[0] == 0
+    assert "published" in entries(saved["perplexities"])
+    execute(cnn_figures, [image_run(), "--reference", "0.575", *out], capsys)
+    assert "reference" in entries(saved["accuracies"])
+    for words, arguments in (
+        ("--reference_label", published[2:]),
+        ("'0' is not a number above 0", ["--reference", "0"]),
+        ("perplexities and accuracies", [image_run("other"), *published]),
+    ):
+        refused(execute(command, [tuned, *arguments, *out], capsys), words, script=NAME)
+
+
 def test_where_nothing_can_be_written_one_line_says_so(make_run, monkeypatch, tmp_path, capsys):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "full")

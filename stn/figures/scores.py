@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
+from typing import NamedTuple
 
 import numpy
 from matplotlib.axes import Axes
@@ -11,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
 from stn.figures.drawing import Drawing, Styles, groups, line_styles, run_keys, select, shared_style
-from stn.figures.style import CONSTANT, MANY, MARKERS, PAGE, key, legend, styled
+from stn.figures.style import CONSTANT, LABEL, MANY, MARKERS, PAGE, key, legend, styled, wrapped
 from stn.runs.history import Run
 
 LOG_FACTOR = 2  # perplexities and losses that span more than this get a logarithmic axis
@@ -19,35 +20,47 @@ NARROW_FACTOR = 5  # such a span has more ticks
 UNITS = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"))
 MEASURES = {"ppl": "perplexity per token", "loss": "loss (nats)", "acc": "accuracy (%)"}
 UNKNOWN_LOSS = {"loss": "loss"}  # of a task whose loss may be no likelihood
+REFERENCE = {"color": "0.2", "linestyle": (0, (6, 2, 1, 2)), "linewidth": 0.8}
 
 
-def perplexities(runs: Sequence[Run]) -> Drawing:
+class Reference(NamedTuple):
+    """A validation score to compare with, such as a published one: a perplexity or a loss, above 0."""
+
+    value: float
+    label: str
+
+
+def perplexities(runs: Sequence[Run], reference: Reference | None = None) -> Drawing:
     """Training and validation perplexity against epochs and against time; a marker shows each run's best epoch.
 
-    Raises UserError where no run has an epoch's perplexities yet.
+    reference: a horizontal line. Raises UserError where no run has an epoch's perplexities yet.
     """
-    return _scores(runs, [("ppl", "epoch"), ("ppl", "time")], "perplexities")
+    return _scores(runs, [("ppl", "epoch"), ("ppl", "time")], "perplexities", reference)
 
 
-def accuracies(runs: Sequence[Run]) -> Drawing:
+def accuracies(runs: Sequence[Run], reference: Reference | None = None) -> Drawing:
     """Training and validation loss against epochs and time, and accuracy; a marker shows each run's best epoch.
 
-    Raises UserError where no run has an epoch's accuracies yet.
+    reference: a horizontal line in the panels of losses. Raises UserError where no run has an epoch's accuracies yet.
     """
-    return _scores(runs, [("loss", "epoch"), ("loss", "time"), ("acc", "epoch")], "accuracies")
+    return _scores(runs, [("loss", "epoch"), ("loss", "time"), ("acc", "epoch")], "accuracies", reference)
 
 
-def losses(runs: Sequence[Run]) -> Drawing:
+def losses(runs: Sequence[Run], reference: Reference | None = None) -> Drawing:
     """Training and validation loss against epochs and against time; a marker shows each run's best epoch.
 
-    Raises UserError where no run has an epoch's losses yet.
+    reference: a horizontal line. Raises UserError where no run has an epoch's losses yet.
     """
-    return _scores(runs, [("loss", "epoch"), ("loss", "time")], "losses", UNKNOWN_LOSS)
+    return _scores(runs, [("loss", "epoch"), ("loss", "time")], "losses", reference, UNKNOWN_LOSS)
 
 
 @styled
 def _scores(
-    runs: Sequence[Run], curves: Sequence[tuple[str, str]], what: str, labels: Mapping[str, str] = MEASURES
+    runs: Sequence[Run],
+    curves: Sequence[tuple[str, str]],
+    what: str,
+    reference: Reference | None,
+    labels: Mapping[str, str] = MEASURES,
 ) -> Drawing:
     """Measures of training and validation, a panel each. curves: (one of the labels, "epoch" or "time")."""
     needed = needed_for(*(measure for measure, _ in curves))
@@ -64,18 +77,21 @@ def _scores(
             x = run.epoch[by].to_numpy() / unit
             panel.plot(x, run.epoch[f"train_{measure}"], color=styles[run]["color"], **CONSTANT)
             draw_validation(panel, x, run, measure, styles[run], bests[run])
+        if reference and measure != "acc":
+            panel.axhline(reference.value, **REFERENCE)
         if by == "time":
             panel.set_xlim(left=0)
         if measure in first:
             panel.tick_params(labelleft=False)
             continue
         first[measure] = panel
-        _scale_score(panel, measure, drawn)
+        _scale_score(panel, measure, drawn, [reference.value] if reference else [])
         panel.set_ylabel(labels[measure])
     handles = [
         key("validation", **shared_style(drawn, styles) | {"color": "0.35"}),
         key("training", color="0.35", **CONSTANT),
         best_key(bests[drawn[0]]),
+        *([key(wrapped(reference.label, LABEL), **REFERENCE)] if reference else []),
     ]
     legend(figure, None, [*run_keys(drawn, runs, {run: styles[run] | bests[run] for run in drawn}), *handles])
     return Drawing(figure, skipped)
@@ -141,11 +157,12 @@ def time_unit(runs: Iterable[Run]) -> tuple[float, str]:
     return seconds, f"time ({unit})"
 
 
-def _scale_score(panel: Axes, measure: str, runs: Sequence[Run]) -> None:
+def _scale_score(panel: Axes, measure: str, runs: Sequence[Run], others: Sequence[float]) -> None:
     if measure == "acc":
         panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
         return
-    values = numpy.concatenate([run.epoch[[f"train_{measure}", f"val_{measure}"]].to_numpy().ravel() for run in runs])
+    of_runs = [run.epoch[[f"train_{measure}", f"val_{measure}"]].to_numpy().ravel() for run in runs]
+    values = numpy.concatenate([*of_runs, others])
     values = values[numpy.isfinite(values)]
     if not len(values) or values.min() <= 0 or values.max() < LOG_FACTOR * values.min():
         return

@@ -4,6 +4,7 @@ import os
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -12,32 +13,37 @@ from stn.errors import UserError
 from stn.figures import style
 from stn.figures.drawing import Drawing, groups
 from stn.figures.schedules import schedules
-from stn.figures.scores import accuracies, losses, perplexities
+from stn.figures.scores import Reference, accuracies, losses, perplexities
 from stn.figures.style import COLORS, files_of, save
 from stn.files import explaining_os_errors
 from stn.runs.folder import ARGS
 from stn.runs.history import Run, only_reading, read_run
-from stn.scripts.options import ROOT, OneLineParser, exit_status, find, named
+from stn.scripts.options import ROOT, OneLineParser, exit_status, find, named, positive
 from stn.scripts.output import complain, printable, say
 
 
 class Plot(NamedTuple):
-    """fits: whether a run is of the kind that is drawn. Where no run is, there is no such figure."""
+    """fits: whether a run is of the kind that is drawn. Where no run is, there is no such figure.
 
-    draw: Callable[[Sequence[Run]], Drawing]
+    refers: whether `draw` takes a reference, too.
+    """
+
+    draw: Callable[..., Drawing]
     fits: Callable[[Run], object]
+    refers: bool = False
 
 
 NAME = "python -m stn.figures"
 LONGEST_NAME, LONGEST_PATH = 240, 4000  # bytes: of what the usual file systems take, less what is added
+REFERENCE = "reference"
 FOUND = 3  # runs that are named where a folder of runs was given for a run
 SCORES = {"val_loss", "val_ppl", "val_acc"}  # a run has its loss, and one of the others where that means something
 # By the names of their files.
 PLOTS = {
     "schedules": Plot(schedules, lambda _: True),
-    "perplexities": Plot(perplexities, lambda run: len(run.epoch) and "val_ppl" in run.epoch),
-    "accuracies": Plot(accuracies, lambda run: len(run.epoch) and "val_acc" in run.epoch),
-    "losses": Plot(losses, lambda run: len(run.epoch) and {*run.epoch} & SCORES == {"val_loss"}),
+    "perplexities": Plot(perplexities, lambda run: len(run.epoch) and "val_ppl" in run.epoch, refers=True),
+    "accuracies": Plot(accuracies, lambda run: len(run.epoch) and "val_acc" in run.epoch, refers=True),
+    "losses": Plot(losses, lambda run: len(run.epoch) and {*run.epoch} & SCORES == {"val_loss"}, refers=True),
 }
 
 
@@ -56,17 +62,19 @@ def main(
     parser.usage = "%(prog)s RUN [RUN ...] [flags]"
     parser.add_argument("runs", nargs="+", type=named, metavar="RUN", help="a run's folder")
     add_labels(parser)
+    add_reference(parser)
     add_out(parser, "plots", "FOLDER", "where the figures go")
     args = parser.parse_args(argv)
 
     def draw() -> int:
+        reference = reference_of(args.reference, args.reference_label)
         runs, left_out = read_runs(args.runs, args.labels, lambda path: read_run(find_run(path), words, words))
         for run in [run for run in runs if run.epoch.empty and run.steps.empty]:
             runs.remove(run)
             left_out.append(run.lacks("whole row of a table"))
         for line in left_out:
             complain(script, f"left out: {line}")
-        drawn = draw_all(script, runs, plots, args.out)
+        drawn = draw_all(script, runs, referring(plots, runs, reference) if reference else plots, args.out)
         return 0 if drawn and not left_out else 2
 
     return exit_status(script, draw, "start it again")
@@ -107,6 +115,30 @@ def add_labels(parser: ArgumentParser, default: str = "what differs in their fol
     shared = "one name for seeds of one configuration"
     words = f"what the legend calls the runs: after them, a name for each in their order, {shared} (default: {default})"
     parser.add_argument("--labels", nargs="+", type=_label, metavar="NAME", help=words)
+
+
+def add_reference(parser: ArgumentParser) -> None:
+    """--reference and --reference_label, of which `reference_of` makes one."""
+    words = "a validation perplexity or loss to compare with, such as a published one: a line in the panels of these"
+    parser.add_argument("--reference", type=positive, metavar="SCORE", help=words)
+    words = f"what the legend calls it (default: {REFERENCE})"
+    parser.add_argument("--reference_label", type=_label, metavar="NAME", help=words)
+
+
+def reference_of(value: float | None, label: str | None) -> Reference | None:
+    """What --reference and --reference_label say. Raises UserError for a label alone."""
+    if value is None and label is not None:
+        raise UserError("--reference_label names a line that is not drawn: give --reference, too")
+    return None if value is None else Reference(value, label or REFERENCE)
+
+
+def referring(plots: Mapping[str, Plot], runs: Sequence[Run], reference: Reference) -> dict[str, Plot]:
+    """The plots, those of scores with this reference. Raises UserError where the runs have several kinds of scores."""
+    scores = [name for name, plot in plots.items() if plot.refers and any(map(plot.fits, runs))]
+    if len(scores) > 1:
+        raise UserError(f"--reference is one score, and these runs have {' and '.join(scores)}: draw them one by one")
+    own = {name: plots[name]._replace(draw=partial(plots[name].draw, reference=reference)) for name in scores}
+    return {**plots, **own}
 
 
 def add_out(parser: ArgumentParser, default: str, metavar: str, words: str) -> None:
