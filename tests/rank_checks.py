@@ -232,6 +232,7 @@ LM = "--dtype float32 --emsize 4 --nhid 5 --batch_size 5 --bptt 6 --lr 1 --threa
 TUNED = "--tune_all --tune_scales --warmup_steps 2"
 CNN = "--data builtin --dtype float32 --threads 1 --no_cuda --seed 3"
 REFUSED = {  # by what is refused: the script, its flags, words of the line
+    "no number": (train, f"{LM} --epochs many", ["--epochs", "many"]),
     "small batch": (train, f"{LM} --batch_size 1", ["2 ranks share mini-batches of 1 examples"]),
     "marthe": (train, f"{LM} --tune_lr marthe --lr_hyper_lr 1e-4", ["second derivatives"]),
     "gpu": (train, f"{LM} --gpu 0", ["--gpu", "every rank takes a GPU of its own"]),

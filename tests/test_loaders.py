@@ -114,10 +114,11 @@ def test_prediction_and_loss_are_the_networks_own(hyper):
         batch = task.batch("train")
         draw = hyper.perturbed(task.batch_size)
         loss = task.loss(task.predict(batch, draw), batch, draw)
-        output = task.model(batch[0], draw=draw.first(len(batch[0])))
-        assert_close(loss.data, F.cross_entropy(output, batch[1]))
-        assert loss.objective is not loss.data and loss.targets == len(batch[0])
-        assert_close(loss.accuracy, (output.argmax(1) == batch[1]).float().mean())
+        x, y = batch.content
+        output = task.model(x, draw=draw.first(len(x)))
+        assert_close(loss.data, F.cross_entropy(output, y))
+        assert loss.objective is not loss.data and loss.targets == len(x)
+        assert_close(loss.accuracy, (output.argmax(1) == y).float().mean())
 
 
 def test_evaluation_is_the_mean_over_examples(hyper):
@@ -145,7 +146,7 @@ def test_augmentation_and_weight_decay_act_in_training_alone(hyper):
     task.model.train()
     prediction = task.predict(batch, draw)
     loss = task.loss(prediction, batch, draw)
-    assert len(given[0].h) == 4 and torch.equal(prediction.target, 1 - batch[1])
+    assert len(given[0].h) == 4 and torch.equal(prediction.target, 1 - batch.content[1])
     assert_close(loss.objective - loss.data, decay(draw))
 
 

@@ -42,13 +42,13 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def started(place):
-    """start(name, extra flags): a run of the language model on two ranks, by torchrun, that goes on for long."""
+    """start(name): a run of the language model by torchrun that goes on for long, or one with these flags."""
     processes = []
 
-    def start(name, script=TRAIN, *flags):
+    def start(name, *flags):
         logs = ["--data", place / "corpus", "--save_dir", place / name]
         argv = [*logs, *rank_checks.LM.split(), *rank_checks.TUNED.split(), "--epochs", 9999, "--patience", 9999]
-        processes.append(torchrun(place / f"{name}.log", script, *(flags or argv)))
+        processes.append(torchrun(place / f"{name}.log", TRAIN, *(flags or argv)))
         return processes[-1]
 
     yield start
@@ -65,11 +65,12 @@ def after_an_epoch(logs, process):
 
 @pytest.fixture(scope="module")
 def interrupted(place, started):
-    """A run by torchrun of which one rank was sent a SIGTERM: its folder, the exit status, its screen."""
+    """A run by torchrun of which a rank was sent a SIGTERM: its folder, what that had then, exit status and screen."""
     process = started("interrupted")
     folder = after_an_epoch(place / "interrupted", process)
     os.kill(ranks_of(process)[1], signal.SIGTERM)
-    return folder, process.wait(PATIENCE), place / "interrupted.log"
+    status = process.wait(PATIENCE)
+    return folder, {file.name: file.read_bytes() for file in folder.iterdir()}, status, place / "interrupted.log"
 
 
 @pytest.fixture(scope="module")
@@ -322,8 +323,9 @@ def test_a_run_that_diverges_says_so_in_its_folder(ranks, place):  # noqa: ARG00
 
 
 def test_a_signal_to_one_rank_stops_all(interrupted):
-    _, status, log = interrupted
+    _, files, status, log = interrupted
     assert status != 0
+    assert files["status"] == b"interrupted\n" and files["result.csv"].count(b"\n") == 2
     shown = log.read_text()
     assert "on 2 ranks that share every mini-batch" in shown and shown.count("best model, of epoch") == 1, shown
     assert str(ROOT / "stn") not in shown, shown  # no traceback
@@ -361,7 +363,7 @@ def test_a_rank_that_is_killed_ends_the_run_in_one_line(started, place, capsys, 
 
 
 def test_what_only_the_first_rank_finds_is_told_once(started, place):
-    process = started("refused", TRAIN, "--resume", place / "nowhere")
+    process = started("refused", "--resume", place / "nowhere")
     assert process.wait(PATIENCE) != 0
     (line,) = own_lines(place / "refused.log", "train.py")
     assert "nowhere" in line

@@ -1,10 +1,11 @@
 """A training script's command line: a new run, one that goes on, or one that is only evaluated."""
 
+import io
 import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _spelled(script: Script, argv: list[str] | None, ranks: Ranks) -> int:
 
 def _run(script: Script, argv: list[str] | None, ranks: Ranks) -> int:
     keep_freed_memory()
-    given = script.parse(argv)
+    given = parsed(script, argv, ranks)
     if ranks.size > 1:
         alone = "one process does that: start the script without torchrun"
         idle = {"find_hyper_lr": alone, "test": alone, "gpu": "every rank takes a GPU of its own"}
@@ -84,6 +85,23 @@ def _run(script: Script, argv: list[str] | None, ranks: Ranks) -> int:
     if "resume" in given:
         return resume(script, given, ranks)
     return start(script, given, ranks)
+
+
+def parsed(script: Script, argv: list[str] | None, ranks: Ranks) -> dict[str, Any]:
+    """The flags given; the first rank alone tells what is wrong with them, or of --help."""
+    try:
+        with nullcontext() if ranks.first else unseen():
+            return script.parse(argv)
+    except SystemExit:
+        ranks.wait()  # until the first one has told
+        raise
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Within this context nothing that is printed is shown."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
 
 
 def start(script: Script, given: Mapping[str, Any], ranks: Ranks) -> int:
