@@ -831,7 +831,7 @@ def failing(error):
 def test_a_network_that_does_not_fit_into_memory(run, tmp_path, monkeypatch):
     """What fails otherwise is a defect of ours, and shows as one."""
     monkeypatch.setitem(cnn.models.MODELS, "small", failing(MemoryError()))
-    refused(run("--tune_all"), "not fit into memory", "--model small")
+    refused(run("--tune_all"), "not fit into memory", "lower --width")
     monkeypatch.setitem(cnn.models.MODELS, "small", failing(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
         run("--tune_all")

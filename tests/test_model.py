@@ -176,11 +176,11 @@ def test_each_rate_acts_where_it_should(monkeypatch):
     calls = []
 
     def recording(name, original):
-        def call(*arguments):
+        def call(*arguments, **named):
             rates = [argument for argument in arguments if isinstance(argument, float)]
             widths = [argument.shape[-1] for argument in arguments if isinstance(argument, torch.Tensor)]
             calls.append((name, rates[0], widths[0]))
-            return original(*arguments)
+            return original(*arguments, **named)
 
         return call
 

@@ -143,7 +143,7 @@ def test_the_first_steps_are_those_of_torchs_own_loop(run, tmp_path):
     task.model.train()
     losses = []
     for _ in range(STEPS):
-        pixels, labels = task.batch("train")
+        pixels, labels, _ = task.batch("train")
         grey = task.normalization
         images = (pixels / 255 - grey.mean[0] / grey.white) / (grey.deviation[0] / grey.white)
         loss = nn.functional.cross_entropy(task.model(images), labels)
