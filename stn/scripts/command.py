@@ -72,7 +72,7 @@ def _run(script: Script, argv: list[str] | None, ranks: Ranks) -> int:
     keep_freed_memory()
     given = parsed(script, argv, ranks)
     if ranks.size > 1:
-        alone = "one process does that: start the script without torchrun"
+        alone = "ranks cannot share this; start the script without torchrun"
         idle = {"find_hyper_lr": alone, "test": alone, "gpu": "every rank takes a GPU of its own"}
         refuse_idle(given.keys(), idle)
     for course in ("resume", "test"):
