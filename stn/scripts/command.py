@@ -15,11 +15,11 @@ from stn.ranks import ALONE, Ranks, ranks_here
 from stn.recorder import Unseen
 from stn.runs.checkpoints import read_checkpoint
 from stn.runs.folder import RunFolder
-from stn.runs.followed import Followed, opened
 from stn.scripts import probes
 from stn.scripts.course import evaluate_best, train
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import Flag, refuse_idle
+from stn.scripts.followed import Followed, opened
 from stn.scripts.options import exit_status
 from stn.scripts.output import Lines, complain
 from stn.scripts.records import (
