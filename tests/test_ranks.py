@@ -269,6 +269,14 @@ def test_ranks_that_find_no_other_are_refused(monkeypatch):
         ranks_here.__wrapped__()
 
 
+def test_each_rank_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [Ranks(rank, 4, rank % 2).device("cuda:0") for rank in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert Ranks(1, 2, 1).device("cpu") == "cpu" and Ranks().device("cuda") == "cuda"
+    with pytest.raises(UserError, match="rank 2 is number 3"):
+        Ranks(2, 3, 2).device("cuda")
+
+
 def test_what_torchrun_would_set_is_named(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
