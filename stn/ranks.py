@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from stn.errors import UserError, one_line
 
 Value = TypeVar("Value")
+START = "start the script by torchrun"
 
 
 class LostRank(UserError):
@@ -230,6 +231,12 @@ def ranks_here() -> Ranks:
         return ALONE
     if dist.is_initialized():
         raise UserError("torch.distributed has been initialized already: leave that to this library")
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise UserError(f"WORLD_SIZE={size} says that ranks train together, and {missing[0]} is not set: {START}")
+    # Its functions keep the process group that there is when it is imported, and with it Gloo's threads, which abort
+    # processes that end; torch's optimizers import it.
+    from torch.distributed.nn import functional  # noqa: F401
+
     try:
         rank, size, local = int(os.environ["RANK"]), int(size), int(os.environ.get("LOCAL_RANK", "0"))
         store, _, _ = next(dist.rendezvous("env://", rank, size))
@@ -237,16 +244,17 @@ def ranks_here() -> Ranks:
         if gpus and local < torch.cuda.device_count():
             torch.cuda.set_device(local)
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", store=store, rank=rank, world_size=size)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         told = f"WORLD_SIZE={size} says that ranks train together, and they cannot ({one_line(error)})"
-        raise UserError(f"{told}: start the script by torchrun") from error
+        raise UserError(f"{told}: {START}") from error
     atexit.register(_leave)
     return Ranks(rank, size, local, dist.PrefixStore("told", store))
 
 
 def _leave() -> None:
-    with suppress(RuntimeError):
-        dist.destroy_process_group()
+    if dist.is_initialized():  # a script may have left by itself
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 
 from stn.ranks import ALONE, Ranks
 from stn.runs.folder import RunFolder
-from stn.runs.followed import Followed, opened
+from stn.scripts.followed import Followed, opened
 
 WRITTEN = [name for name in vars(Followed) | vars(Followed.__base__) if not name.startswith("_")]
 

@@ -269,6 +269,42 @@ def test_ranks_that_find_no_other_are_refused(monkeypatch):
         ranks_here.__wrapped__()
 
 
+def test_each_rank_takes_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [Ranks(rank, 4, rank % 2).device("cuda:0") for rank in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert Ranks(1, 2, 1).device("cpu") == "cpu" and Ranks().device("cuda") == "cuda"
+    with pytest.raises(UserError, match="rank 2 is number 3"):
+        Ranks(2, 3, 2).device("cuda")
+
+
+def test_what_torchrun_would_set_is_named(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match="RANK is not set"):
+        ranks_here.__wrapped__()
+
+
+LEFT = """
+import os
+import torch
+import torch.distributed as dist
+from stn.ranks import _leave, ranks_here
+
+ranks_here().wait()
+import torch.distributed.nn.functional  # as torch's optimizers do
+_leave()
+_leave()  # a script may have left by itself
+names = [open(f"/proc/self/task/{thread}/comm").read() for thread in os.listdir("/proc/self/task")]
+assert not any("gloo" in name for name in names), names
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads' names are Linux's")
+def test_no_thread_of_gloo_outlives_a_rank(tmp_path):
+    (script := tmp_path / "left.py").write_text(LEFT)
+    on_two_ranks(script)
+
+
 def test_a_lost_rank_is_told_from_other_errors():
     with pytest.raises(UserError, match="another rank has ended"), noticing_losses():
         raise RuntimeError("Connection closed by peer [127.0.0.1]:1234")

@@ -15,11 +15,11 @@ from stn.ranks import ALONE, Ranks, ranks_here
 from stn.recorder import Unseen
 from stn.runs.checkpoints import read_checkpoint
 from stn.runs.folder import RunFolder
-from stn.runs.followed import Followed, opened
 from stn.scripts import probes
 from stn.scripts.course import evaluate_best, train
 from stn.scripts.declared import Sources, Values
 from stn.scripts.flags import Flag, refuse_idle
+from stn.scripts.followed import Followed, opened
 from stn.scripts.options import exit_status
 from stn.scripts.output import Lines, complain
 from stn.scripts.records import (
@@ -72,7 +72,7 @@ def _run(script: Script, argv: list[str] | None, ranks: Ranks) -> int:
     keep_freed_memory()
     given = parsed(script, argv, ranks)
     if ranks.size > 1:
-        alone = "one process does that: start the script without torchrun"
+        alone = "ranks cannot share this; start the script without torchrun"
         idle = {"find_hyper_lr": alone, "test": alone, "gpu": "every rank takes a GPU of its own"}
         refuse_idle(given.keys(), idle)
     for course in ("resume", "test"):

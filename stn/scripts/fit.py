@@ -23,10 +23,10 @@ from stn.methods import Method
 from stn.ranks import ranks_here
 from stn.recorder import Recorder, Unseen
 from stn.runs.folder import ARGS, RunFolder, read_status, table_files
-from stn.runs.followed import opened
 from stn.runs.models import MODEL, recorded
 from stn.runs.provenance import provenance
 from stn.scripts.course import Result, RunProgress, carry_out
+from stn.scripts.followed import opened
 from stn.scripts.methods import METHODS
 from stn.scripts.screen import Screen
 from stn.scripts.signals import Interrupt
@@ -123,7 +123,9 @@ def fit(
         raise UserError("learning_rate and scheduler are both given: give one of them")
     if resume and overwrite:
         raise UserError("resume and overwrite are both given: give one of them")
-    net.to(device := torch.device(device) if device is not None else next(net.parameters()).device)
+    ranks = ranks_here()
+    device = torch.device(ranks.device(str(next(net.parameters()).device if device is None else device)))
+    net.to(device)
     hyper.to(device)
     loaders = {"train": train, "valid": valid} | ({} if test is None else {"test": test})
     task = LoaderTask(
@@ -163,7 +165,6 @@ def fit(
     train_length, valid_length = (task.streams[name].length for name in ("train", "valid"))
     words = f"{train_length:,} mini-batches to train, {valid_length:,} to validate, of {task.batch_size} examples"
     introduction = f"{settings['network']}, {settings['method']}: {words}"
-    ranks = ranks_here()
     with Interrupt() as interrupt, opened(ranks, lambda: _folder(run, settings, resume, overwrite)) as folder:
         alone = threading.current_thread() is threading.main_thread()  # no other can ask for signals
         shown = progress or Screen("examples", introduction, at_end=interrupt.release, resume="resume=True")
