@@ -72,8 +72,9 @@ def _run(script: Script, argv: list[str] | None, ranks: Ranks) -> int:
     keep_freed_memory()
     given = parsed(script, argv, ranks)
     if ranks.size > 1:
-        alone = "ranks cannot share this; start the script without torchrun"
-        idle = {"find_hyper_lr": alone, "test": alone, "gpu": "every rank takes a GPU of its own"}
+        without = "start the script without torchrun"
+        alone = f"ranks cannot share this; {without}"
+        idle = {"find_hyper_lr": alone, "test": alone, "gpu": f"every rank takes a GPU of its own; {without}"}
         refuse_idle(given.keys(), idle)
     for course in ("resume", "test"):
         if {course, "config"} <= given.keys():
