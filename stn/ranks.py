@@ -13,6 +13,7 @@ import atexit
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from stn.errors import UserError, one_line
 
 Value = TypeVar("Value")
 START = "start the script by torchrun"
+MEETING = timedelta(minutes=3)  # in which the ranks must have found one another
 
 
 class LostRank(UserError):
@@ -113,12 +115,19 @@ class Ranks:
         self.any(False)
 
     def from_first(self, make: Callable[[], Value]) -> Value:
-        """What `make` returns on the first rank, on all of them; elsewhere it is not called."""
+        """What `make` returns, or the UserError that it raises, on the first rank, on all; elsewhere it is not called."""
         if self.size == 1:
             return make()
-        told = [make() if self.first else None]
+        told: list[Any] = [None, None]  # the value, the error
+        if self.first:
+            try:
+                told[0] = make()
+            except UserError as error:
+                told[1] = str(error)
         with noticing_losses():
             dist.broadcast_object_list(told, device=torch.device("cpu"))
+        if told[1] is not None:
+            raise UserError(told[1])
         return told[0]
 
     def of_all(self, value: Value) -> list[Value]:
@@ -239,7 +248,8 @@ def ranks_here() -> Ranks:
 
     try:
         rank, size, local = int(os.environ["RANK"]), int(size), int(os.environ.get("LOCAL_RANK", "0"))
-        store, _, _ = next(dist.rendezvous("env://", rank, size))
+        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=MEETING))
+        store.set_timeout(dist.default_pg_timeout)
         gpus = torch.cuda.is_available() and dist.is_nccl_available()
         if gpus and local < torch.cuda.device_count():
             torch.cuda.set_device(local)

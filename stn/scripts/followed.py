@@ -32,6 +32,11 @@ class Followed(Unlogged):
 
 def opened(ranks: Ranks, make: Callable[[], RunFolder]) -> RunFolder | Followed:
     """The run's folder, which the first rank makes or goes back to."""
-    folder = make() if ranks.first else None
-    settings, path, resumed = ranks.from_first(lambda: (folder.settings, folder.path, folder.resumed))
-    return folder or Followed(settings, path, resumed)
+    folders: list[RunFolder] = []  # of the first rank, one
+
+    def make_and_tell() -> tuple[Mapping[str, Any], Path, bool]:
+        folders.append(folder := make())
+        return folder.settings, folder.path, folder.resumed
+
+    told = ranks.from_first(make_and_tell)
+    return folders[0] if folders else Followed(*told)
