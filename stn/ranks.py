@@ -115,7 +115,7 @@ class Ranks:
         self.any(False)
 
     def from_first(self, make: Callable[[], Value]) -> Value:
-        """What `make` returns, or the UserError that it raises, on the first rank, on all; elsewhere it is not called."""
+        """What `make` returns, or the UserError that it raises, on the first rank; elsewhere it is not called."""
         if self.size == 1:
             return make()
         told: list[Any] = [None, None]  # the value, the error
