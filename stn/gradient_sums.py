@@ -33,14 +33,14 @@ class GradientSum:
 
     def finish(self) -> None:
         """Have every parameter's gradient be the sum over ranks."""
-        with noticing_losses():
-            for bucket in self.buckets[len(self.begun) :]:
-                self._begin(bucket)
-            for gradients, total, work in self.begun:
+        for bucket in self.buckets[len(self.begun) :]:
+            self._begin(bucket)
+        for gradients, total, work in self.begun:
+            with noticing_losses():
                 work.wait()
-                if len(gradients) > 1:
-                    parts = total.split([gradient.numel() for gradient in gradients])
-                    torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+            if len(gradients) > 1:
+                parts = total.split([gradient.numel() for gradient in gradients])
+                torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
         self.begun, self.expecting = [], False
         self.ready.clear()
 
@@ -62,7 +62,9 @@ class GradientSum:
             return
         alone = len(gradients) == 1 and gradients[0].is_contiguous()
         total = gradients[0] if alone else torch.cat([gradient.flatten() for gradient in gradients])
-        self.begun.append((gradients, total, dist.all_reduce(total, async_op=True)))
+        with noticing_losses():
+            work = dist.all_reduce(total, async_op=True)
+        self.begun.append((gradients, total, work))
 
 
 class _Nothing:

@@ -48,8 +48,8 @@ class Update:
     (default: all of the optimizer's); others that the optimizer has get no gradient, and stay. scaler: of objectives
     that are computed in float16. clip_value: largest absolute value of the gradient's entries, in place of its norm.
     backward: what computes an objective's gradients. sum_over_ranks: of the gradients, where ranks share mini-batches.
-    watchers: functions that are called with the parameters, whose
-    gradients are final, before each update. norm: of the last gradient, before clipping.
+    watchers: functions that are called with the parameters, whose gradients are final, before each update. norm: of the
+    last gradient, before clipping.
 
     Raises ValueError for both ways to clip.
     """

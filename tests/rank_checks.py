@@ -60,7 +60,7 @@ def copied(state):
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
-    return torch.load(file, weights_only=False)
+    return torch.load(file, weights_only=True)
 
 
 # What is trained: each returns (task, hyperparameters), with nothing that is dropped per example unless asked for
@@ -292,7 +292,7 @@ def on_ranks(folder):
     """All of it, in this process as one of two ranks."""
     torch.set_num_threads(1)
     ranks = ranks_here()
-    given = torch.load(folder / "given.pt", weights_only=False)
+    given = torch.load(folder / "given.pt", weights_only=True)
     few = builtin_images.builtin_images(200, 60)
     builtin_images.builtin_images = lambda: few
     found = {"round_trips": round_trips(ranks), "agreements": agreements(ranks), "masks": masks(ranks)}

@@ -7,7 +7,7 @@ from torch import nn
 from stn import gradient_sums
 from stn.gradient_sums import GradientSum, bucketed
 from stn.methods import Update
-from stn.ranks import Ranks
+from stn.ranks import LostRank, Ranks
 
 WEIGHT_BYTES = 4 * 4 * 4
 ranks = Ranks(rank=0, size=2)
@@ -120,6 +120,19 @@ def test_a_gradient_that_comes_later_is_summed_too(net, sums):
     total.finish()
     assert_summed(net, expected)
     assert sum(sums) == 40
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_rank_that_has_ended_is_told_wherever_a_sum_begins(net, monkeypatch, overlap):
+    def all_reduce(*_, **__):
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(gradient_sums.dist, "all_reduce", all_reduce)
+    total = GradientSum(net.parameters(), ranks, overlap)
+    total.expect()
+    with pytest.raises(LostRank):
+        net(torch.ones(3, 4)).square().mean().backward()
+        total.finish()
 
 
 def test_an_update_clips_what_is_summed_and_weighs_its_part(net, sums):  # noqa: ARG001

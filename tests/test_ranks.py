@@ -92,7 +92,7 @@ def ranks(place, interrupted, alone):
     }
     torch.save(given, place / "given.pt")
     on_two_ranks(str(ROOT / "tests" / "rank_checks.py"), str(place))
-    return [torch.load(place / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    return [torch.load(place / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 # One process and two
