@@ -20,6 +20,7 @@ from shapes import Shape
 from timing import ROOT
 
 from stn.ranks import Ranks, ranks_here
+from stn.training import share_among
 
 WORKER = "--worker"  # the hidden flag that makes the script one of the processes
 
@@ -73,10 +74,7 @@ class DataParallelSteps:
         self.subject, self.ranks = Subject(shape, dtype), ranks
         self.update = self.subject.method.updates["weights"]
         if ranks.size > 1:
-            ranks.part_random_numbers()
-            self.subject.hyper.ranks = ranks
-            self.subject.task.share_among(ranks)
-            self.subject.method.share_among(ranks)
+            share_among(ranks, self.subject.task, self.subject.hyper, self.subject.method)
         self.sum = self.update.sum_over_ranks
 
     def measure(self, rounds: int) -> dict[str, float]:

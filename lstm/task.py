@@ -54,6 +54,8 @@ class Stream:
         return num_chunks(self.data[: self.position + 1], self.bptt), num_chunks(self.data, self.bptt)
 
     def another(self) -> "Stream":
+        if self.ranks.size > 1:
+            raise ValueError("a text that ranks share has no other reader: take one before it is shared")
         return Stream(self.data, self.bptt)
 
     def next(self) -> tuple[Tensor, Tensor]:

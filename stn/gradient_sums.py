@@ -38,7 +38,7 @@ class GradientSum:
         for gradients, total, work in self.begun:
             with noticing_losses():
                 work.wait()
-            if len(gradients) > 1:
+            if gradients and total is not gradients[0]:
                 parts = total.split([gradient.numel() for gradient in gradients])
                 torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
         self.begun, self.expecting = [], False

@@ -36,6 +36,9 @@ class Method(Protocol):
 
     def set_learning_rate(self, value: float) -> None: ...
 
+    def share_among(self, ranks: Ranks) -> None:
+        """From now on sum gradients over ranks."""
+
     def state_dict(self) -> dict: ...
 
     def load_state_dict(self, state: dict) -> None: ...

@@ -11,8 +11,9 @@ decisions by Gloo.
 
 import atexit
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -26,15 +27,15 @@ from stn.errors import UserError, one_line
 Value = TypeVar("Value")
 START = "start the script by torchrun"
 MEETING = timedelta(minutes=3)  # in which the ranks must have found one another
+ENDED = ("onnection closed", "onnection reset", "onnection refused", "Broken pipe", "pair closure")  # in Gloo's errors
 
 
 class LostRank(UserError):
-    """Another rank has ended, and with it what all ranks do together."""
+    """Another rank has ended, or hangs, and with it what all ranks do together."""
 
-    def __init__(self):
-        super().__init__(
-            "another rank has ended, and the run with it: continue from its last checkpoint, on any number of ranks"
-        )
+    def __init__(self, why: str = "another rank has ended"):
+        remedy = "continue from its last checkpoint, on any number of ranks, or start it again where it has none"
+        super().__init__(f"{why}, and the run with it: {remedy}")
 
 
 class Ranks:
@@ -140,13 +141,19 @@ class Ranks:
         return values
 
     def align(self, *modules: nn.Module) -> None:
-        """Give every rank the first one's parameters and buffers."""
+        """Give every rank the first one's parameters and buffers. Raises UserError where they have others."""
         if self.size == 1:
             return
+        tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+        kinds = self.of_all([(tensor.shape, tensor.dtype) for tensor in tensors])
+        if any(kind != kinds[0] for kind in kinds):
+            raise UserError("the networks of the ranks differ in their parameters or buffers: make the same on all")
         with noticing_losses(), torch.no_grad():
-            for module in modules:
-                for tensor in (*module.parameters(), *module.buffers()):
-                    dist.broadcast(tensor.data, 0)
+            for tensor in tensors:
+                whole = tensor.detach().contiguous()  # a view may repeat its storage's numbers, or leave some out
+                dist.broadcast(whole, 0)
+                if not torch.equal(whole, tensor):
+                    tensor.copy_(whole)
 
     def tells_first(self, error: object) -> bool:
         """Whether this rank is to tell of an error: the first one that has it; of a lost rank, if no rank told why."""
@@ -158,6 +165,10 @@ class Ranks:
             self.store.add("ended", 1)
             return self.store.add(f"told {error}", 1) == 1
         return True
+
+    def warning_once(self) -> AbstractContextManager:
+        """Within this context the first rank alone warns."""
+        return nullcontext() if self.first else warnings.catch_warnings(action="ignore")
 
     # --- random numbers ---
 
@@ -269,11 +280,13 @@ def _leave() -> None:
 
 @contextmanager
 def noticing_losses() -> Iterator[None]:
-    """Raise LostRank where another rank has ended."""
+    """Raise LostRank where another rank has ended, or has not answered in time."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or any(word in str(error) for word in ("onnection", "peer", "gloo")):
+        if "timed out" in str(error).lower():
+            raise LostRank("another rank has not answered in time") from error
+        if isinstance(error, dist.DistError) or any(words in str(error) for words in ENDED):
             raise LostRank from error
         raise
 

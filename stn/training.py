@@ -91,11 +91,8 @@ class Trainer:
         Raises UserError for what ranks cannot train together.
         """
         self._refuse_unshared(ranks)
-        self.ranks = self.recorder.ranks = self.hyper.ranks = ranks
-        ranks.align(self.task.model, self.hyper)
-        ranks.part_random_numbers()
-        self.task.share_among(ranks)
-        self.method.share_among(ranks)
+        self.ranks = self.recorder.ranks = ranks
+        share_among(ranks, self.task, self.hyper, self.method)
 
     def _refuse_unshared(self, ranks: Ranks) -> None:
         if self.task.batch_size < ranks.size:
@@ -210,7 +207,7 @@ class Trainer:
             restore(self.task, self.hyper, state)
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
-            if not self.ranks.set_random_state(state) and self.ranks.first:
+            if not self.ranks.set_random_state(state):
                 warnings.warn(ANOTHER_NUMBER, stacklevel=2)
             for name in _COUNTERS:
                 setattr(self, name, _counter(state[name]))
@@ -237,6 +234,15 @@ def _counter(value: object) -> float:
     if not isinstance(value, int | float) or not value >= 0:
         raise ValueError(f"{value!r} is no number of steps or epochs, nor a loss")
     return value
+
+
+def share_among(ranks: Ranks, task: Task, hyper: Hyperparameters, method: Method) -> None:
+    """From the first step on, have these be this rank's part of one training, from the first rank's weights."""
+    hyper.ranks = ranks
+    ranks.align(task.model, hyper)
+    ranks.part_random_numbers()
+    task.share_among(ranks)
+    method.share_among(ranks)
 
 
 def restore(task: Task, hyper: Hyperparameters, state: Mapping) -> None:

@@ -30,6 +30,7 @@ from stn.datasets import builtin_images
 from stn.datasets.images import Images, ImageSets, Normalization
 from stn.datasets.text import Corpus
 from stn.dropout import drop_connect, dropout
+from stn.errors import UserError
 from stn.learning_rates import LearningRate
 from stn.ranks import ALONE, ranks_here
 from stn.recorder import Recorder, Unlogged, Unseen
@@ -261,16 +262,25 @@ def round_trips(ranks):
     return found
 
 
-def agreements(ranks):
-    layer = nn.Linear(2, 2)
-    nn.init.constant_(layer.weight, ranks.rank + 1.0)
+def aligned(ranks):
+    """Of the first rank, whatever the layout; a buffer that repeats one number, and networks that are not the same."""
+    layer, first = nn.Linear(2, 3), torch.arange(6.0).reshape(3, 2)
+    layer.weight.data = (first if ranks.first else torch.zeros(2, 3).t()) + 0.0
+    layer.register_buffer("repeated", torch.ones(1, 1).expand(300, 400))
     ranks.align(layer)
+    try:
+        ranks.align(nn.Linear(3 + ranks.rank, 3))
+    except UserError as error:
+        return {"same": torch.equal(layer.weight, first), "told": str(error)}
+
+
+def agreements(ranks):
     return {
         "any": ranks.any(ranks.rank == 1, False, True),
         "total": ranks.total(torch.tensor([1.0, 10.0]) * (ranks.rank + 1)).tolist(),
         "from_first": ranks.from_first(lambda: ["of", ranks.rank]),
         "of_all": ranks.of_all(ranks.rank * 10),
-        "aligned": layer.weight.mean().item(),
+        "aligned": aligned(ranks),
         "tells": [ranks.tells_first("one"), ranks.tells_first("another"), ranks.tells_first("one")],
     }
 

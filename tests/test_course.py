@@ -13,6 +13,7 @@ from stn.hyperparameters import Tuned
 from stn.runs.checkpoints import read_checkpoint
 from stn.runs.folder import RunFolder, read_status
 from stn.schedules import Constant
+from stn.scripts import course
 from stn.scripts.course import evaluate_best, train
 
 SOURCES = {name: Constant(0.05) for name in TABLE} | {"dropouto": Tuned(0.05, (0.0, 1.0))}
@@ -94,6 +95,17 @@ def test_a_new_run(settings, whole):
     assert [*recorded] == [*result.measures, "best_epoch", "best_time", "time", *TABLE]
     assert float(recorded["time"]) == result.seconds >= float(best["time"])
     assert result.measures["val_loss"] == min(float(row["val_loss"]) for row in rows(folder / "epoch.csv"))
+
+
+def test_a_stopped_run_is_interrupted_before_it_is_evaluated(settings, tmp_path, monkeypatch):
+    """Whoever stopped it may not wait for that: torchrun kills its processes after 30 seconds."""
+    folder, found = tmp_path / "run", []
+    evaluated = course.final_result
+    monkeypatch.setattr(
+        course, "final_result", lambda *arguments: found.append(read_status(folder)) or evaluated(*arguments)
+    )
+    train(settings, SOURCES, new(folder), Diary(), stopping(4))
+    assert found == ["interrupted"]
 
 
 @pytest.mark.parametrize("after", [0, 4, 8])

@@ -95,6 +95,17 @@ def test_only_the_last_backward_pass_of_a_step_is_followed_by_sums(net, sums):
     assert_summed(net, expected)
 
 
+def test_a_gradient_that_is_not_contiguous_is_summed(sums):
+    layer, images = nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last), torch.randn(2, 3, 8, 8)
+    total = GradientSum(layer.parameters(), ranks)
+    layer(images.to(memory_format=torch.channels_last)).square().mean().backward()
+    expected = 2 * layer.weight.grad
+    assert not layer.weight.grad.is_contiguous()
+    total.finish()
+    torch.testing.assert_close(layer.weight.grad, expected)
+    assert sum(sums) == expected.numel()
+
+
 def test_parameters_without_a_gradient_stay_so(net, sums):
     """Those that are not trained at all, such as scales, and those of a layer that is held for a while."""
     first, bias, *rest = net.parameters()

@@ -110,14 +110,6 @@ def test_flags_that_cannot_be(run, tmp_path, flags, words):
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_network_that_does_not_fit_into_memory(run, monkeypatch):
-    def too_large(*_, **__):
-        raise MemoryError
-
-    monkeypatch.setitem(MODELS, "small", too_large)
-    refused(run("--tune_hue --model small"), "do not fit into memory", "lower --width")
-
-
 def test_a_weight_decay_of_0_is_none(run):
     refused(run("--wdecay 0 --model small", train_basic), "--wdecay", "'0'", script="train_basic.py")
 

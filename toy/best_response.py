@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from stn.scripts.figures import add_out, write
-from stn.scripts.options import OneLineParser, cpu_threads, exit_status, nonnegative_int, positive_int
+from stn.scripts.options import OneLineParser, exit_status, nonnegative_int, positive_int, refuse_more_threads
 from stn.scripts.output import say
 from stn.scripts.tables import markdown_table
 from toy import response_figures
@@ -47,13 +47,14 @@ def main(argv: list[str] | None = None) -> int:
     words = "of the data, the first weights and the perturbations (default: 0)"
     add("--seed", type=nonnegative_int, default=0, metavar="N", help=words)
     add("--steps", type=positive_int, default=1000, metavar="N", help="weight steps of a training (default: 1000)")
-    add("--threads", type=cpu_threads, metavar="N", help="CPU threads (default: PyTorch's)")
+    add("--threads", type=positive_int, metavar="N", help="CPU threads (default: PyTorch's)")
     args = parser.parse_args(argv)
     return exit_status(NAME, lambda: draw(args), "start it again")
 
 
 def draw(args: Namespace) -> None:
     """Learn the responses, draw the figures and print the tables."""
+    refuse_more_threads(args.threads)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)

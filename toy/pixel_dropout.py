@@ -43,7 +43,7 @@ from stn.runs.folder import read_status
 from stn.runs.history import Run, read_result, read_run, require
 from stn.scripts import figures
 from stn.scripts.methods import METHODS
-from stn.scripts.options import ROOT, OneLineParser, cpu_threads, exit_status, nonnegative_int, positive_int
+from stn.scripts.options import ROOT, OneLineParser, exit_status, nonnegative_int, positive_int, refuse_more_threads
 from stn.scripts.output import say
 
 TRAIN, VALID, TEST = 2000, 1000, 2000
@@ -170,11 +170,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--method", choices=METHODS, default="stn", help="what tunes (default: stn)")
     parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N", help=f"(default: {EPOCHS})")
     parser.add_argument("--seed", type=nonnegative_int, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument("--threads", type=cpu_threads, default=1, metavar="N", help="CPU threads (default: 1)")
+    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="CPU threads (default: 1)")
     figures.add_out(parser, "logs/toy/pixel_dropout", "FOLDER", "where runs and figures go; a run there is redone")
     args = parser.parse_args(argv)
 
     def work() -> None:
+        refuse_more_threads(args.threads)
         torch.set_num_threads(args.threads)
         own = "fixed" if args.no_tuning else "tuned"
         train(folder(args.out, own, args.seed), not args.no_tuning, args.seed, args.method, args.epochs)

@@ -38,7 +38,7 @@ from stn.figures import style
 from stn.runs.history import Run, read_run
 from stn.scripts import figures
 from stn.scripts.methods import METHODS
-from stn.scripts.options import OneLineParser, cpu_threads, exit_status, nonnegative_int
+from stn.scripts.options import OneLineParser, exit_status, nonnegative_int, positive_int, refuse_more_threads
 from stn.scripts.output import say
 
 BATCH, STEPS, EPOCHS, WARMUP = 128, 50, 40, 200  # an epoch is so many weight steps, and a frame of the animation
@@ -210,11 +210,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog="relu_square.py", description=__doc__.partition("\n")[0])
     parser.add_argument("--method", choices=METHODS, default="stn", help="what tunes (default: stn)")
     parser.add_argument("--seed", type=nonnegative_int, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument("--threads", type=cpu_threads, default=1, metavar="N", help="CPU threads (default: 1)")
+    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="CPU threads (default: 1)")
     figures.add_out(parser, "logs/toy/relu_square", "FOLDER", "where figures go and, in run/, the run, which is redone")
     args = parser.parse_args(argv)
 
     def work() -> None:
+        refuse_more_threads(args.threads)
         torch.set_num_threads(args.threads)
         square = train(args.out / RUN, args.seed, args.method)
         width = square.hyper.current()["width"].item()

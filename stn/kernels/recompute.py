@@ -17,7 +17,7 @@ def recomputed(function: Callable[..., Any], *inputs: Any, enabled: bool = True,
     """function(*inputs), of which the backward pass computes anew what it needs.
 
     Gradients, and tangents of `torch.autograd.forward_ad`, are those of function(*inputs), to the last bit where the
-    same operations round alike each time.
+    same operations round alike each time. The backward pass is not taken within a dual level.
 
     function: returns a tensor or a tuple of tensors. It draws no random numbers, since no generator is set back, and
         finds its context variables, such as that of `at_centre`, as they were.

@@ -47,7 +47,8 @@ def _told_once(script: Script, argv: list[str] | None) -> int:
     """Run the command line; what ends it on several ranks is raised on one of them, which is to tell."""
     ranks = ranks_here()
     try:
-        return _spelled(script, argv, ranks)
+        with ranks.warning_once():
+            return _spelled(script, argv, ranks)
     except UserError as error:
         if ranks.tells_first(error):
             raise

@@ -110,6 +110,8 @@ def carry_out(
                 folder.load_checkpoint()
             progress.started(trainer, folder, data)
             completed = trainer.train()
+        if not completed:
+            folder.mark("interrupted")  # before the evaluation: whoever stops a run may not wait for its end
         record = trainer.recorder.state_dict()
         progress.ended(completed)
         trainer.load_best()
@@ -119,7 +121,8 @@ def carry_out(
         folder.write_result(result.row())
     finally:
         progress.close()
-    folder.mark("finished" if completed else "interrupted")
+    if completed:
+        folder.mark("finished")
     return result
 
 

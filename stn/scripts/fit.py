@@ -148,7 +148,8 @@ def fit(
             f"accumulate is {accumulate}: give a whole number from 1 to {steps}, the mini-batches of a pass"
         )
     if weight_decay is not None:
-        _warn_of_decays(optimizers)
+        with ranks.warning_once():
+            _warn_of_decays(optimizers)
     way = _method(method)(net, hyper, optimizer=optimizer, clip=clip, accumulate=accumulate, scaler=scaler)
     lasting = epochs + 1 if patience is None else patience
     plan = Plan(epochs, warmup_steps, train_steps, val_steps, lasting, checkpoint_seconds)
@@ -176,7 +177,8 @@ def fit(
             return Trainer(task, hyper, way, rate, recorder, plan, asked, on_step, on_epoch)
 
         splits = [name for name in loaders if name != "train"]
-        result = carry_out(trainer, folder, shown, model_file=MODEL, splits=splits, ranks=ranks)
+        with ranks.warning_once():
+            result = carry_out(trainer, folder, shown, model_file=MODEL, splits=splits, ranks=ranks)
     if isinstance(shown, Screen):
         shown.result(result, f"in {result.path}")
     ranks.wait()

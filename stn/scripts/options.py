@@ -45,6 +45,12 @@ def exit_status(script: str, work: Callable[[], int | None], where_it_stands: st
         return 2
 
 
+def refuse_more_threads(threads: int | None) -> None:
+    """Raise UserError for more threads than this machine has cores."""
+    if threads and threads > (cores := os.cpu_count() or 1):
+        raise UserError(f"--threads {threads} is more than the {cores} cores of this machine: lower it")
+
+
 def find(path: str, what: str) -> Path:
     """A path that the user gave, from the caller's folder or else from the repository's root."""
     if not path:
@@ -98,9 +104,6 @@ def _number(convert: Callable, accept: Callable, wanted: str, metavar: str = "X"
 
 positive_int = _number(int, lambda n: 0 < n < 2**31, "a whole number above 0 and below 2^31", "N")
 nonnegative_int = _number(int, lambda n: 0 <= n < 2**63, "a whole number of 0 or more and below 2^63", "N")
-cpu_threads = _number(
-    int, lambda n: 0 < n <= (os.cpu_count() or 1), f"from 1 to {os.cpu_count() or 1}, this machine's cores", "N"
-)
 positive = _number(float, lambda x: x > 0, "a number above 0")
 nonnegative = _number(float, lambda x: x >= 0, "a number of 0 or more")
 fraction = _number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1")

@@ -1,6 +1,5 @@
 """What a family of training scripts is set by, and what it makes of that: data, model, task and trainer."""
 
-import os
 import random
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -25,7 +24,16 @@ from stn.scripts import methods, rates
 from stn.scripts.declared import Values
 from stn.scripts.flags import MACHINE, MODEL, TRAINING, TUNED_RATE, TUNING, flag, flags_of
 from stn.scripts.methods import METHODS
-from stn.scripts.options import discount, named, nonnegative, nonnegative_int, one_of, positive, positive_int
+from stn.scripts.options import (
+    discount,
+    named,
+    nonnegative,
+    nonnegative_int,
+    one_of,
+    positive,
+    positive_int,
+    refuse_more_threads,
+)
 from stn.training import Plan, Stop, Trainer
 
 # The flags' groups in the help.
@@ -88,8 +96,7 @@ class Settings:
         for own in flags_of(type(self)):
             if not own.accepts(value := getattr(self, own.name)):
                 raise UserError(f"{own.name} cannot be {value!r}: give another value")
-        if self.threads and self.threads > (cores := os.cpu_count() or 1):
-            raise UserError(f"--threads {self.threads} is more than the {cores} cores of this machine: lower it")
+        refuse_more_threads(self.threads)
         device = torch.device(self.device or choose_device(getattr(self, self.cpu_flag), self.gpu))
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             remedy = f"go on there, or on another device with --gpu N or --{self.cpu_flag}"
