@@ -10,21 +10,21 @@ import statistics
 import sys
 import time
 from argparse import SUPPRESS, Namespace
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import scaling_figure
-import scaling_model
-import scaling_prediction
 import timing
 import torch
 from lstm_step import RATE, Subject
-from scaling_model import AllReduce, Model
-from scaling_prediction import BILLION, GPUS, Cluster, compute
+from scaling_model import RING, Curve, memory_terms, time_terms
+from scaling_prediction import BILLION, Cluster, all_rows
 from scaling_ranks import WORKER, all_reduces, measure_ranks, work
+from scaling_sizes import DIMENSIONS, SIZES, Size
+from scaling_tables import base_line, curve_lines, prediction_lines, rank_lines
 from shapes import UPDATES, Shape, Update
 from step_products import Product, Products
 from timing import DTYPES, ROOT
@@ -40,81 +40,8 @@ from stn.scripts import options
 from stn.scripts.output import say
 
 DROPPED_OUT = ("dropouti", "dropouth", "dropouto")  # of units: a rate of theirs may be an example's own
-DIMENSIONS = {
-    "hyperparameters": "tuned",
-    "width": "width",
-    "depth": "layers",
-    "vocabulary": "types",
-    "bptt": "steps",
-    "batch": "batch",
-}
-LABELS = {
-    "hyperparameters": "hyperparameters H",
-    "width": "width n",
-    "depth": "layers L",
-    "vocabulary": "vocabulary V",
-    "bptt": "bptt T",
-    "batch": "batch B",
-}
 RANKS, GPU = "ranks", "gpus"
-METHODS = dict(zip(UPDATES, ("STN", "Δ-STN"), strict=True))
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Size:
-    """base: the shape from which one dimension at a time is changed. ranks: of processes; reduced: bytes they sum."""
-
-    base: Shape
-    values: Mapping[str, tuple[int, ...]]
-    ranks: tuple[int, ...] = (1, 2, 4)
-    reduced: tuple[int, ...] = tuple(2**power for power in (12, 16, 20, 22, 24, 26))
-
-    def field(self, dimension: str) -> str:
-        """The shape's."""
-        return DIMENSIONS[dimension]
-
-    def shapes(self, dimension: str) -> list[Shape]:
-        return [replace(self.base, **{self.field(dimension): value}) for value in self.values[dimension]]
-
-
-SIZES = {
-    "small": Size(
-        Shape(steps=35, batch=20, width=350, types=10_000, tuned=10),
-        {
-            "hyperparameters": (1, 10, 100, 300, 1000),
-            "width": (100, 200, 350, 500, 700),
-            "depth": (1, 2, 3, 4),
-            "vocabulary": (1000, 5000, 10_000, 20_000, 30_000),
-            "bptt": (5, 17, 35, 70, 140),
-            "batch": (5, 10, 20, 40, 80),
-        },
-    ),
-    "paper": Size(
-        Shape(tuned=10),
-        {
-            "hyperparameters": (1, 10, 100, 300, 1000),
-            "width": (150, 300, 450, 650, 850),
-            "depth": (1, 2, 3, 4),
-            "vocabulary": (1000, 5000, 10_000, 20_000, 30_000),
-            "bptt": (10, 35, 70, 105, 140),
-            "batch": (10, 20, 40, 60, 80),
-        },
-    ),
-    "quick": Size(
-        Shape(steps=5, batch=4, width=16, types=50, tuned=3),
-        {
-            "hyperparameters": (1, 48),
-            "width": (8, 16),
-            "depth": (1, 2),
-            "vocabulary": (50, 100),
-            "bptt": (3, 5),
-            "batch": (2, 4),
-        },
-        ranks=(1, 2),
-        reduced=(2**10, 2**16),
-    ),
-}
 
 
 # ---- what is measured
@@ -167,7 +94,7 @@ def update_seconds(subject: Subject, clock: Clock) -> list[float]:
 
 
 def measure_times(
-    shapes: Iterable[Shape], base: Shape, dtype: torch.dtype, rounds: int, clock: Clock = time.perf_counter
+    shapes: Sequence[Shape], base: Shape, dtype: torch.dtype, rounds: int, clock: Clock = time.perf_counter
 ) -> dict[Update, dict[Shape, float]]:
     """Seconds of each update, by shape.
 
@@ -197,20 +124,46 @@ def measure_times(
     }
 
 
-def measure_peaks(shapes: Iterable[Shape], dtype: str, threads: int | None) -> dict[str, dict[Shape, float]]:
+def time_curves(shapes: Sequence[Shape], base: Shape, dtype: str, rounds: int, clock: Clock) -> list[Curve]:
+    """Seconds of each update."""
+    bytes_each = DTYPES[dtype].itemsize
+    found = measure_times(shapes, base, DTYPES[dtype], rounds, clock)
+    return [Curve.of(update, seconds, time_terms(update, bytes_each)) for update, seconds in found.items()]
+
+
+def measure_peaks(shapes: Sequence[Shape], dtype: str, threads: int | None) -> dict[str, dict[Shape, float]]:
     """Peak resident MiB of training by each method, by shape, each in a process of its own."""
     words = ";".join(written(shape) for shape in shapes)
     peaks = iter(timing.peaks_said(__file__, dtype, shapes=words, threads=threads))
     return {method: {shape: next(peaks) for shape in shapes} for method in UPDATES}
 
 
-def say_peaks(shapes: Iterable[Shape], dtype: torch.dtype) -> None:
+def peak_curves(shapes: Sequence[Shape], dtype: str, threads: int | None) -> list[Curve]:
+    """Peak MiB of each method."""
+    bytes_each = DTYPES[dtype].itemsize
+    found = measure_peaks(shapes, dtype, threads)
+    return [Curve.of(method, mebibytes, memory_terms(method, bytes_each)) for method, mebibytes in found.items()]
+
+
+def say_peaks(shapes: Sequence[Shape], dtype: torch.dtype) -> None:
     """As the process that `measure_peaks` starts."""
     import torch._dynamo  # noqa: F401  as the first optimizer would, in each process anew, for a second
 
     for method in UPDATES:
         for shape in shapes:
             timing.say_peak_apart(lambda: [subject(shape, dtype, method).weight_step] * 2)  # noqa: B023
+
+
+def measure_all_ranks(size: Size, dtype: str, rounds: int) -> dict[int, dict[str, Any]]:
+    """What `measure_ranks` finds, by the number of processes; the step tunes the language model's seven."""
+    flags = [
+        f"--shapes={written(replace(size.base, tuned=7))}",
+        f"--reduced={','.join(map(str, size.reduced))}",
+        f"--dtype={dtype}",
+        f"--rounds={rounds}",
+        "--threads=1",
+    ]
+    return {ranks: measure_ranks(__file__, ranks, flags) for ranks in size.ranks}
 
 
 def written(shape: Shape) -> str:
@@ -220,119 +173,6 @@ def written(shape: Shape) -> str:
 
 def read(words: str) -> list[Shape]:
     return [Shape(*map(int, word.split(","))) for word in words.split(";")]
-
-
-# ---- what is said
-
-
-@dataclass(frozen=True)
-class Curve:
-    """What was measured of one thing, by shape, and the model that was fitted to it."""
-
-    name: str
-    measured: dict[Any, float]
-    model: Model
-
-    @classmethod
-    def of(cls, name: str, measured: dict[Any, float], terms: scaling_model.Terms) -> "Curve":
-        return cls(name, measured, Model.fit(terms, [*measured], [*measured.values()]))
-
-    def summary(self) -> str:
-        middle, largest = self.model.errors([*self.measured], [*self.measured.values()])
-        return f"  {self.name}: error of the model, median {middle:.1%}, largest {largest:.1%}"
-
-    def numbers(self) -> dict[str, Any]:
-        """For JSON."""
-        points = [{**asdict(point), "measured": found} for point, found in self.measured.items()]
-        return {"coefficients": self.model.coefficients, "points": points}
-
-
-def table(size: Size, dimensions: Iterable[str], curves: Iterable[Curve], unit: str) -> list[str]:
-    """Lines: measured and modelled, in this unit."""
-    curves = list(curves)
-    heading = "".join(f"{curve.name:>22}" for curve in curves)
-    lines = [f"  {'':<26}{heading}", f"  {unit:<26}" + f"{'measured':>12}{'model':>10}" * len(curves)]
-    digits = 4 if unit == "seconds" else 0
-    for dimension in dimensions:
-        for shape in size.shapes(dimension):
-            value = getattr(shape, DIMENSIONS[dimension])
-            cells = "".join(
-                f"{curve.measured[shape]:>12,.{digits}f}{curve.model(shape):>10,.{digits}f}" for curve in curves
-            )
-            lines.append(f"  {LABELS[dimension]:<18}{value:>8,}{cells}")
-    return lines
-
-
-def coefficient_lines(curves: Iterable[Curve], unit: str) -> list[str]:
-    lines = []
-    for curve in curves:
-        found = scaling_model.in_words(curve.model, unit)
-        lines += [curve.summary(), *(f"    {name:<26}{words:>16}" for name, words in found.items())]
-    return lines
-
-
-def rank_lines(found: dict[int, dict[str, Any]], reduce: Curve) -> list[str]:
-    lines = [f"  {'all-reduce':<26}{'measured':>12}{'model':>12}"]
-    for point, seconds in reduce.measured.items():
-        times = f"{1000 * seconds:>9.2f} ms{1000 * reduce.model(point):>9.2f} ms"
-        lines.append(f"  {point.ranks} ranks, {point.size / 1e6:>10,.3f} MB{'':<4}{times}")
-    heads = ("without sum", "sum after", "sum during", "its share", "its model", "speed-up")
-    lines.append(f"  {'weight step':<14}{''.join(f'{head:>13}' for head in heads)}")
-    for ranks, own in found.items():
-        model = reduce.model(AllReduce(ranks, own["reduced_bytes"]))
-        speed = found[min(found)]["alone_s"] / own["step_s"]
-        times = "".join(f"{own[way]:>11.3f} s" for way in ("alone_s", "step_s", "overlapped_s"))
-        share = 1 - own["alone_s"] / own["step_s"]
-        lines.append(f"  {ranks} rank{'s' * (ranks > 1):<8}{times}{share:>13.1%}{model:>11.3f} s{speed:>13.2f}")
-    return lines
-
-
-def prediction_lines(shape: Shape, cluster: Cluster, rows: Mapping[str, list[scaling_prediction.Row]]) -> list[str]:
-    lines = [
-        "prediction, not measured: weight steps of the language model in bfloat16 on GPUs",
-        f"  {shape.layers} x {shape.width} units, {shape.types:,} types, bptt {shape.steps}, {shape.tuned} tuned: "
-        f"{shape.parameters / 1e9:.2f} billion parameters, {shape.elementary / 1e9:.2f} of them elementary",
-        f"  assumed of a GPU: {cluster.flops / 1e12:g} TFLOP/s and {cluster.memory / 1e9:g} GB at "
-        f"{cluster.memory_bandwidth / 1e12:g} TB/s; to the others of the {cluster.gpus_per_node} in a node",
-        f"  {cluster.node_bandwidth / 1e9:g} GB/s, to other nodes {cluster.network_bandwidth / 1e9:g} GB/s; of these "
-        f"peaks it attains {cluster.attained_flops:.0%} of FLOP/s, {cluster.attained_bandwidth:.0%} of bytes/s;",
-        f"  {cluster.kernel_latency * 1e6:g} µs a small kernel; gradients in float32, SGD without momentum",
-    ]
-    for method, name in METHODS.items():
-        own, again = (compute(shape, cluster, method, checkpointed) for checkpointed in (False, True))
-        lines.append(
-            f"  {name}: a GPU's own work at batch {shape.batch}: {own.total:.3f} s, checkpointed {again.total:.3f} s"
-        )
-    for label, line in rows.items():
-        lines += [
-            f"  {label}",
-            f"  {'':<5}{'batch':>7}{'step':>10}{'of it':>9}{'effi-':>8}   {'overlapped':<10}{'of it':>9}{'effi-':>8}"
-            f"{'memory':>11}{'check-':>11}",
-            f"  {'GPUs':<5}{'of each':>7}{'':>10}{'reduce':>9}{'ciency':>8}   {'step':>10}{'reduce':>9}{'ciency':>8}"
-            f"{'':>11}{'pointed':>11}",
-        ]
-        for row in line:
-            memory = "".join(
-                f"{gigabytes:>7,.0f} GB{'*' if gigabytes * 1e9 > cluster.memory else ' '}"
-                for gigabytes in (row.memory_gb, row.checkpointed_memory_gb)
-            )
-            lines.append(
-                f"  {row.gpus:<5}{row.batch:>7,}{row.step_s:>8.3f} s{row.share:>9.1%}{row.efficiency:>8.2f}   "
-                f"{row.overlapped_step_s:>8.3f} s{row.overlapped_share:>9.1%}{row.overlapped_efficiency:>8.2f} {memory}"
-            )
-    lines.append("  * more than a GPU has: it would accumulate gradients over smaller batches")
-    return lines
-
-
-def predicted(shape: Shape, cluster: Cluster) -> dict[str, list[scaling_prediction.Row]]:
-    """By what is scaled, and how it trains."""
-    return {
-        f"{name}, {'strong' if strong else 'weak'} scaling": scaling_prediction.rows(
-            shape, cluster, method, GPUS, strong=strong
-        )
-        for method, name in METHODS.items()
-        for strong in (False, True)
-    }
 
 
 # ---- command line
@@ -391,65 +231,52 @@ def show(args: Namespace) -> None:
         "cpu_time": args.cpu_time,
     }
     if set(args.dimensions) != {GPU}:
-        say(shown(size.base))
+        say(base_line(size.base))
         for dtype in args.dtype:
-            results[dtype] = measured(args, size, rounds, dtype)
+            results[dtype] = show_measured(args, size, rounds, dtype)
     if GPU in args.dimensions:
-        cluster = Cluster(**{field.name: getattr(args, field.name) for field in fields(Cluster)})
-        rows = predicted(BILLION, cluster)
-        say("\n".join(prediction_lines(BILLION, cluster, rows)))
-        results["prediction"] = {
-            "shape": asdict(BILLION),
-            "cluster": asdict(cluster),
-            "rows": {label: [asdict(row) for row in line] for label, line in rows.items()},
-        }
+        results["prediction"] = show_prediction(args)
     if args.json:
         with explaining_os_errors(args.json):
             args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
-def shown(shape: Shape) -> str:
-    return (
-        f"{shape.layers} x {shape.width} units, batch {shape.batch}, bptt {shape.steps}, {shape.types:,} types, "
-        f"{shape.tuned} tuned, of which one is changed at a time; {timing.machine()}"
-    )
-
-
-def measured(args: Namespace, size: Size, rounds: int, dtype: str) -> dict[str, Any]:
+def show_measured(args: Namespace, size: Size, rounds: int, dtype: str) -> dict[str, Any]:
     """Measure and fit, print the tables, draw the figure; all numbers."""
-    width = DTYPES[dtype].itemsize
     dimensions = [name for name in DIMENSIONS if name in args.dimensions]
-    shapes = dict.fromkeys(shape for name in dimensions for shape in size.shapes(name))
+    clock = time.process_time if args.cpu_time else time.perf_counter
     numbers: dict[str, Any] = {}
     times, peaks, reduce = [], [], None
-    clock = time.process_time if args.cpu_time else time.perf_counter
     say(dtype)
-    if shapes:
-        found = measure_times(shapes, size.base, DTYPES[dtype], rounds, clock)
-        times = [Curve.of(update, line, scaling_model.time_terms(update, width)) for update, line in found.items()]
-        say("\n".join([*table(size, dimensions, times, "seconds"), *coefficient_lines(times, "seconds")]))
-        found = measure_peaks(shapes, dtype, args.threads)
-        peaks = [Curve.of(method, line, scaling_model.memory_terms(method, width)) for method, line in found.items()]
-        say("\n".join([*table(size, dimensions, peaks, "MiB"), *coefficient_lines(peaks, "MiB")]))
+    if dimensions:
+        shapes = size.distinct_shapes(dimensions)
+        times = time_curves(shapes, size.base, dtype, rounds, clock)
+        say("\n".join(curve_lines(size, dimensions, times, "seconds")))
+        peaks = peak_curves(shapes, dtype, args.threads)
+        say("\n".join(curve_lines(size, dimensions, peaks, "MiB")))
         numbers["time"] = {curve.name: curve.numbers() for curve in times}
         numbers["memory"] = {curve.name: curve.numbers() for curve in peaks}
     if RANKS in args.dimensions:
-        reduced = ",".join(map(str, size.reduced))
-        flags = [
-            f"--shapes={written(replace(size.base, tuned=7))}",
-            f"--reduced={reduced}",
-            f"--dtype={dtype}",
-            f"--rounds={rounds}",
-            "--threads=1",
-        ]
-        found = {ranks: measure_ranks(__file__, ranks, flags) for ranks in size.ranks}
-        reduce = Curve.of("all-reduce", all_reduces(found), scaling_model.RING)
-        say("\n".join([*rank_lines(found, reduce), *coefficient_lines([reduce], "seconds")]))
-        numbers["ranks"] = {"steps": found, "all_reduce": reduce.numbers()}
+        steps = measure_all_ranks(size, dtype, rounds)
+        reduce = Curve.of("all-reduce", all_reduces(steps), RING)
+        say("\n".join(rank_lines(steps, reduce)))
+        numbers["ranks"] = {"steps": steps, "all_reduce": reduce.numbers()}
     path = args.out.with_name(f"{args.out.name}_{dtype}")
-    for file in scaling_figure.draw(size, dimensions, LABELS, times, peaks, reduce, path):
+    for file in scaling_figure.draw(size, dimensions, times, peaks, reduce, path):
         say(f"wrote {file}")
     return numbers
+
+
+def show_prediction(args: Namespace) -> dict[str, Any]:
+    """Print the tables; all numbers."""
+    cluster = Cluster(**{field.name: getattr(args, field.name) for field in fields(Cluster)})
+    rows = all_rows(BILLION, cluster)
+    say("\n".join(prediction_lines(BILLION, cluster, rows)))
+    return {
+        "shape": asdict(BILLION),
+        "cluster": asdict(cluster),
+        "rows": {label: [asdict(row) for row in line] for label, line in rows.items()},
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The figure of how a step's cost grows: a panel for each dimension, time above and memory below."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
@@ -9,7 +9,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, NullLocator
-from scaling_model import MIB, AllReduce
+from scaling_model import MIB, AllReduce, Curve
+from scaling_sizes import DIMENSIONS, Size
 
 from stn.figures import style
 
@@ -26,11 +27,17 @@ LINE = {"linewidth": 0.9, "zorder": 1.5}
 
 
 @style.styled
-def draw(size, dimensions, labels, times, peaks, reduce, path: Path) -> list[Path]:
+def draw(
+    size: Size,
+    dimensions: Sequence[str],
+    times: Sequence[Curve],
+    peaks: Sequence[Curve],
+    reduce: Curve | None,
+    path: Path,
+) -> list[Path]:
     """Measured points and models' curves; the files written.
 
-    size, dimensions, labels: what was varied, and how it is called. times, peaks, reduce: the curves of updates, of
-    methods' memory, and of all-reduces or None.
+    size, dimensions: what was varied. times: seconds of updates. peaks: MiB of methods. reduce: seconds of all-reduces.
     """
     columns = len(dimensions) + (reduce is not None)
     rows = 2 if dimensions else 1
@@ -49,7 +56,7 @@ def draw(size, dimensions, labels, times, peaks, reduce, path: Path) -> list[Pat
     handles = [key(curve.name) for curve in (*times, *peaks[1:])]
     if dimensions:
         for panel, dimension in zip(panels[1], dimensions, strict=False):
-            panel.set_xlabel(labels[dimension], fontsize=7)
+            panel.set_xlabel(DIMENSIONS[dimension].label, fontsize=7)
         panels[0, 0].set_ylabel("seconds an update")
         panels[1, 0].set_ylabel("peak memory (GiB)")
     if reduce is not None:
@@ -65,13 +72,12 @@ def key(name: str) -> Line2D:
     return style.key(NAMES[name], color=COLORS[name], marker=MARKERS[name], **POINT)
 
 
-def draw_dimension(panel: Axes, curves, size, dimension: str, unit: float) -> None:
+def draw_dimension(panel: Axes, curves: Sequence[Curve], size: Size, dimension: str, unit: float) -> None:
     """Each curve's points along one dimension, in this unit, and its model between them."""
-    shapes, field = size.shapes(dimension), size.field(dimension)
-    values = [getattr(shape, field) for shape in shapes]
+    values, shapes = size.values[dimension], size.shapes(dimension)
     between = sorted({round(x) for x in numpy.geomspace(values[0], values[-1], 60)})
     for curve in curves:
-        modelled = [curve.model(replace(size.base, **{field: value})) / unit for value in between]
+        modelled = [curve.model(size.shape(dimension, value)) / unit for value in between]
         panel.plot(between, modelled, color=COLORS[curve.name], **LINE)
         measured = [curve.measured[shape] / unit for shape in shapes]
         panel.plot(values, measured, color=COLORS[curve.name], marker=MARKERS[curve.name], **POINT)
@@ -87,7 +93,7 @@ def log_axis(axis: Axis, ticks: Locator) -> None:
     axis.set_major_locator(ticks)
 
 
-def draw_reduce(panel: Axes, reduce) -> list[Line2D]:
+def draw_reduce(panel: Axes, reduce: Curve) -> list[Line2D]:
     """Seconds of an all-reduce by its bytes, for each number of processes; the legend's entries."""
     handles = []
     for number, ranks in enumerate(sorted({point.ranks for point in reduce.measured})):

@@ -4,12 +4,12 @@
     MiB     = process + d · weights, gradients and copies + e · saved activations + f · logits
     all-reduce of n bytes among N processes, in a ring: seconds = latency · 2 (N − 1) + 2 (N − 1) / N · n / rate
 
-All coefficients are at least 0, and fitted to relative errors.
+All coefficients are at least 0, and fitted to relative errors. A curve is what was measured, with its model.
 """
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy
@@ -52,6 +52,28 @@ class Model:
         """The median and the largest relative error."""
         errors = [abs(self(point) / found - 1) for point, found in zip(points, measured, strict=True)]
         return statistics.median(errors), max(errors)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What was measured of one thing, by shape or all-reduce, and the model that was fitted to it."""
+
+    name: str
+    measured: dict[Any, float]
+    model: Model
+
+    @classmethod
+    def of(cls, name: str, measured: dict[Any, float], terms: Terms) -> "Curve":
+        return cls(name, measured, Model.fit(terms, [*measured], [*measured.values()]))
+
+    def errors(self) -> tuple[float, float]:
+        """The model's, of what was measured: the median and the largest relative error."""
+        return self.model.errors([*self.measured], [*self.measured.values()])
+
+    def numbers(self) -> dict[str, Any]:
+        """For JSON."""
+        points = [{**asdict(point), "measured": found} for point, found in self.measured.items()]
+        return {"coefficients": self.model.coefficients, "points": points}
 
 
 def time_terms(update: Update, size: int) -> Terms:

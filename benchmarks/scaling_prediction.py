@@ -18,6 +18,7 @@ GPUS = (1, 2, 4, 8, 16, 32, 64)
 KERNELS = 33  # pointwise ones of a layer's time step, forward and backward, as counted in stn/lstm.py
 PASSES = 3  # over what is saved: written, read by what follows, read by the backward pass
 SIZE = 2  # bytes of a number in products, bfloat16
+METHODS = dict(zip(UPDATES, ("STN", "Δ-STN"), strict=True))  # as labels have them
 
 
 @dataclass(frozen=True)
@@ -166,3 +167,12 @@ def rows(
             )
         )
     return [row for row in found if row.gpus in gpus]
+
+
+def all_rows(shape: Shape, cluster: Cluster) -> dict[str, list[Row]]:
+    """By what is scaled, and how it trains: both methods, weak and strong scaling."""
+    return {
+        f"{name}, {'strong' if strong else 'weak'} scaling": rows(shape, cluster, method, strong=strong)
+        for method, name in METHODS.items()
+        for strong in (False, True)
+    }

@@ -11,6 +11,7 @@ import torch
 from scaling_model import RING, AllReduce, Model, ring_bytes, time_terms
 from scaling_prediction import BILLION, Cluster
 from scaling_ranks import DataParallelSteps
+from scaling_sizes import DIMENSIONS, SIZES
 from shapes import UPDATES, Shape
 from step_products import Product
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,7 +20,7 @@ from stn.ranks import ALONE
 
 TINY = Shape(steps=5, batch=4, width=8, types=30, tuned=3)
 METHODS = pytest.mark.parametrize("method", UPDATES)
-SIZES = {torch.float32: 4, torch.bfloat16: 2}
+BYTES = {torch.float32: 4, torch.bfloat16: 2}
 
 
 pytestmark = pytest.mark.usefixtures("same_threads")
@@ -79,13 +80,13 @@ def saved_bytes(shape, dtype, method):
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("dtype", SIZES)
+@pytest.mark.parametrize("dtype", BYTES)
 @METHODS
 def test_activations_are_those_that_are_saved(method, dtype, layers):
     """Twice the steps keep so much more: what does not grow with them is not counted."""
     few, many = (replace(TINY, layers=layers, steps=steps) for steps in (20, 40))
     grown = [b - a for a, b in zip(*(saved_bytes(shape, dtype, method) for shape in (few, many)), strict=True)]
-    counted = [[shape.saved_activations(u, SIZES[dtype]) for u in UPDATES[method]] for shape in (few, many)]
+    counted = [[shape.saved_activations(u, BYTES[dtype]) for u in UPDATES[method]] for shape in (few, many)]
     assert grown == [b - a for a, b in zip(*counted, strict=True)]
 
 
@@ -113,8 +114,7 @@ def test_every_rate_is_that_of_an_equal_share_of_the_units(tuned):
 
 
 def test_a_model_finds_the_coefficients_of_its_own_kind():
-    size = scaling.SIZES["small"]
-    shapes = [shape for name in scaling.DIMENSIONS for shape in size.shapes(name)]
+    shapes = SIZES["small"].distinct_shapes(DIMENSIONS)
     terms, coefficients = time_terms("stn", 4), (0.01, 1e-4, 1e-11, 0, 1e-10, 0, 0, 1e-9)
     true = Model(terms, dict(zip(terms, coefficients, strict=True)))
     seconds = [true(shape) for shape in shapes]
@@ -184,7 +184,7 @@ def test_one_rank_sums_nothing():
 
 
 def test_the_tables_the_figure_and_the_json(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(scaling.SIZES, "quick", replace(scaling.SIZES["quick"], ranks=(2,)))
+    monkeypatch.setitem(SIZES, "quick", replace(SIZES["quick"], ranks=(2,)))
     flags = ["--quick", "--threads", "1", "--out", str(tmp_path / "plot"), "--json", str(tmp_path / "all.json")]
     assert scaling.main(flags) == 0
     found = json.loads((tmp_path / "all.json").read_text())
@@ -195,9 +195,8 @@ def test_the_tables_the_figure_and_the_json(tmp_path, capsys, monkeypatch):
     assert all(numbers["ranks"]["steps"]["2"][way] > 0 for way in ("alone_s", "step_s", "overlapped_s"))
     assert (tmp_path / "plot_float32.png").stat().st_size and (tmp_path / "plot_float32.pdf").stat().st_size
     printed = capsys.readouterr().out
-    assert all(
-        label in printed for label in (*scaling.LABELS.values(), "error of the model", "prediction, not measured")
-    )
+    assert all(dimension.label in printed for dimension in DIMENSIONS.values())
+    assert "error of the model" in printed and "prediction, not measured" in printed
 
 
 def test_the_prediction_alone_measures_nothing(capsys):
