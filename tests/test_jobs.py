@@ -185,6 +185,12 @@ def test_a_job_waits_for_those_that_it_needs(shell, tmp_path):
     assert told == [{"early"}, {"early", "late"}]
 
 
+def test_a_job_that_waited_comes_before_those_that_follow_it(shell, tmp_path):
+    names = ["early", "late", "last"]
+    finish([shell(name, f"echo {name} >> order", needs=names[:1] * (name == "late")) for name in names], at_once=1)
+    assert (tmp_path / "order").read_text().split() == names
+
+
 def test_no_more_at_once_than_asked_for(shell, tmp_path):
     count = "touch run-$$; ls run-* | wc -l >> counts; sleep 0.05; rm run-$$"
     finish([shell(f"job {number}", count) for number in range(6)], at_once=2)

@@ -151,7 +151,7 @@ def add_flags(parser: ArgumentParser, sizes: Iterable[str], size: str, sizes_hel
 
 
 def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Callable[[], None] = lambda: None) -> None:
-    """Run what is not finished yet, `at_once` at a time, each after those that it needs.
+    """Run what is not finished yet, `at_once` at a time, in this order but for those that need others first.
 
     done: called after each that was not finished before. Where one fails, those that do not need it still run; then
     UserError is raised with the first failure's message. On Ctrl-C and the like, or where nobody reads stdout any more,
@@ -161,12 +161,13 @@ def finish(jobs: Iterable[Job], at_once: int, overwrite: bool = False, done: Cal
     jobs = {job.name: job for job in jobs}
     order = TopologicalSorter({name: job.needs for name, job in jobs.items()})
     order.prepare()
-    waiting, failures = [*order.get_ready()], []
+    place = {name: number for number, name in enumerate(jobs)}
+    waiting, failures = sorted(order.get_ready(), key=place.get), []
     running: dict[Future, tuple[str, subprocess.Popen]] = {}
 
     def ended(name: str) -> None:
         order.done(name)
-        waiting.extend(order.get_ready())
+        waiting[:] = sorted([*waiting, *order.get_ready()], key=place.get)
 
     with ThreadPoolExecutor(at_once) as pool:
         try:
